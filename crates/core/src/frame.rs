@@ -1,0 +1,239 @@
+//! The agent's push: a sample in a compact binary form, with what makes it count once.
+//!
+//! A frame is `length (u32) | version (u8) | time | agent start | sequence | host part | process
+//! part`, little-endian; each part is a length and a zstd frame of the postcard encoding of
+//! [`Host`] or of the processes. The parts are apart so that a question about the host never
+//! unpacks a process table. Frames stand one after another in a push.
+
+use nodestats_wire::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::sample::{Host, Process, Sample};
+
+/// The version that this code writes, and the only one it reads.
+const VERSION: u8 = 1;
+/// Bytes before the parts, the leading length included.
+const HEADER: usize = 4 + 1 + 8 + 16 + 8;
+/// Most bytes that one part may unpack to: 16 MiB hold over 60,000 processes, and what a client
+/// sends must not make the server allocate without bound.
+const PART_LIMIT: usize = 16 << 20;
+/// zstd level: 3 is its default; higher ones cost the agent more CPU than they save bytes.
+const LEVEL: i32 = 3;
+
+/// Why bytes are no frame.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bytes end in the middle of a frame.
+    #[error("the frame is cut off")]
+    Truncated,
+    /// Another version of the form.
+    #[error("the frame has version {0}; this program reads version {VERSION}")]
+    Version(u8),
+    /// A time outside the years 1970 to 9999.
+    #[error("the frame has an impossible time")]
+    Time,
+    /// The compressed part is damaged, or larger than 16 MiB.
+    #[error("a part of the frame cannot be unpacked")]
+    Unpack(#[source] std::io::Error),
+    /// The unpacked part is no sample.
+    #[error("a part of the frame cannot be read")]
+    Decode(#[source] postcard::Error),
+    /// There are bytes after the last part.
+    #[error("the frame has {0} bytes too many")]
+    Surplus(usize),
+}
+
+/// What makes a push count once: which start of which agent, and its number since then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameId {
+    /// Made anew at each start of an agent.
+    pub agent_start: Uuid,
+    /// 0, 1, 2, … from then on.
+    pub sequence: u64,
+}
+
+/// An encoded frame whose header has been read; its parts are unpacked on demand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// When the sample was taken, by the agent's wall clock.
+    pub time: Timestamp,
+    /// What makes it count once.
+    pub id: FrameId,
+    host: &'a [u8],
+    processes: &'a [u8],
+}
+
+/// Encodes a sample; the result is what [`Frame::split_first`] takes.
+pub fn encode(time: Timestamp, id: FrameId, sample: &Sample) -> Vec<u8> {
+    let host = pack(&sample.host);
+    let processes = pack(&sample.processes);
+    let length = HEADER + 8 + host.len() + processes.len();
+    let mut frame = Vec::with_capacity(length);
+    frame.extend_from_slice(&(length as u32).to_le_bytes());
+    frame.push(VERSION);
+    frame.extend_from_slice(&time.micros().to_le_bytes());
+    frame.extend_from_slice(id.agent_start.as_bytes());
+    frame.extend_from_slice(&id.sequence.to_le_bytes());
+    for part in [host, processes] {
+        frame.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        frame.extend_from_slice(&part);
+    }
+    frame
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the first frame of `bytes`; also returns its own bytes and the rest.
+    pub fn split_first(bytes: &'a [u8]) -> Result<(Self, &'a [u8], &'a [u8]), Error> {
+        let length = u32::from_le_bytes(*bytes.first_chunk().ok_or(Error::Truncated)?) as usize;
+        let (own, rest) = bytes.split_at_checked(length).ok_or(Error::Truncated)?;
+        Ok((Self::read(own)?, own, rest))
+    }
+
+    /// Reads the one frame that `bytes` are.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
+        let mut reader = Reader(bytes);
+        let length = u32::from_le_bytes(reader.array()?) as usize;
+        let [version] = reader.array()?;
+        if version != VERSION {
+            return Err(Error::Version(version));
+        }
+        let time = i64::from_le_bytes(reader.array()?);
+        let time = Timestamp::from_micros(time).ok_or(Error::Time)?;
+        let agent_start = Uuid::from_bytes(reader.array()?);
+        let sequence = u64::from_le_bytes(reader.array()?);
+        let host = reader.part()?;
+        let processes = reader.part()?;
+        if length > bytes.len() {
+            return Err(Error::Truncated);
+        }
+        if !reader.0.is_empty() {
+            return Err(Error::Surplus(reader.0.len()));
+        }
+        Ok(Self { time, id: FrameId { agent_start, sequence }, host, processes })
+    }
+
+    /// Unpacks the host's figures.
+    pub fn host(&self) -> Result<Host, Error> {
+        unpack(self.host)
+    }
+
+    /// Unpacks the processes.
+    pub fn processes(&self) -> Result<Vec<Process>, Error> {
+        unpack(self.processes)
+    }
+
+    /// Unpacks both parts.
+    pub fn sample(&self) -> Result<Sample, Error> {
+        Ok(Sample { host: self.host()?, processes: self.processes()? })
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let (head, rest) = self.0.split_first_chunk().ok_or(Error::Truncated)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn part(&mut self) -> Result<&'a [u8], Error> {
+        let length = u32::from_le_bytes(self.array()?) as usize;
+        let (part, rest) = self.0.split_at_checked(length).ok_or(Error::Truncated)?;
+        self.0 = rest;
+        Ok(part)
+    }
+}
+
+fn pack<T: Serialize>(value: &T) -> Vec<u8> {
+    let plain = postcard::to_stdvec(value).expect("samples are plain data");
+    zstd::bulk::compress(&plain, LEVEL).expect("compressing into memory cannot fail")
+}
+
+fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
+    // The size that the frame claims bounds the first allocation; the limit bounds it in turn.
+    let claimed = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
+    let capacity = claimed.map_or(PART_LIMIT, |size| size.min(PART_LIMIT as u64) as usize);
+    let plain = zstd::bulk::decompress(packed, capacity).map_err(Error::Unpack)?;
+    postcard::from_bytes(&plain).map_err(Error::Decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(sequence: u64) -> FrameId {
+        FrameId { agent_start: Uuid::from_u128(7), sequence }
+    }
+
+    fn sample(names: &[String]) -> Sample {
+        let process = |(pid, name): (usize, &String)| Process {
+            pid: pid as u32,
+            name: name.clone(),
+            state: 'S',
+            read_bytes: (pid % 2 == 0).then_some(pid as u64),
+            ..Process::default()
+        };
+        Sample {
+            host: Host { boot_id: "b".into(), uptime_micros: 5, ..Host::default() },
+            processes: names.iter().enumerate().map(process).collect(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn frames_in_a_row_read_back_as_written(
+            names in prop::collection::vec(any::<String>(), 0..20),
+            micros in 0i64..2_000_000_000_000_000,
+            sequence: u64,
+        ) {
+            let time = Timestamp::from_micros(micros).expect("in range");
+            let sample = sample(&names);
+            let mut bytes = encode(time, id(sequence), &sample);
+            let length = bytes.len();
+            bytes.extend(encode(time, id(0), &sample));
+            let (frame, own, rest) = Frame::split_first(&bytes).expect("well formed");
+            prop_assert_eq!(own.len(), length);
+            prop_assert_eq!(frame.time, time);
+            prop_assert_eq!(frame.id, id(sequence));
+            prop_assert_eq!(frame.sample().expect("well formed"), sample);
+            prop_assert_eq!(Frame::split_first(rest).expect("well formed").0.id, id(0));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok((frame, ..)) = Frame::split_first(&bytes) {
+                let _ = frame.sample();
+            }
+        }
+
+        #[test]
+        fn a_damaged_frame_is_an_error_or_a_sample(at in 0usize..200, bit in 0u8..8) {
+            let mut bytes = encode(Timestamp::MIN, id(1), &sample(&["a".into(), "b".into()]));
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            if let Ok((frame, ..)) = Frame::split_first(&bytes) {
+                let _ = frame.sample();
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_and_not_unpacked() {
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).expect("compresses");
+        assert!(bomb.len() < 10_000);
+        assert!(matches!(unpack::<Host>(&bomb), Err(Error::Unpack(_))));
+    }
+
+    #[test]
+    fn cut_off_anywhere_is_an_error() {
+        let bytes = encode(Timestamp::MIN, id(1), &sample(&["a".into()]));
+        for end in 0..bytes.len() {
+            assert!(Frame::split_first(&bytes[..end]).is_err(), "{end}");
+        }
+    }
+}

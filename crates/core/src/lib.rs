@@ -1,0 +1,13 @@
+//! What nodestats is about, without any I/O: samples of raw counters, their encoded form, and
+//! the rates that follow from two of them.
+//!
+//! Knows no runtime, no network, no database, and no clock: time is an argument.
+
+pub mod frame;
+pub mod rates;
+pub mod sample;
+pub mod stored;
+
+pub use frame::{Frame, FrameId};
+pub use sample::Sample;
+pub use stored::Stored;

@@ -1,0 +1,143 @@
+//! The process table.
+
+use std::collections::HashMap;
+
+use nodestats_wire::{Timestamp, v1};
+
+use super::counter::{Span, percent, round};
+use crate::sample::{Host, Process, Sample};
+
+/// The rows of `current`, by pid, the idle task first.
+///
+/// A process is the same one only with the same pid, start and boot; one that started after
+/// `previous` was taken has counted from zero since.
+pub fn process_rows(previous: Option<&Sample>, current: &Sample) -> Vec<v1::Process> {
+    let span = previous
+        .and_then(|previous| Some((Span::between(&previous.host, &current.host)?, previous)));
+    let before: HashMap<(u32, u64), &Process> = span
+        .iter()
+        .flat_map(|(_, previous)| &previous.processes)
+        .map(|process| ((process.pid, process.start_ticks), process))
+        .collect();
+    let row = |process: &Process| {
+        let before = span.and_then(|(span, previous)| {
+            let before = match before.get(&(process.pid, process.start_ticks)) {
+                Some(before) => Before::Counters(before),
+                None if started_after(&previous.host, process) => Before::Unborn,
+                None => return None,
+            };
+            Some((span, before))
+        });
+        row(before, process, &current.host)
+    };
+    idle_task(span.map(|(span, previous)| (span, &previous.host)), &current.host)
+        .into_iter()
+        .chain(current.processes.iter().map(row))
+        .collect()
+}
+
+/// What is known of a process at the sample before.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    /// It was there.
+    Counters(&'a Process),
+    /// It was not there yet: all its counters were 0.
+    Unborn,
+}
+
+fn started_after(previous: &Host, process: &Process) -> bool {
+    let start = seconds(process.start_ticks, previous.ticks_per_second);
+    // The start is rounded down to a tick.
+    let tick = seconds(1, previous.ticks_per_second);
+    start + tick >= previous.uptime_micros as f64 / 1e6
+}
+
+fn seconds(ticks: u64, ticks_per_second: u32) -> f64 {
+    ticks as f64 / f64::from(ticks_per_second.max(1))
+}
+
+fn row(before: Option<(Span, Before)>, now: &Process, host: &Host) -> v1::Process {
+    let growth = |field: fn(&Process) -> Option<u64>| {
+        let (span, before) = before?;
+        let before = match before {
+            Before::Counters(before) => field(before)?,
+            Before::Unborn => 0,
+        };
+        Some(span.monotonic_rate(before, field(now)?))
+    };
+    let cpu_ticks = growth(|process| Some(process.cpu_ticks()));
+    v1::Process {
+        pid: now.pid,
+        ppid: Some(now.ppid),
+        name: Some(now.name.clone()),
+        status: status(now.state).map(str::to_owned),
+        user: now.user.clone(),
+        cpu_percent: cpu_ticks.map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
+        cpu_seconds: Some(round(seconds(now.cpu_ticks(), host.ticks_per_second))),
+        children_cpu_seconds: Some(round(seconds(now.children_ticks(), host.ticks_per_second))),
+        memory_percent: host
+            .memory
+            .and_then(|memory| percent(now.resident_bytes as f64, memory.total as f64)),
+        rss_bytes: Some(now.resident_bytes),
+        anonymous_bytes: now.shared_bytes.map(|shared| now.resident_bytes.saturating_sub(shared)),
+        shared_bytes: now.shared_bytes,
+        swapped_bytes: now.swapped_bytes,
+        virtual_bytes: Some(now.virtual_bytes),
+        threads: Some(now.threads),
+        open_files: now.open_files,
+        minor_faults_per_second: growth(|process| Some(process.minor_faults)).map(round),
+        major_faults_per_second: growth(|process| Some(process.major_faults)).map(round),
+        read_bytes_per_second: growth(|process| process.read_bytes).map(round),
+        write_bytes_per_second: growth(|process| process.written_bytes).map(round),
+        read_bytes_total: now.read_bytes,
+        write_bytes_total: now.written_bytes,
+        started_at: host.boot_time_seconds.and_then(|boot| {
+            Timestamp::from_seconds(boot + seconds(now.start_ticks, host.ticks_per_second))
+        }),
+        command_line: now.command_line.clone(),
+        container_id: now.container_id.clone(),
+        pod_uid: now.pod_uid.clone(),
+        ..v1::Process::default()
+    }
+}
+
+/// Pid 0 runs wherever nothing else does, also while a disk is waited for: its CPU is idle and
+/// iowait of all CPUs, so that the table adds up. `/proc` has no entry for it.
+fn idle_task(previous: Option<(Span, &Host)>, host: &Host) -> Option<v1::Process> {
+    let total = host.cpu_total?;
+    let idle = total.idle.saturating_add(total.iowait);
+    let rate = previous.and_then(|(span, previous)| {
+        let before = previous.cpu_total?;
+        Some(span.monotonic_rate(before.idle.saturating_add(before.iowait), idle))
+    });
+    Some(v1::Process {
+        pid: 0,
+        ppid: Some(0),
+        name: Some("System Idle process".to_owned()),
+        status: Some("running".to_owned()),
+        user: Some("root".to_owned()),
+        cpu_percent: rate.map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
+        cpu_seconds: Some(round(seconds(idle, host.ticks_per_second))),
+        threads: Some(host.cpus.len() as u32),
+        started_at: host.boot_time_seconds.and_then(Timestamp::from_seconds),
+        ..v1::Process::default()
+    })
+}
+
+/// The state letters of `proc(5)` in words.
+fn status(state: char) -> Option<&'static str> {
+    Some(match state {
+        'R' => "running",
+        'S' => "sleeping",
+        'D' => "disk-sleep",
+        'T' => "stopped",
+        't' => "tracing-stop",
+        'Z' => "zombie",
+        'X' | 'x' => "dead",
+        'I' => "idle",
+        'P' => "parked",
+        'K' => "wake-kill",
+        'W' => "waking",
+        _ => return None,
+    })
+}

@@ -1,0 +1,273 @@
+//! One reading of a host: raw counters and gauges as the kernel gives them.
+//!
+//! Counters stay counters here, so that a sample that is lost costs detail but no total. What is
+//! not known is `None`. The order of fields is the encoded form ([`crate::frame`]): a change is
+//! a new version of it.
+
+use serde::{Deserialize, Serialize};
+
+/// A host at one moment: its own figures and its processes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The host's own figures.
+    pub host: Host,
+    /// All processes, by pid.
+    pub processes: Vec<Process>,
+}
+
+/// The figures of the host as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Identity of this boot (`/proc/sys/kernel/random/boot_id`); two samples of different boots
+    /// have no counter in common. Empty where it is not known.
+    pub boot_id: String,
+    /// Time since boot including sleep, in microseconds (`CLOCK_BOOTTIME`): steps of the wall
+    /// clock do not reach it, so rates are computed over it.
+    pub uptime_micros: u64,
+    /// When the host booted, seconds since 1970 (`btime` of `/proc/stat`).
+    pub boot_time_seconds: Option<f64>,
+    /// Ticks of the CPU counters a second (`USER_HZ`).
+    pub ticks_per_second: u32,
+    /// `/proc/loadavg`.
+    pub load_average: Option<[f64; 3]>,
+    /// All CPUs together, in ticks.
+    pub cpu_total: Option<CpuTimes>,
+    /// Each CPU.
+    pub cpus: Vec<CpuCounters>,
+    /// Memory gauges.
+    pub memory: Option<Memory>,
+    /// Whole block devices; `None` where they could not be read.
+    pub disks: Option<Vec<DiskCounters>>,
+    /// Interfaces; `None` where they could not be read.
+    pub interfaces: Option<Vec<InterfaceCounters>>,
+    /// Filesystems; `None` where they could not be read.
+    pub filesystems: Option<Vec<Filesystem>>,
+    /// Pressure stall information; `None` where the kernel has none.
+    pub pressure: Option<Pressure>,
+    /// How each collector fared.
+    pub collectors: Vec<CollectorRun>,
+}
+
+/// CPU time in ticks since boot, the columns of `/proc/stat`. Guest time is inside user and nice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuTimes {
+    /// Programs.
+    pub user: u64,
+    /// Programs with lowered priority.
+    pub nice: u64,
+    /// The kernel.
+    pub system: u64,
+    /// Nothing to do.
+    pub idle: u64,
+    /// Nothing to do while a disk request was under way.
+    pub iowait: u64,
+    /// Hardware interrupts.
+    pub irq: u64,
+    /// Deferred interrupt work.
+    pub softirq: u64,
+    /// Taken by the hypervisor.
+    pub steal: u64,
+}
+
+/// One CPU.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuCounters {
+    /// The kernel's number.
+    pub cpu: u32,
+    /// Its times.
+    pub times: CpuTimes,
+    /// Present frequency in MHz.
+    pub frequency_mhz: Option<f64>,
+}
+
+/// `/proc/meminfo`, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// `MemTotal`.
+    pub total: u64,
+    /// `MemFree`.
+    pub free: Option<u64>,
+    /// `MemAvailable`, since Linux 3.14.
+    pub available: Option<u64>,
+    /// `Buffers`.
+    pub buffers: Option<u64>,
+    /// `Cached`.
+    pub cached: Option<u64>,
+    /// `Shmem`.
+    pub shared: Option<u64>,
+    /// `SReclaimable`.
+    pub slab_reclaimable: Option<u64>,
+    /// `SwapTotal`.
+    pub swap_total: Option<u64>,
+    /// `SwapFree`.
+    pub swap_free: Option<u64>,
+}
+
+/// One block device since boot (`/proc/diskstats`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCounters {
+    /// The kernel's name.
+    pub device: String,
+    /// Reads finished (field 4).
+    pub reads: u64,
+    /// Bytes read (field 6 is in sectors of 512 bytes).
+    pub read_bytes: u64,
+    /// Writes finished (field 8).
+    pub writes: u64,
+    /// Bytes written (field 10).
+    pub written_bytes: u64,
+    /// Requests under way now (field 12).
+    pub in_flight: u64,
+    /// Milliseconds with at least one request under way (field 13).
+    pub busy_millis: u64,
+}
+
+/// One interface since it came up (`/proc/net/dev`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceCounters {
+    /// Its name.
+    pub interface: String,
+    /// Received.
+    pub receive: DirectionCounters,
+    /// Sent.
+    pub transmit: DirectionCounters,
+}
+
+/// One direction of an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectionCounters {
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Errors.
+    pub errors: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+}
+
+/// One filesystem (`statvfs`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filesystem {
+    /// Mount point as the host sees it.
+    pub mountpoint: String,
+    /// What is mounted.
+    pub device: String,
+    /// Kind.
+    pub kind: String,
+    /// Size in bytes.
+    pub total: u64,
+    /// Free for root, in bytes.
+    pub free: u64,
+    /// Free for ordinary users, in bytes.
+    pub available: u64,
+    /// Inodes; 0 where the filesystem has no fixed number.
+    pub inodes: u64,
+    /// Free inodes.
+    pub inodes_free: u64,
+    /// Mounted read-only.
+    pub read_only: bool,
+}
+
+/// `/proc/pressure`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// `cpu`.
+    pub cpu: Option<Stall>,
+    /// `memory`.
+    pub memory: Option<Stall>,
+    /// `io`.
+    pub io: Option<Stall>,
+}
+
+/// One file of `/proc/pressure`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stall {
+    /// Line `some`.
+    pub some: StallLine,
+    /// Line `full`; not for CPUs before Linux 5.13.
+    pub full: Option<StallLine>,
+}
+
+/// One line: percent over 10, 60 and 300 seconds, and microseconds since boot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct StallLine {
+    /// `avg10`, `avg60`, `avg300`.
+    pub averages: [f64; 3],
+    /// `total`, in microseconds.
+    pub total_micros: u64,
+}
+
+/// How one collector fared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectorRun {
+    /// Its name.
+    pub collector: String,
+    /// It gave its figures before its deadline.
+    pub success: bool,
+    /// How long it took, in microseconds.
+    pub duration_micros: u64,
+}
+
+/// One process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Parent (`stat` field 4).
+    pub ppid: u32,
+    /// Start after boot in ticks (`stat` field 22); with pid and boot the identity of a process.
+    pub start_ticks: u64,
+    /// Name, `stat` field 2; bytes that are no UTF-8 stand as U+FFFD.
+    pub name: String,
+    /// State letter, `stat` field 3.
+    pub state: char,
+    /// User-mode ticks (`stat` field 14).
+    pub user_ticks: u64,
+    /// Kernel-mode ticks (`stat` field 15).
+    pub system_ticks: u64,
+    /// User-mode ticks of ended, waited-for children (`stat` field 16).
+    pub children_user_ticks: u64,
+    /// Kernel-mode ticks of ended, waited-for children (`stat` field 17).
+    pub children_system_ticks: u64,
+    /// Page faults without disk access (`stat` field 10).
+    pub minor_faults: u64,
+    /// Page faults with disk access (`stat` field 12).
+    pub major_faults: u64,
+    /// Threads (`stat` field 20).
+    pub threads: u32,
+    /// Address space in bytes (`stat` field 23).
+    pub virtual_bytes: u64,
+    /// Resident memory in bytes (`stat` field 24 is in pages).
+    pub resident_bytes: u64,
+    /// Resident memory of files and shared memory (`statm` field 3), in bytes.
+    pub shared_bytes: Option<u64>,
+    /// Swapped-out memory in bytes (`VmSwap` of `status`).
+    pub swapped_bytes: Option<u64>,
+    /// Bytes fetched from disks (`io`: `read_bytes`).
+    pub read_bytes: Option<u64>,
+    /// Bytes sent to disks (`io`: `write_bytes`).
+    pub written_bytes: Option<u64>,
+    /// Open file descriptors.
+    pub open_files: Option<u64>,
+    /// Owner's name, or number.
+    pub user: Option<String>,
+    /// Arguments joined by spaces; `None` for kernel threads and where it may not be read.
+    pub command_line: Option<String>,
+    /// Container by its cgroup.
+    pub container_id: Option<String>,
+    /// Pod by its cgroup.
+    pub pod_uid: Option<String>,
+}
+
+impl Process {
+    /// CPU time of the process itself, in ticks.
+    pub fn cpu_ticks(&self) -> u64 {
+        self.user_ticks.saturating_add(self.system_ticks)
+    }
+
+    /// CPU time of its ended children, in ticks.
+    pub fn children_ticks(&self) -> u64 {
+        self.children_user_ticks.saturating_add(self.children_system_ticks)
+    }
+}

@@ -1,0 +1,181 @@
+//! The one typed HTTP client: agent, plugin and tests ask through it.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, Url, header};
+
+use crate::problem::Problem;
+use crate::routes;
+use crate::v1::{Reading, Registration};
+
+/// Why a request had no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server's address is no http or https URL.
+    #[error("{0:?} is not a server address: write http://HOST:PORT or https://HOST:PORT")]
+    Address(String),
+    /// The HTTP client could not be set up.
+    #[error("cannot set up the HTTP client")]
+    Setup(#[source] reqwest::Error),
+    /// No answer: refused, unreachable, timed out, or cut off.
+    #[error("no answer from {server}")]
+    NoAnswer {
+        /// The server asked.
+        server: String,
+        /// What the network said.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The server answered with an error.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+    /// The answer is not of this API.
+    #[error("{server} answered {status}, which is no answer of nodestats")]
+    Foreign {
+        /// The server asked.
+        server: String,
+        /// Its status.
+        status: StatusCode,
+    },
+}
+
+impl Error {
+    /// The HTTP status, where there was an answer.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused(problem) => Some(problem.status),
+            Self::Foreign { status, .. } => Some(status.as_u16()),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may go through later: no answer, overload, or a failing server.
+    pub fn is_temporary(&self) -> bool {
+        match self.status() {
+            None => matches!(self, Self::NoAnswer { .. }),
+            Some(status) => status == 408 || status == 429 || status >= 500,
+        }
+    }
+}
+
+/// A connection to one server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+impl Client {
+    /// For the server at `address`, such as `http://127.0.0.1:8080`. Each request has `timeout`.
+    pub fn new(address: &str, timeout: Duration) -> Result<Self, Error> {
+        let bad_address = || Error::Address(address.to_owned());
+        let mut base = Url::parse(address).map_err(|_| bad_address())?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            return Err(bad_address());
+        }
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let http = reqwest::Client::builder()
+            .timeout(timeout)
+            .connect_timeout(timeout.min(Duration::from_secs(5)))
+            .user_agent(concat!("nodestats/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            // The host's certificates are read only where they are needed: they cost a megabyte.
+            .tls_built_in_root_certs(base.scheme() == "https")
+            .build()
+            .map_err(Error::Setup)?;
+        Ok(Self { http, base })
+    }
+
+    /// The server's host name or address and its port.
+    pub fn host_and_port(&self) -> (String, u16) {
+        let host = self.base.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (host.to_owned(), self.base.port_or_known_default().unwrap_or(80))
+    }
+
+    /// Registers a node, and says whether it is new to the server.
+    pub async fn register(&self, registration: &Registration) -> Result<bool, Error> {
+        let body = serde_json::to_vec(registration).expect("a registration is plain data");
+        let request = self
+            .request(Method::POST, routes::NODES)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body);
+        Ok(self.send(request).await?.status() == StatusCode::CREATED)
+    }
+
+    /// Pushes frames that are encoded already; returns when the server has stored them.
+    pub async fn push_frames(&self, node: &str, frames: Vec<u8>) -> Result<(), Error> {
+        let request = self
+            .request(Method::PUT, &routes::node(node))
+            .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
+            .body(frames);
+        self.send(request).await.map(drop)
+    }
+
+    /// Puts samples in their JSON form; returns when the server has stored them.
+    pub async fn put_readings(&self, node: &str, readings: &[Reading]) -> Result<(), Error> {
+        let body = serde_json::to_vec(readings).expect("a reading is plain data");
+        let request = self
+            .request(Method::PUT, &routes::node(node))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body);
+        self.send(request).await.map(drop)
+    }
+
+    /// Signs a node off; its history stays.
+    pub async fn deregister(&self, node: &str) -> Result<(), Error> {
+        self.send(self.request(Method::DELETE, &routes::node(node))).await.map(drop)
+    }
+
+    /// Asks for `path` and returns the body as the server sent it.
+    pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<u8>, Error> {
+        let mut request = self.request(Method::GET, path);
+        if !query.is_empty() {
+            let query = serde_urlencoded::to_string(query).expect("pairs of texts encode");
+            request = self.request(Method::GET, &format!("{path}?{query}"));
+        }
+        let response = self.send(request).await?;
+        let body = response.bytes().await.map_err(|source| self.no_answer(source))?;
+        Ok(body.to_vec())
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let url = self.base.join(path.trim_start_matches('/')).unwrap_or_else(|_| self.base.clone());
+        self.http.request(method, url)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
+        let response = request.send().await.map_err(|source| self.no_answer(source))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let foreign = Error::Foreign { server: self.base.to_string(), status };
+        let Ok(body) = response.bytes().await else { return Err(foreign) };
+        Err(serde_json::from_slice::<Problem>(&body)
+            .map_or(foreign, |problem| Error::Refused(Box::new(problem))))
+    }
+
+    fn no_answer(&self, source: reqwest::Error) -> Error {
+        // The URL stands in our own text already.
+        Error::NoAnswer { server: self.base.to_string(), source: source.without_url() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_no_url_is_refused() {
+        let client = |address| Client::new(address, Duration::from_secs(1));
+        for address in ["", "localhost:8080", "ftp://a", "http://", "127.0.0.1"] {
+            assert!(matches!(client(address), Err(Error::Address(_))), "{address}");
+        }
+        let parts = |address| client(address).map(|client| client.host_and_port()).ok();
+        assert_eq!(parts("http://[::1]:81"), Some(("::1".to_owned(), 81)));
+        assert_eq!(parts("https://a.example/below"), Some(("a.example".to_owned(), 443)));
+    }
+}

@@ -1,0 +1,58 @@
+//! The paths of the HTTP API, and the header and media-type names it uses: one place for server
+//! and clients.
+
+/// The list of nodes; POST registers one.
+pub const NODES: &str = "/nodes";
+/// The program is running.
+pub const HEALTHZ: &str = "/healthz";
+/// The program can do its work: the database answers.
+pub const READYZ: &str = "/readyz";
+/// The program's own metrics in Prometheus text format.
+pub const METRICS: &str = "/metrics";
+/// The description of this API, `OpenAPI` 3.1.
+pub const OPENAPI: &str = "/openapi.json";
+/// The page for people.
+pub const PAGE: &str = "/";
+
+/// Media type of the agent's compact push: one or more encoded frames.
+pub const FRAMES_MEDIA_TYPE: &str = "application/vnd.nodestats.frames";
+/// Media type of errors (RFC 9457).
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+/// Response header: when the sample behind an answer about now was taken (RFC 3339).
+pub const SAMPLE_TIME_HEADER: &str = "nodestats-sample-time";
+/// Response header: which level of history answers from when to when.
+pub const RESOLUTION_HEADER: &str = "nodestats-resolution";
+
+/// The path of one node, `name` being a UID, a host name or an address.
+pub fn node(name: &str) -> String {
+    format!("{NODES}/{}", escape_segment(name))
+}
+
+/// Percent-encodes what may not stand in one path segment (RFC 3986 section 3.3).
+pub fn escape_segment(segment: &str) -> String {
+    use std::fmt::Write as _;
+    let mut escaped = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+                escaped.push(byte as char);
+            }
+            _ => {
+                let _ = write!(escaped, "%{byte:02X}");
+            }
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_cannot_leave_its_place() {
+        assert_eq!(node("192.168.2.10"), "/nodes/192.168.2.10");
+        assert_eq!(node("fe80::1"), "/nodes/fe80::1");
+        assert_eq!(node("../a b?c"), "/nodes/..%2Fa%20b%3Fc");
+    }
+}

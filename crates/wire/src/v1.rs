@@ -1,0 +1,15 @@
+//! Version 1 of the API: what a node is and what is read of it.
+//!
+//! One shape serves both directions: what `GET` gives about a sample, `PUT` takes. So every field
+//! can be absent; absent means *not known*, never zero, and an unknown field is refused.
+
+mod host;
+mod node;
+mod process;
+
+pub use host::{
+    Cpu, CpuCore, CpuModes, Disk, DiskDevice, Filesystem, Filesystems, Memory, Network,
+    NetworkInterface, Pressure, PressureLine, PressureResource,
+};
+pub use node::{CollectorReport, NodeState, NodeView, Reading, Registration};
+pub use process::{Process, Processes};
