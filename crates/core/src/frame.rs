@@ -173,7 +173,7 @@ mod tests {
     fn sample(names: &[String]) -> Sample {
         let process = |(pid, name): (usize, &String)| Process {
             pid: pid as u32,
-            name: name.clone(),
+            name: name.as_str().into(),
             state: 'S',
             read_bytes: (pid % 2 == 0).then_some(pid as u64),
             ..Process::default()

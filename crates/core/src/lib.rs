@@ -4,10 +4,13 @@
 //! Knows no runtime, no network, no database, and no clock: time is an argument.
 
 pub mod frame;
+pub mod life;
 pub mod rates;
 pub mod sample;
 pub mod stored;
 
 pub use frame::{Frame, FrameId};
+pub use life::Life;
 pub use sample::Sample;
+pub use nodestats_wire::Timestamp;
 pub use stored::Stored;

@@ -4,6 +4,8 @@
 //! not known is `None`. The order of fields is the encoded form ([`crate::frame`]): a change is
 //! a new version of it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// A host at one moment: its own figures and its processes.
@@ -209,7 +211,7 @@ pub struct CollectorRun {
     pub duration_micros: u64,
 }
 
-/// One process.
+/// One process. Its texts are shared, so that a process that did not change costs no copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Process id.
@@ -219,7 +221,7 @@ pub struct Process {
     /// Start after boot in ticks (`stat` field 22); with pid and boot the identity of a process.
     pub start_ticks: u64,
     /// Name, `stat` field 2; bytes that are no UTF-8 stand as U+FFFD.
-    pub name: String,
+    pub name: Arc<str>,
     /// State letter, `stat` field 3.
     pub state: char,
     /// User-mode ticks (`stat` field 14).
@@ -251,13 +253,13 @@ pub struct Process {
     /// Open file descriptors.
     pub open_files: Option<u64>,
     /// Owner's name, or number.
-    pub user: Option<String>,
+    pub user: Option<Arc<str>>,
     /// Arguments joined by spaces; `None` for kernel threads and where it may not be read.
-    pub command_line: Option<String>,
+    pub command_line: Option<Arc<str>>,
     /// Container by its cgroup.
-    pub container_id: Option<String>,
+    pub container_id: Option<Arc<str>>,
     /// Pod by its cgroup.
-    pub pod_uid: Option<String>,
+    pub pod_uid: Option<Arc<str>>,
 }
 
 impl Process {

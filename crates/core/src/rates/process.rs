@@ -69,9 +69,9 @@ fn row(before: Option<(Span, Before)>, now: &Process, host: &Host) -> v1::Proces
     v1::Process {
         pid: now.pid,
         ppid: Some(now.ppid),
-        name: Some(now.name.clone()),
+        name: Some(now.name.to_string()),
         status: status(now.state).map(str::to_owned),
-        user: now.user.clone(),
+        user: now.user.as_deref().map(str::to_owned),
         cpu_percent: cpu_ticks.map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
         cpu_seconds: Some(round(seconds(now.cpu_ticks(), host.ticks_per_second))),
         children_cpu_seconds: Some(round(seconds(now.children_ticks(), host.ticks_per_second))),
@@ -94,9 +94,9 @@ fn row(before: Option<(Span, Before)>, now: &Process, host: &Host) -> v1::Proces
         started_at: host.boot_time_seconds.and_then(|boot| {
             Timestamp::from_seconds(boot + seconds(now.start_ticks, host.ticks_per_second))
         }),
-        command_line: now.command_line.clone(),
-        container_id: now.container_id.clone(),
-        pod_uid: now.pod_uid.clone(),
+        command_line: now.command_line.as_deref().map(str::to_owned),
+        container_id: now.container_id.as_deref().map(str::to_owned),
+        pod_uid: now.pod_uid.as_deref().map(str::to_owned),
         ..v1::Process::default()
     }
 }

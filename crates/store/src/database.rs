@@ -1,0 +1,191 @@
+//! The connection to SurrealDB: how it is opened, asked, and closed.
+//!
+//! The one place that uses SurrealDB's interfaces outside semver: only its datastore builder can
+//! set the sizes of its caches.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use surrealdb::engine::local::Db;
+use surrealdb::engine::remote::ws::{self, Ws, Wss};
+use surrealdb::opt::auth::Root;
+use surrealdb::types::{RecordId, SurrealValue, Value, Variables};
+use surrealdb::{IndexedResults, Surreal};
+use surrealdb_cnf::ConfigMap;
+use surrealdb_core::kvs::Datastore;
+
+use crate::directory::Directory;
+use crate::location::Location;
+use crate::memory::MemoryBudget;
+
+/// Namespace and database of ours within a server.
+const NAMESPACE: &str = "nodestats";
+
+/// What the database said.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A request failed.
+    #[error("{0}")]
+    Surreal(#[from] surrealdb::Error),
+    /// The embedded database failed.
+    #[error("{0}")]
+    Datastore(String),
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// A server has this long to answer; the embedded database needs no limit.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+enum Connection {
+    Embedded { client: Surreal<Db>, datastore: Arc<Datastore> },
+    Remote(Surreal<ws::Client>),
+}
+
+/// The open database. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct Database {
+    connection: Connection,
+    // Given back when the last clone is gone.
+    _directory: Option<Arc<Directory>>,
+}
+
+impl Database {
+    pub(crate) async fn open(
+        location: &Location,
+        memory: &MemoryBudget,
+        directory: Option<Directory>,
+    ) -> Result<Self, Error> {
+        let connection = match (location, &directory) {
+            (Location::Remote { tls, authority, credentials }, _) => {
+                let client = if *tls {
+                    Surreal::new::<Wss>(authority.as_str()).await?
+                } else {
+                    Surreal::new::<Ws>(authority.as_str()).await?
+                };
+                if let Some(credentials) = credentials {
+                    let (username, password) =
+                        (credentials.user.clone(), credentials.password.clone());
+                    client.signin(Root { username, password }).await?;
+                }
+                client
+                    .query("DEFINE NAMESPACE IF NOT EXISTS nodestats; USE NS nodestats; DEFINE DATABASE IF NOT EXISTS nodestats;")
+                    .await?
+                    .check()?;
+                client.use_ns(NAMESPACE).use_db(NAMESPACE).await?;
+                Connection::Remote(client)
+            }
+            (_, None) => embedded("mem://", ConfigMap::empty()).await?,
+            (_, Some(directory)) => {
+                embedded(&surrealkv_url(directory.database()), configuration(memory)).await?
+            }
+        };
+        let database = Self { connection, _directory: directory.map(Arc::new) };
+        let define = "DEFINE TABLE IF NOT EXISTS node SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS sample SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS meta SCHEMALESS;";
+        database.query(define, Variables::new()).await?;
+        Ok(database)
+    }
+
+    /// Runs one or more statements; an error of any is the error of all.
+    pub(crate) async fn query(
+        &self,
+        statements: &str,
+        variables: Variables,
+    ) -> Result<IndexedResults, Error> {
+        match &self.connection {
+            Connection::Embedded { client, .. } => {
+                Ok(client.query(statements).bind(variables).await?.check()?)
+            }
+            Connection::Remote(client) => {
+                let answer = async { client.query(statements).bind(variables).await?.check() };
+                let answer = tokio::time::timeout(REMOTE_TIMEOUT, answer).await;
+                Ok(answer.map_err(|_| Error::Timeout(REMOTE_TIMEOUT))??)
+            }
+        }
+    }
+
+    /// Runs one statement and takes its rows.
+    pub(crate) async fn select<T: SurrealValue>(
+        &self,
+        statement: &str,
+        variables: Variables,
+    ) -> Result<Vec<T>, Error> {
+        Ok(self.query(statement, variables).await?.take(0)?)
+    }
+
+    /// The schema that the database says it has; `None` of a new one.
+    pub(crate) async fn schema(&self) -> Result<Option<u32>, Error> {
+        let found: Vec<i64> =
+            self.select("SELECT VALUE version FROM meta:schema", Variables::new()).await?;
+        Ok(found.first().and_then(|version| u32::try_from(*version).ok()))
+    }
+
+    pub(crate) async fn write_schema(&self, version: u32) -> Result<(), Error> {
+        let variables = bind([("version", i64::from(version).into_value())]);
+        self.query("UPSERT meta:schema SET version = $version", variables).await.map(drop)
+    }
+
+    /// Closes an embedded database in order; a server's connection ends with its last clone.
+    pub(crate) async fn close(&self) {
+        if let Connection::Embedded { datastore, .. } = &self.connection
+            && let Err(error) = datastore.shutdown().await
+        {
+            tracing::warn!(%error, "the database did not close in order");
+        }
+    }
+}
+
+/// Variables of a statement.
+pub(crate) fn bind<const N: usize>(variables: [(&str, Value); N]) -> Variables {
+    let mut bound = Variables::new();
+    for (name, value) in variables {
+        bound.insert(name.to_owned(), value);
+    }
+    bound
+}
+
+/// The record of a node in the registry.
+pub(crate) fn node_record(uid: &str) -> Value {
+    RecordId::new("node", uid).into_value()
+}
+
+fn surrealkv_url(path: &Path) -> String {
+    format!("surrealkv://{}", path.display())
+}
+
+/// Caches within the budget, every commit synced, and no value log: its files are given back only
+/// when every value in them is gone, so history would grow by each day's writes for ever.
+fn configuration(memory: &MemoryBudget) -> ConfigMap {
+    ConfigMap::empty()
+        .with_key_value("surrealkv_block_cache_capacity", memory.block_cache.to_string())
+        .with_key_value("surrealkv_max_memtable_size", memory.memtable.to_string())
+        .with_key_value("surrealkv_enable_vlog", "false")
+        .with_key_value("datastore_sync", "every")
+        .with_key_value("datastore_cache_size", memory.definitions.to_string())
+}
+
+/// Opens an embedded database without SurrealDB's maintenance tasks: there is no index, no change
+/// feed and no second server here for them to work on, and each of them writes.
+async fn embedded(path: &str, configuration: ConfigMap) -> Result<Connection, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::Datastore(error.to_string());
+    let datastore = Datastore::builder()
+        .with_config(configuration)
+        .without_maintenance_tasks()
+        .build_with_path(path)
+        .await
+        .map_err(|error| failed(&error))?;
+    datastore.check_version().await.map_err(|error| failed(&error))?;
+    datastore.bootstrap().await.map_err(|error| failed(&error))?;
+    let client = Surreal::<Db>::unstable_from_datastore(Arc::clone(&datastore), None).await?;
+    client
+        .query("DEFINE NAMESPACE IF NOT EXISTS nodestats; USE NS nodestats; DEFINE DATABASE IF NOT EXISTS nodestats;")
+        .await?
+        .check()?;
+    client.use_ns(NAMESPACE).use_db(NAMESPACE).await?;
+    Ok(Connection::Embedded { client, datastore })
+}

@@ -1,0 +1,122 @@
+//! The folder of an embedded database: one process at a time, and no folder of a newer schema is
+//! touched.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The schema that this program writes. Older ones are brought up to it; newer ones are refused.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// Holds the lock, by the operating system, for as long as the process has it open.
+const LOCK_FILE: &str = "nodestats.lock";
+/// Holds the schema's number, so that it is known before the database is opened.
+const SCHEMA_FILE: &str = "nodestats.schema";
+
+/// Why a folder cannot be used. Each text is the whole message for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be made or written to.
+    #[error("the data directory {} cannot be written: {source}", .path.display())]
+    NotWritable {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("the data directory {} is in use by another nodestats process", .path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A newer nodestats wrote it.
+    #[error(
+        "the data directory {} has schema {found}, and this nodestats knows {SCHEMA}: \
+         start the newer nodestats that wrote it", .path.display()
+    )]
+    NewerSchema {
+        /// The folder.
+        path: PathBuf,
+        /// Its schema.
+        found: String,
+    },
+}
+
+/// A folder that this process has for itself.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    database: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes the folder where it is missing, and takes it.
+    pub(crate) fn lock(path: &Path) -> Result<Self, Error> {
+        let not_writable = |source| Error::NotWritable { path: path.to_owned(), source };
+        // Before anything is written: a newer schema is left as it is.
+        let schema_file = path.join(SCHEMA_FILE);
+        let found = match fs::read_to_string(&schema_file) {
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(not_writable(error)),
+        };
+        if let Some(found) = &found
+            && found.parse::<u32>().map_or(true, |found| found > SCHEMA)
+        {
+            return Err(Error::NewerSchema { path: path.to_owned(), found: found.clone() });
+        }
+        fs::create_dir_all(path).map_err(not_writable)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK_FILE))
+            .map_err(not_writable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(not_writable(source)),
+        }
+        if found.is_none() {
+            let mut file = File::create(&schema_file).map_err(not_writable)?;
+            writeln!(file, "{SCHEMA}").and_then(|()| file.sync_all()).map_err(not_writable)?;
+        }
+        Ok(Self { database: path.join("database"), _lock: lock })
+    }
+
+    /// The folder that belongs to the database itself.
+    pub(crate) fn database(&self) -> &Path {
+        &self.database
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_use_is_refused_until_it_is_free() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("new").join("data");
+        let first = Directory::lock(&path).expect("free");
+        assert!(matches!(Directory::lock(&path), Err(Error::InUse { .. })));
+        drop(first);
+        Directory::lock(&path).expect("free again");
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        fs::write(folder.path().join(SCHEMA_FILE), "99\n").expect("written");
+        let error = Directory::lock(folder.path()).expect_err("newer");
+        assert!(matches!(error, Error::NewerSchema { ref found, .. } if found == "99"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error() {
+        let error = Directory::lock(Path::new("/proc/nodestats")).expect_err("not writable");
+        assert!(matches!(error, Error::NotWritable { .. }), "{error}");
+    }
+}

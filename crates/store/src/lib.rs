@@ -1,0 +1,130 @@
+//! History and registry of nodestats in SurrealDB; no other room names the database.
+//!
+//! A push is one row whose payload is encoded, many pushes are one transaction, and a push is
+//! acknowledged when the database has synced it to disk. Keys begin with the node's UID and the
+//! time, so that a range of time is a range of keys.
+
+mod database;
+mod directory;
+mod location;
+mod memory;
+mod registry;
+mod retention;
+mod samples;
+mod writer;
+
+use std::time::Duration;
+
+use nodestats_wire::Timestamp;
+
+pub use location::{Credentials, Location, LocationError};
+pub use memory::MemoryBudget;
+pub use samples::{NewSample, Order, SampleKey};
+
+use crate::database::Database;
+use crate::directory::Directory;
+
+/// Why the store could not be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
+    /// The database cannot be opened or reached.
+    #[error("cannot open the database {location}")]
+    Database {
+        /// Where it is.
+        location: String,
+        /// What the database said.
+        #[source]
+        source: Box<database::Error>,
+    },
+    /// The database was written by a newer nodestats.
+    #[error(
+        "the database {location} has schema {found}, and this nodestats knows {}: \
+         start the newer nodestats that wrote it", directory::SCHEMA
+    )]
+    NewerSchema {
+        /// Where it is.
+        location: String,
+        /// Its schema.
+        found: u32,
+    },
+}
+
+/// Why a read or a write failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database did not take or give what it should; it may later.
+    #[error("the database is not available")]
+    Unavailable(#[source] database::Error),
+    /// The store is closing.
+    #[error("the database is closing")]
+    Closing,
+    /// A row cannot be read.
+    #[error("a stored {0} cannot be read")]
+    Damaged(&'static str),
+}
+
+/// How to open the store.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long samples are kept, by their own time.
+    pub retention: Duration,
+    /// What the database's caches may take.
+    pub memory: MemoryBudget,
+}
+
+/// The open store. Cloning is cheap; all clones are one store.
+#[derive(Clone)]
+pub struct Store {
+    database: Database,
+    writer: writer::Writer,
+    retention: Duration,
+}
+
+impl Store {
+    /// Opens the store, and creates what is not there yet.
+    pub async fn open(location: &Location, options: &Options) -> Result<Self, OpenError> {
+        let directory = match location {
+            Location::Directory(path) => Some(Directory::lock(path)?),
+            Location::Memory | Location::Remote { .. } => None,
+        };
+        let failed = |source| OpenError::Database {
+            location: location.to_string(),
+            source: Box::new(source),
+        };
+        let database =
+            Database::open(location, &options.memory, directory).await.map_err(failed)?;
+        let found = database.schema().await.map_err(failed)?;
+        if found.is_some_and(|found| found > directory::SCHEMA) {
+            return Err(OpenError::NewerSchema {
+                location: location.to_string(),
+                found: found.unwrap_or_default(),
+            });
+        }
+        database.write_schema(directory::SCHEMA).await.map_err(failed)?;
+        let writer = writer::Writer::start(database.clone());
+        Ok(Self { database, writer, retention: options.retention })
+    }
+
+    /// The oldest time that a sample may have at `now`.
+    pub fn horizon(&self, now: Timestamp) -> Timestamp {
+        let micros = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
+        now.plus_micros(-micros)
+    }
+
+    /// Whether the database answers.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.database.schema().await.map(drop).map_err(Error::Unavailable)
+    }
+
+    /// Writes what was accepted, then closes the database. Later calls fail.
+    pub async fn close(&self) {
+        self.writer.finish().await;
+        self.database.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

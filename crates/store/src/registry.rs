@@ -1,0 +1,57 @@
+//! The registry: rows `node:uid`, one for each life of a node.
+
+use nodestats_core::Life;
+use surrealdb::types::{SurrealValue, Value};
+
+use crate::database::{bind, node_record};
+use crate::{Error, Store};
+
+impl Store {
+    /// The life of this identity.
+    pub async fn life(&self, uid: &str) -> Result<Option<Life>, Error> {
+        let variables = bind([("node", node_record(uid))]);
+        let rows = self
+            .database
+            .select("SELECT VALUE life FROM $node", variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        rows.into_iter().next().map(read_life).transpose()
+    }
+
+    /// All lives that have a history, live and gone, by identity.
+    pub async fn lives(&self) -> Result<Vec<Life>, Error> {
+        let rows: Vec<Value> = self
+            .database
+            .select("SELECT VALUE life FROM node", bind([]))
+            .await
+            .map_err(Error::Unavailable)?;
+        rows.into_iter().map(read_life).collect()
+    }
+
+    /// Writes a life as it is now.
+    pub async fn save_life(&self, life: &Life) -> Result<(), Error> {
+        let json = serde_json::to_value(life).expect("a life is plain data");
+        let variables = bind([("node", node_record(&life.uid)), ("life", json.into_value())]);
+        self.database
+            .query("UPSERT $node SET life = $life RETURN NONE", variables)
+            .await
+            .map(drop)
+            .map_err(Error::Unavailable)
+    }
+
+    /// Removes a life and all its samples.
+    pub async fn purge(&self, uid: &str) -> Result<(), Error> {
+        // The registry last: a purge that is cut off can be asked for again.
+        self.delete_before(uid, nodestats_wire::Timestamp::MAX).await?;
+        self.database
+            .query("DELETE $node RETURN NONE", bind([("node", node_record(uid))]))
+            .await
+            .map(drop)
+            .map_err(Error::Unavailable)
+    }
+}
+
+fn read_life(row: Value) -> Result<Life, Error> {
+    let json = row.into_json_value();
+    serde_json::from_value(json).map_err(|_| Error::Damaged("node"))
+}

@@ -1,0 +1,164 @@
+//! Samples: rows `sample:[uid, 0, time, agent start, sequence]`, a payload each.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use nodestats_core::{FrameId, Stored, stored};
+use nodestats_wire::Timestamp;
+use nodestats_wire::v1::Reading;
+use surrealdb::types::{Array, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value};
+
+use crate::database::bind;
+use crate::{Error, Store};
+
+/// Second part of each key: rows as they were pushed. Later kinds (blocks, rollups) sort after.
+const RAW: i64 = 0;
+
+/// A sample to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSample {
+    /// Where it belongs.
+    pub(crate) key: SampleKey,
+    /// Its encoded form.
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What makes a sample of one node count once, in the order of time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SampleKey {
+    /// When it was taken.
+    pub time: Timestamp,
+    /// The push that brought it; `None` for a reading, of which a time has one.
+    pub push: Option<FrameId>,
+}
+
+/// In which order a range is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Oldest first.
+    Ascending,
+    /// Newest first.
+    Descending,
+}
+
+impl NewSample {
+    /// From an agent's frame: its own bytes and its header.
+    pub fn from_frame(time: Timestamp, id: FrameId, frame: &[u8]) -> Self {
+        Self { key: SampleKey { time, push: Some(id) }, payload: stored::from_frame(frame) }
+    }
+
+    /// From a third party's reading; its `time` is set to `time`.
+    pub fn from_reading(time: Timestamp, mut reading: Reading) -> Self {
+        reading.time = Some(time);
+        Self { key: SampleKey { time, push: None }, payload: stored::from_reading(&reading) }
+    }
+}
+
+impl SampleKey {
+    /// The key of a sample that was read.
+    pub fn of(sample: &Stored) -> Option<Self> {
+        let time = sample.time()?;
+        let push = match sample {
+            Stored::Frame(frame) => Some(frame.id),
+            Stored::Reading(_) => None,
+        };
+        Some(Self { time, push })
+    }
+
+    pub(crate) fn record(&self, uid: &str) -> Value {
+        RecordId::new("sample", self.record_key(uid)).into_value()
+    }
+
+    fn record_key(&self, uid: &str) -> RecordIdKey {
+        let (start, sequence) = match &self.push {
+            Some(id) => (id.agent_start.to_string(), id.sequence),
+            None => (String::new(), 0),
+        };
+        // Sequences are counted by a program that is restarted before 2^63.
+        let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+        Array::from(vec![
+            uid.to_owned().into_value(),
+            RAW.into_value(),
+            self.time.micros().into_value(),
+            start.into_value(),
+            sequence.into_value(),
+        ])
+        .into()
+    }
+}
+
+/// The bound that is before all samples of `time`.
+fn before(uid: &str, time: i64) -> RecordIdKey {
+    Array::from(vec![uid.to_owned().into_value(), RAW.into_value(), time.into_value()]).into()
+}
+
+pub(crate) fn time_range(uid: &str, from: Timestamp, until: Timestamp) -> Value {
+    let range = RecordIdKeyRange {
+        start: Bound::Included(before(uid, from.micros())),
+        end: Bound::Excluded(before(uid, until.micros())),
+    };
+    RecordId::new("sample", range).into_value()
+}
+
+impl Store {
+    /// Keeps samples of one node, all or none; returns when they are synced to disk. One that is
+    /// there already (the same push, or a reading of the same time) is replaced.
+    pub async fn append(&self, uid: &str, samples: Vec<NewSample>) -> Result<(), Error> {
+        self.writer.write(uid, samples).await
+    }
+
+    /// At most `limit` stored samples of a node from `from` to `to`, both included, beyond
+    /// `after` in the order asked for.
+    pub async fn samples(
+        &self,
+        uid: &str,
+        (from, to): (Timestamp, Timestamp),
+        after: Option<&SampleKey>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Bytes>, Error> {
+        let mut start = Bound::Included(before(uid, from.micros()));
+        let mut end = Bound::Excluded(before(uid, to.micros() + 1));
+        let direction = match order {
+            Order::Ascending => {
+                if let Some(after) = after {
+                    start = Bound::Excluded(after.record_key(uid));
+                }
+                "ASC"
+            }
+            Order::Descending => {
+                if let Some(after) = after {
+                    end = Bound::Excluded(after.record_key(uid));
+                }
+                "DESC"
+            }
+        };
+        let range = RecordId::new("sample", RecordIdKeyRange { start, end });
+        let statement = format!("SELECT id, p FROM $range ORDER BY id {direction} LIMIT $limit");
+        let variables =
+            bind([("range", range.into_value()), ("limit", (limit as i64).into_value())]);
+        let rows: Vec<Value> =
+            self.database.select(&statement, variables).await.map_err(Error::Unavailable)?;
+        rows.into_iter().map(payload).collect()
+    }
+
+    /// How many samples of a node are kept.
+    pub async fn count(&self, uid: &str) -> Result<u64, Error> {
+        let range = time_range(uid, Timestamp::MIN, Timestamp::MAX);
+        let statement = "SELECT VALUE count FROM (SELECT count() AS count FROM $range GROUP ALL)";
+        let counts: Vec<i64> = self
+            .database
+            .select(statement, bind([("range", range)]))
+            .await
+            .map_err(Error::Unavailable)?;
+        Ok(counts.first().map_or(0, |count| count.unsigned_abs()))
+    }
+}
+
+fn payload(row: Value) -> Result<Bytes, Error> {
+    let Value::Object(mut row) = row else { return Err(Error::Damaged("sample")) };
+    match row.remove("p") {
+        Some(Value::Bytes(payload)) => Ok(payload.into_inner()),
+        _ => Err(Error::Damaged("sample")),
+    }
+}

@@ -1,0 +1,199 @@
+//! The store on a real embedded database, in memory and in a folder.
+
+use std::path::Path;
+
+use nodestats_core::{FrameId, Life, Sample, Stored, frame, stored};
+use nodestats_wire::v1::{Reading, Registration};
+use uuid::Uuid;
+
+use super::*;
+
+const ALL: (Timestamp, Timestamp) = (Timestamp::MIN, Timestamp::MAX);
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(seconds * 1_000_000).expect("in range")
+}
+
+fn options(retention_seconds: u64) -> Options {
+    Options {
+        retention: Duration::from_secs(retention_seconds),
+        memory: MemoryBudget::from_limit(0),
+    }
+}
+
+async fn in_memory() -> Store {
+    Store::open(&Location::Memory, &options(1000)).await.expect("opens")
+}
+
+async fn in_folder(path: &Path) -> Store {
+    Store::open(&Location::Directory(path.into()), &options(1000)).await.expect("opens")
+}
+
+fn pushed(seconds: i64, sequence: u64) -> NewSample {
+    let id = FrameId { agent_start: Uuid::from_u128(1), sequence };
+    let bytes = frame::encode(at(seconds), id, &Sample::default());
+    NewSample::from_frame(at(seconds), id, &bytes)
+}
+
+fn reading(seconds: i64, memory: f64) -> NewSample {
+    let reading = Reading { memory_usage_percent: Some(memory), ..Reading::default() };
+    NewSample::from_reading(at(seconds), reading)
+}
+
+async fn times(store: &Store, uid: &str, range: (Timestamp, Timestamp), order: Order) -> Vec<i64> {
+    let rows = store.samples(uid, range, None, order, 100).await.expect("read");
+    let time = |row: &bytes::Bytes| stored::read(row).expect("readable").time().expect("a time").second();
+    rows.iter().map(time).collect()
+}
+
+#[tokio::test]
+async fn a_range_holds_both_its_ends_in_either_order() {
+    let store = in_memory().await;
+    store.append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect()).await.expect("kept");
+    store.append("b", vec![pushed(20, 9)]).await.expect("kept");
+    let range = (at(10), at(30));
+    assert_eq!(times(&store, "a", range, Order::Ascending).await, [10, 20, 30]);
+    assert_eq!(times(&store, "a", range, Order::Descending).await, [30, 20, 10]);
+    assert_eq!(times(&store, "b", ALL, Order::Ascending).await, [20]);
+    assert_eq!(times(&store, "nobody", ALL, Order::Ascending).await, [0; 0]);
+    assert_eq!(store.count("a").await.expect("counted"), 5);
+    assert_eq!(store.newest("a").await.expect("read"), Some(at(40)));
+}
+
+#[tokio::test]
+async fn a_page_goes_on_where_the_last_one_ended() {
+    let store = in_memory().await;
+    // Two samples of the same time: an agent's and a third party's.
+    store.append("a", vec![pushed(10, 1), reading(10, 1.0), pushed(20, 2)]).await.expect("kept");
+    for (order, expected) in
+        [(Order::Ascending, [10, 10, 20]), (Order::Descending, [20, 10, 10])]
+    {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.samples("a", ALL, after.as_ref(), order, 1).await.expect("read");
+            let Some(row) = page.first() else { break };
+            let sample = stored::read(row).expect("readable");
+            seen.push(sample.time().expect("a time").second());
+            after = SampleKey::of(&sample);
+        }
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
+    let store = in_memory().await;
+    for _ in 0..2 {
+        store.append("a", vec![pushed(10, 1), pushed(10, 1)]).await.expect("kept");
+    }
+    store.append("a", vec![reading(20, 1.0)]).await.expect("kept");
+    store.append("a", vec![reading(20, 1.5), reading(20, 2.0)]).await.expect("kept");
+    assert_eq!(store.count("a").await.expect("counted"), 2);
+    let rows = store.samples("a", ALL, None, Order::Descending, 1).await.expect("read");
+    let Stored::Reading(kept) = stored::read(&rows[0]).expect("readable") else {
+        panic!("a reading was put");
+    };
+    assert_eq!(kept.memory_usage_percent, Some(2.0));
+}
+
+#[tokio::test]
+async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
+    let store = in_memory().await;
+    let samples = [10, 1000, 1999, 2000, 2500, 90_000];
+    store.append("a", samples.map(|time| pushed(time, 0)).to_vec()).await.expect("kept");
+    store.retain(at(3000)).await.expect("done");
+    // Lives are what retention goes by: nothing of an unregistered node was touched.
+    assert_eq!(store.count("a").await.expect("counted"), 6);
+    store.save_life(&life("a")).await.expect("saved");
+    store.retain(at(3000)).await.expect("done");
+    assert_eq!(times(&store, "a", ALL, Order::Ascending).await, [2000, 2500, 90_000]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_is_forgotten_with_its_last_sample() {
+    let store = in_memory().await;
+    let mut node = life("a");
+    node.retire(at(100));
+    store.save_life(&node).await.expect("saved");
+    store.append("a", vec![pushed(90, 0)]).await.expect("kept");
+    store.retain(at(1050)).await.expect("done");
+    assert_eq!(store.lives().await.expect("read").len(), 1);
+    store.retain(at(1200)).await.expect("done");
+    assert_eq!(store.lives().await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn a_purge_takes_one_life_with_its_history() {
+    let store = in_memory().await;
+    for uid in ["a", "b"] {
+        store.save_life(&life(uid)).await.expect("saved");
+        store.append(uid, vec![pushed(10, 0), pushed(50_000, 1)]).await.expect("kept");
+    }
+    store.purge("a").await.expect("purged");
+    assert_eq!(store.life("a").await.expect("read"), None);
+    assert_eq!(store.count("a").await.expect("counted"), 0);
+    assert_eq!(store.life("b").await.expect("read"), Some(life("b")));
+    assert_eq!(store.count("b").await.expect("counted"), 2);
+}
+
+#[tokio::test]
+async fn a_folder_keeps_everything_over_a_restart() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let store = in_folder(folder.path()).await;
+    store.save_life(&life("a")).await.expect("saved");
+    store.append("a", vec![pushed(10, 1)]).await.expect("kept");
+    store.close().await;
+    assert!(matches!(store.append("a", vec![pushed(20, 2)]).await, Err(Error::Closing)));
+    drop(store);
+    let store = in_folder(folder.path()).await;
+    assert_eq!(store.life("a").await.expect("read"), Some(life("a")));
+    assert_eq!(times(&store, "a", ALL, Order::Ascending).await, [10]);
+}
+
+#[tokio::test]
+async fn a_folder_is_open_once_and_never_by_an_older_program() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let location = Location::Directory(folder.path().into());
+    let store = in_folder(folder.path()).await;
+    let second = Store::open(&location, &options(10)).await;
+    assert!(matches!(second, Err(OpenError::Directory(directory::Error::InUse { .. }))));
+    store.database.write_schema(99).await.expect("written");
+    store.close().await;
+    drop(store);
+    let older = Store::open(&location, &options(10)).await;
+    assert!(matches!(older, Err(OpenError::NewerSchema { found: 99, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_share_transactions_and_lose_nothing() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let store = in_folder(folder.path()).await;
+    let writers = (0..20).map(|node| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in 0..10 {
+                store.append(&format!("node-{node}"), vec![pushed(n, n as u64)]).await.expect("kept");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.expect("wrote");
+    }
+    for node in 0..20 {
+        assert_eq!(store.count(&format!("node-{node}")).await.expect("counted"), 10);
+    }
+}
+
+fn life(uid: &str) -> Life {
+    let registration = Registration {
+        ip: "10.0.0.1".into(),
+        hostname: format!("host-{uid}"),
+        uid: Some(uid.into()),
+        kernel: None,
+        os: None,
+        architecture: None,
+        agent_version: None,
+        interval_seconds: Some(10),
+    };
+    Life::new(uid.into(), registration, at(5))
+}
