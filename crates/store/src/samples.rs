@@ -142,6 +142,25 @@ impl Store {
         rows.into_iter().map(payload).collect()
     }
 
+    /// The time of the sample that has `n` before it, from `from` to `to`, both included; read
+    /// from keys alone.
+    pub async fn nth_time(
+        &self,
+        uid: &str,
+        (from, to): (Timestamp, Timestamp),
+        n: usize,
+    ) -> Result<Option<Timestamp>, Error> {
+        let range = time_range(uid, from, to.plus_micros(1));
+        let statement = "SELECT VALUE id FROM $range LIMIT 1 START $n";
+        let variables = bind([("range", range), ("n", (n as i64).into_value())]);
+        let ids: Vec<RecordId> =
+            self.database.select(statement, variables).await.map_err(Error::Unavailable)?;
+        let Some(id) = ids.into_iter().next() else { return Ok(None) };
+        let RecordIdKey::Array(parts) = id.key else { return Err(Error::Damaged("sample")) };
+        let micros = parts.into_vec().into_iter().nth(2).and_then(|part| i64::from_value(part).ok());
+        micros.and_then(Timestamp::from_micros).map(Some).ok_or(Error::Damaged("sample"))
+    }
+
     /// How many samples of a node are kept.
     pub async fn count(&self, uid: &str) -> Result<u64, Error> {
         let range = time_range(uid, Timestamp::MIN, Timestamp::MAX);

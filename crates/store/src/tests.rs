@@ -81,6 +81,16 @@ async fn a_page_goes_on_where_the_last_one_ended() {
 }
 
 #[tokio::test]
+async fn the_nth_time_of_a_range_is_found_by_keys() {
+    let store = in_memory().await;
+    store.append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect()).await.expect("kept");
+    let nth = |n| store.nth_time("a", (at(10), at(30)), n);
+    assert_eq!(nth(0).await.expect("read"), Some(at(10)));
+    assert_eq!(nth(2).await.expect("read"), Some(at(30)));
+    assert_eq!(nth(3).await.expect("read"), None);
+}
+
+#[tokio::test]
 async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
     let store = in_memory().await;
     for _ in 0..2 {

@@ -1,0 +1,251 @@
+//! The loop that pushes: registers, sends the newest sample first, and the past beside it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nodestats_wire::client::{Client, Error};
+use nodestats_wire::v1::Registration;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::queue::{Queued, SharedQueue};
+
+/// Most bytes of the past in one request.
+const BACKFILL_BYTES: usize = 512 << 10;
+/// At the end the queue has this long to get empty.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+/// Signing off may take so long.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+/// What goes wrong again and again is told once in this time.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(crate) struct Pusher {
+    client: Client,
+    registration: Registration,
+    uid: String,
+    queue: Arc<SharedQueue>,
+    registered: bool,
+    backoff: Backoff,
+    report: Report,
+}
+
+/// What became of an attempt to push.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Everything waiting was sent, or new samples came.
+    Done,
+    /// The server is away or busy: wait.
+    Wait,
+}
+
+impl Pusher {
+    pub(crate) fn new(
+        client: Client,
+        registration: Registration,
+        uid: String,
+        queue: Arc<SharedQueue>,
+    ) -> Self {
+        Self {
+            client,
+            registration,
+            uid,
+            queue,
+            registered: false,
+            backoff: Backoff::default(),
+            report: Report::default(),
+        }
+    }
+
+    /// Pushes until `stop`, then sends what is left, if there is time, and signs off.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        // The node is there before its first sample is.
+        let mut wait = self.try_register().await == Outcome::Wait;
+        loop {
+            let pause = async {
+                if wait {
+                    let random = uuid::Uuid::new_v4().as_u128() as u64;
+                    tokio::time::sleep(self.backoff.next(random)).await;
+                } else {
+                    self.queue.arrived().await;
+                }
+            };
+            tokio::select! {
+                () = pause => {}
+                () = stop.cancelled() => break,
+            }
+            let pushed = tokio::select! {
+                pushed = self.push_waiting() => pushed,
+                () = stop.cancelled() => break,
+            };
+            wait = pushed == Outcome::Wait;
+            if !wait {
+                self.backoff.reset();
+            }
+            self.report_losses();
+        }
+        let _ = tokio::time::timeout(END_PATIENCE, self.push_waiting()).await;
+        let goodbye = tokio::time::timeout(GOODBYE_PATIENCE, self.client.deregister(&self.uid));
+        match goodbye.await {
+            Ok(Ok(())) => tracing::info!("signed off"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not sign off"),
+            Err(_) => tracing::warn!("could not sign off in time"),
+        }
+        let left = self.queue.with(|queue| queue.len());
+        if left > 0 {
+            tracing::warn!(samples = left, "samples were not sent before the end");
+        }
+    }
+
+    /// Sends the newest sample, then the oldest, until nothing waits. A sample that comes
+    /// meanwhile goes before the rest of the past.
+    async fn push_waiting(&mut self) -> Outcome {
+        if !self.registered && self.try_register().await == Outcome::Wait {
+            return Outcome::Wait;
+        }
+        let mut backfill = false;
+        loop {
+            let batch = self.queue.with(|queue| {
+                if backfill {
+                    queue.take_oldest(BACKFILL_BYTES)
+                } else {
+                    queue.take_newest().into_iter().collect()
+                }
+            });
+            // Taken in turn: newest, oldest, newest, …
+            backfill = !backfill;
+            if batch.is_empty() {
+                return Outcome::Done;
+            }
+            if self.push(batch).await == Outcome::Wait {
+                return Outcome::Wait;
+            }
+        }
+    }
+
+    async fn push(&mut self, batch: Vec<Queued>) -> Outcome {
+        let guard = GiveBack { queue: Arc::clone(&self.queue), batch };
+        let body = guard.batch.iter().flat_map(|one| one.frame.iter().copied()).collect();
+        match self.client.push_frames(&self.uid, body).await {
+            Ok(()) => {
+                guard.keep();
+                self.report.answered();
+                Outcome::Done
+            }
+            Err(error) if error.status() == Some(404) => {
+                // The server lost its registry, or somebody signed this node off.
+                self.registered = false;
+                drop(guard);
+                self.try_register().await
+            }
+            Err(error) if error.is_temporary() => {
+                self.report.away(&error);
+                Outcome::Wait
+            }
+            // All or nothing: one sample of many that the server will never take is found alone.
+            Err(_) if guard.batch.len() > 1 => self.push_each(guard.keep()).await,
+            Err(error) => {
+                guard.keep();
+                self.report.refused(&error);
+                Outcome::Done
+            }
+        }
+    }
+
+    async fn push_each(&mut self, batch: Vec<Queued>) -> Outcome {
+        let mut rest = GiveBack { queue: Arc::clone(&self.queue), batch };
+        while let Some(one) = rest.batch.pop() {
+            if Box::pin(self.push(vec![one])).await == Outcome::Wait {
+                return Outcome::Wait;
+            }
+        }
+        Outcome::Done
+    }
+
+    async fn try_register(&mut self) -> Outcome {
+        match self.client.register(&self.registration).await {
+            Ok(_) => {
+                self.registered = true;
+                self.report.answered();
+                Outcome::Done
+            }
+            Err(error) => {
+                self.report.away(&error);
+                Outcome::Wait
+            }
+        }
+    }
+
+    fn report_losses(&mut self) {
+        let dropped = self.queue.with(crate::queue::Queue::take_dropped);
+        self.report.dropped(dropped);
+    }
+}
+
+/// Samples that go back into the queue unless they were sent: also when the push is cancelled.
+struct GiveBack {
+    queue: Arc<SharedQueue>,
+    batch: Vec<Queued>,
+}
+
+impl GiveBack {
+    /// They are dealt with.
+    fn keep(mut self) -> Vec<Queued> {
+        std::mem::take(&mut self.batch)
+    }
+}
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        self.queue.with(|queue| batch.into_iter().for_each(|one| queue.add(one)));
+    }
+}
+
+/// Tells a person what goes wrong, once a minute and not once a failure.
+#[derive(Debug, Default)]
+struct Report {
+    away_since: Option<Instant>,
+    dropped: u64,
+    refused: u64,
+    told: Option<Instant>,
+}
+
+impl Report {
+    fn answered(&mut self) {
+        if let Some(since) = self.away_since.take() {
+            tracing::info!(seconds = since.elapsed().as_secs(), "the server is back");
+        }
+    }
+
+    fn away(&mut self, error: &Error) {
+        if self.away_since.is_none() {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::warn!(%error, source, "the server does not take samples; they wait here");
+            self.away_since = Some(Instant::now());
+        }
+    }
+
+    fn refused(&mut self, error: &Error) {
+        self.refused += 1;
+        if self.is_time() {
+            tracing::error!(%error, samples = self.refused, "the server refuses samples for good");
+            self.refused = 0;
+        }
+    }
+
+    fn dropped(&mut self, dropped: u64) {
+        self.dropped += dropped;
+        if self.dropped > 0 && self.is_time() {
+            tracing::warn!(samples = self.dropped, "the buffer is full; the oldest samples were dropped");
+            self.dropped = 0;
+        }
+    }
+
+    fn is_time(&mut self) -> bool {
+        let due = self.told.is_none_or(|told| told.elapsed() >= REPORT_INTERVAL);
+        if due {
+            self.told = Some(Instant::now());
+        }
+        due
+    }
+}

@@ -1,0 +1,182 @@
+//! What a stored sample says about one detail of a node.
+
+use nodestats_core::rates::{host_reading, process_rows, summary};
+use nodestats_core::sample::Sample;
+use nodestats_core::{Stored, stored};
+use nodestats_wire::v1::{
+    Cpu, Disk, Filesystems, Memory, Network, Pressure, Process, Processes, Reading,
+};
+use nodestats_wire::Timestamp;
+use serde::Serialize;
+
+use crate::query::{Sort, Table};
+use crate::ApiError;
+
+/// A detail of a node that has a path of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// The node itself.
+    Summary,
+    Cpu,
+    Memory,
+    Disk,
+    Network,
+    Filesystems,
+    Pressure,
+    /// The process table.
+    Processes(Table),
+    /// One process.
+    Process(u32),
+}
+
+impl Detail {
+    /// What is missing, in words, where a sample has not got it.
+    pub(crate) fn missing(self) -> String {
+        match self {
+            Self::Process(pid) => format!("no process has the pid {pid} at that time"),
+            Self::Processes(_) => "there is no sample with processes at that time".to_owned(),
+            _ => "there is no sample with these figures at that time".to_owned(),
+        }
+    }
+
+    fn wants_processes(self) -> bool {
+        matches!(self, Self::Processes(_) | Self::Process(_))
+    }
+}
+
+/// The answer about one sample.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Answer {
+    Summary(Box<Reading>),
+    Cpu(Cpu),
+    Memory(Memory),
+    Disk(Disk),
+    Network(Network),
+    Filesystems(Filesystems),
+    Pressure(Pressure),
+    Pids(Vec<u32>),
+    Processes(Processes),
+    Process(Box<Process>),
+}
+
+impl Answer {
+    /// Adds when its sample was taken, and how old that is.
+    pub(crate) fn stamp(&mut self, sample_time: Timestamp, age: f64) {
+        let (time, age_seconds) = match self {
+            Self::Summary(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Cpu(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Memory(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Disk(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Network(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Filesystems(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Pressure(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Processes(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Process(answer) => (&mut answer.time, &mut answer.age_seconds),
+            // A bare list; its time stands in a header.
+            Self::Pids(_) => return,
+        };
+        *time = Some(sample_time);
+        *age_seconds = Some(age);
+    }
+}
+
+/// A sample unpacked as far as a detail needs it.
+pub(crate) enum Unpacked {
+    Counters(Box<Sample>),
+    Gauges(Box<Reading>),
+}
+
+/// Unpacks a stored sample for `detail`.
+pub(crate) fn unpack(payload: &[u8], detail: Detail) -> Result<Unpacked, ApiError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "a stored sample cannot be read");
+        ApiError::unavailable("a stored sample cannot be read")
+    };
+    match stored::read(payload).map_err(|error| failed(&error))? {
+        Stored::Reading(reading) => Ok(Unpacked::Gauges(reading)),
+        Stored::Frame(frame) => {
+            let host = frame.host().map_err(|error| failed(&error))?;
+            let mut processes = Vec::new();
+            if detail.wants_processes() {
+                processes = frame.processes().map_err(|error| failed(&error))?;
+                if let Detail::Process(pid) = detail {
+                    processes.retain(|process| process.pid == pid);
+                }
+            }
+            Ok(Unpacked::Counters(Box::new(Sample { host, processes })))
+        }
+    }
+}
+
+/// What `current` says, given the sample before it; `None` where it has not got the detail.
+pub(crate) fn answer(
+    detail: Detail,
+    previous: Option<&Unpacked>,
+    current: &Unpacked,
+) -> Option<Answer> {
+    let previous = match previous {
+        Some(Unpacked::Counters(sample)) => Some(&**sample),
+        Some(Unpacked::Gauges(_)) | None => None,
+    };
+    if let Detail::Processes(_) | Detail::Process(_) = detail {
+        let rows = match current {
+            Unpacked::Gauges(reading) => reading.processes.clone()?,
+            Unpacked::Counters(sample) => process_rows(previous, sample),
+        };
+        return match detail {
+            Detail::Process(pid) => {
+                let row = rows.into_iter().find(|row| row.pid == pid)?;
+                Some(Answer::Process(Box::new(row)))
+            }
+            Detail::Processes(table) => Some(arrange(rows, table)),
+            _ => None,
+        };
+    }
+    let reading = match current {
+        Unpacked::Gauges(reading) => (**reading).clone(),
+        Unpacked::Counters(sample) => host_reading(previous.map(|sample| &sample.host), &sample.host),
+    };
+    match detail {
+        Detail::Summary => {
+            // The time stands as the key of a history, and is stamped on an answer about now.
+            Some(Answer::Summary(Box::new(Reading { time: None, ..summary(reading) })))
+        }
+        Detail::Cpu => reading.cpu.map(Answer::Cpu),
+        Detail::Memory => reading.memory.map(Answer::Memory),
+        Detail::Disk => reading.disk.map(Answer::Disk),
+        Detail::Network => reading.network.map(Answer::Network),
+        Detail::Filesystems => reading.filesystems.map(Answer::Filesystems),
+        Detail::Pressure => reading.pressure.map(Answer::Pressure),
+        Detail::Processes(_) | Detail::Process(_) => None,
+    }
+}
+
+fn arrange(mut rows: Vec<Process>, table: Table) -> Answer {
+    let total = rows.len();
+    let key = |row: &Process| match table.sort {
+        Sort::Pid => None,
+        Sort::Cpu => row.cpu_percent,
+        Sort::Memory => row.rss_bytes.map(|bytes| bytes as f64),
+        Sort::Read => row.read_bytes_per_second,
+        Sort::Write => row.write_bytes_per_second,
+    };
+    rows.sort_by(|a, b| {
+        let unknown = f64::NEG_INFINITY;
+        let descending = key(b).unwrap_or(unknown).total_cmp(&key(a).unwrap_or(unknown));
+        // The idle task is no process that anybody looks for among the busiest.
+        let idle_last = (a.pid == 0).cmp(&(b.pid == 0));
+        let order = if table.sort == Sort::Pid { std::cmp::Ordering::Equal } else { idle_last };
+        order.then(descending).then(a.pid.cmp(&b.pid))
+    });
+    rows.truncate(table.limit.unwrap_or(usize::MAX));
+    if table.full {
+        Answer::Processes(Processes {
+            total: Some(total),
+            processes: Some(rows),
+            ..Processes::default()
+        })
+    } else {
+        Answer::Pids(rows.into_iter().map(|row| row.pid).collect())
+    }
+}

@@ -1,0 +1,136 @@
+//! Every error answer: one table of statuses, as problem documents (RFC 9457).
+//!
+//! What a client reads says what is wrong with its request. Paths, statements and messages of the
+//! database stay in the log.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use nodestats_core::life::{RegistrationError, ResolveError};
+use nodestats_store as store;
+use nodestats_wire::{Problem, routes};
+
+/// An error answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    detail: String,
+    field: Option<String>,
+    names: Vec<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { status, kind: "about:blank", detail, field: None, names: Vec::new() }
+    }
+
+    /// 400: the request cannot be parsed.
+    pub(crate) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 400: one parameter of the query is wrong.
+    pub(crate) fn parameter(name: &str, detail: impl Into<String>) -> Self {
+        Self::malformed(detail).at(name)
+    }
+
+    /// 403: a request that no program of the user has sent.
+    pub(crate) fn foreign(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
+    /// 404: there is nothing under this name.
+    pub(crate) fn missing(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 405: the path exists, the method there does not.
+    pub(crate) fn method() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method; see Allow")
+    }
+
+    /// 408: the body did not arrive.
+    pub(crate) fn slow_body() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")
+    }
+
+    /// 413: the body is larger than this server takes.
+    pub(crate) fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    /// 422: the body is well formed, and a field of it is wrong.
+    pub(crate) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).at(field)
+    }
+
+    /// 503: the request may be sent again later.
+    pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    fn at(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<ResolveError> for ApiError {
+    fn from(error: ResolveError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ResolveError::Unknown { nearest, .. } => Self { names: nearest, ..Self::missing(detail) },
+            ResolveError::Gone { .. } => Self::missing(detail),
+            ResolveError::Ambiguous { uids, .. } => Self {
+                kind: "ambiguous-node",
+                names: uids,
+                ..Self::new(StatusCode::CONFLICT, detail)
+            },
+        }
+    }
+}
+
+impl From<RegistrationError> for ApiError {
+    fn from(error: RegistrationError) -> Self {
+        Self::field(error.field(), error.to_string())
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::error!(%error, source, "the store failed");
+        Self::unavailable("the history cannot be read or written at the moment")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            kind: self.kind.to_owned(),
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            field: self.field,
+            names: self.names,
+        };
+        let body = serde_json::to_vec(&problem).expect("a problem is plain data");
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(routes::PROBLEM_MEDIA_TYPE),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}

@@ -1,0 +1,197 @@
+//! Answers about a span of the past: an object keyed by time, oldest first, streamed, so that
+//! neither its length nor a slow reader costs memory.
+
+use std::collections::VecDeque;
+
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, HeaderValue, Uri, header};
+use nodestats_core::{Life, stored};
+use nodestats_store::{Order, SampleKey};
+use nodestats_wire::{Timestamp, routes};
+
+use crate::answer::{Detail, Unpacked, answer, unpack};
+use crate::query::Span;
+use crate::{ApiError, App};
+
+/// Samples that are read from the store at once.
+const PAGE: usize = 64;
+/// A piece of the answer is sent when it has this many bytes.
+const PIECE: usize = 32 << 10;
+
+/// Answers `detail` for each sample of the span.
+pub(crate) async fn respond(
+    app: &App,
+    life: &Life,
+    detail: Detail,
+    mut span: Span,
+    uri: &Uri,
+) -> Result<Response, ApiError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let next = next_page(app, &life.uid, &span).await?;
+    if let Some(next) = next {
+        // The page ends before the next one begins.
+        span.to = next.plus_micros(-1);
+        headers.insert(header::LINK, link(uri, next));
+    }
+    let first = app
+        .store
+        .samples(&life.uid, (span.from, span.to), None, Order::Ascending, 1)
+        .await?;
+    let first = first.first().and_then(|row| stored::read(row).ok()?.time());
+    if let Some(first) = first {
+        let resolution = format!("raw;from=\"{first}\";to=\"{}\"", span.to.min(App::now()));
+        if let Ok(value) = HeaderValue::try_from(resolution) {
+            headers.insert(routes::RESOLUTION_HEADER, value);
+        }
+    }
+    let mut cursor = Cursor::start(app.clone(), life.uid.clone(), detail, span).await?;
+    // The first piece is made before the headers go out, so that a store that fails is a 503.
+    let piece = cursor.next_piece().await?;
+    let pieces = stream::unfold((Some(piece), cursor), |(ready, mut cursor)| async move {
+        if let Some(piece) = ready {
+            return Some((Ok(piece), (None, cursor)));
+        }
+        match cursor.next_piece().await {
+            Ok(piece) if piece.is_empty() => None,
+            Ok(piece) => Some((Ok(piece), (None, cursor))),
+            // Too late for a status: the connection is cut, so that nobody takes it as complete.
+            Err(error) => {
+                cursor.finished = true;
+                Some((Err(std::io::Error::other(error.status().to_string())), (None, cursor)))
+            }
+        }
+    });
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}
+
+/// Where the page after a limited one begins; `None` where it is the last.
+async fn next_page(app: &App, uid: &str, span: &Span) -> Result<Option<Timestamp>, ApiError> {
+    let Some(limit) = span.limit else { return Ok(None) };
+    let nth = |from, n| app.store.nth_time(uid, (from, span.to), n);
+    let Some(step) = span.step else { return Ok(nth(span.from, limit).await?) };
+    let Some(first) = nth(span.from, 0).await? else { return Ok(None) };
+    let end = first.floor_to(step).plus_micros(step.saturating_mul(limit as i64));
+    Ok(if end <= span.to { nth(end, 0).await? } else { None })
+}
+
+/// The same request from `next` on (RFC 8288).
+fn link(uri: &Uri, next: Timestamp) -> HeaderValue {
+    let pairs: Vec<(String, String)> =
+        serde_urlencoded::from_str(uri.query().unwrap_or_default()).unwrap_or_default();
+    let others = pairs.into_iter().filter(|(name, _)| name != "from");
+    let from = ("from".to_owned(), next.to_string());
+    let query = serde_urlencoded::to_string(std::iter::once(from).chain(others).collect::<Vec<_>>());
+    let link = format!("<{}?{}>; rel=\"next\"", uri.path(), query.unwrap_or_default());
+    HeaderValue::try_from(link).expect("a path and an encoded query are ASCII")
+}
+
+/// A walk through stored samples that writes JSON as it goes.
+struct Cursor {
+    app: App,
+    uid: String,
+    detail: Detail,
+    span: Span,
+    page: VecDeque<Bytes>,
+    after: Option<SampleKey>,
+    /// The last sample of the step under way, not written yet: a later one may replace it, and
+    /// whether its key needs a fraction depends on what follows.
+    held: Option<(Timestamp, Bytes)>,
+    previous: Option<Unpacked>,
+    /// Second of the entry that was written last.
+    written: Option<i64>,
+    empty: bool,
+    finished: bool,
+}
+
+impl Cursor {
+    async fn start(app: App, uid: String, detail: Detail, span: Span) -> Result<Self, ApiError> {
+        let mut previous = None;
+        // The first entry's rates need the sample before the span.
+        if span.from > Timestamp::MIN {
+            let before = (Timestamp::MIN, span.from.plus_micros(-1));
+            let rows = app.store.samples(&uid, before, None, Order::Descending, 1).await?;
+            previous = rows.first().map(|row| unpack(row, detail)).transpose()?;
+        }
+        Ok(Self {
+            app,
+            uid,
+            detail,
+            span,
+            page: VecDeque::new(),
+            after: None,
+            held: None,
+            previous,
+            written: None,
+            empty: true,
+            finished: false,
+        })
+    }
+
+    /// The next piece of the body; an empty one is the end.
+    async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
+        let mut piece = Vec::new();
+        if self.finished {
+            return Ok(piece.into());
+        }
+        while piece.len() < PIECE {
+            let Some((time, payload)) = self.next_sample().await? else {
+                if let Some(held) = self.held.take() {
+                    self.write(&mut piece, held, None)?;
+                }
+                piece.extend_from_slice(if self.empty { b"{}" } else { b"}" });
+                self.finished = true;
+                break;
+            };
+            let key = self.span.step.map_or(time, |step| time.floor_to(step));
+            let same_step = |held: &(Timestamp, Bytes)| self.span.step.is_some() && held.0 == key;
+            if let Some(held) = self.held.take_if(|held| !same_step(held)) {
+                self.write(&mut piece, held, Some(key))?;
+            }
+            self.held = Some((key, payload));
+        }
+        Ok(piece.into())
+    }
+
+    async fn next_sample(&mut self) -> Result<Option<(Timestamp, Bytes)>, ApiError> {
+        if self.page.is_empty() {
+            let range = (self.span.from, self.span.to);
+            let store = &self.app.store;
+            let after = self.after.as_ref();
+            self.page = store.samples(&self.uid, range, after, Order::Ascending, PAGE).await?.into();
+        }
+        let Some(payload) = self.page.pop_front() else { return Ok(None) };
+        let key = stored::read(&payload).ok().and_then(|sample| SampleKey::of(&sample));
+        let Some(key) = key else {
+            return Err(ApiError::unavailable("a stored sample cannot be read"));
+        };
+        let time = key.time;
+        self.after = Some(key);
+        Ok(Some((time, payload)))
+    }
+
+    fn write(
+        &mut self,
+        piece: &mut Vec<u8>,
+        (key, payload): (Timestamp, Bytes),
+        next: Option<Timestamp>,
+    ) -> Result<(), ApiError> {
+        let sample = unpack(&payload, self.detail)?;
+        if let Some(answer) = answer(self.detail, self.previous.as_ref(), &sample) {
+            let second = key.second();
+            let shared = self.written == Some(second) || next.is_some_and(|next| next.second() == second);
+            let name = if shared { key.to_precise_key() } else { key.to_key() };
+            piece.push(if self.empty { b'{' } else { b',' });
+            serde_json::to_writer(&mut *piece, &name).expect("writing to memory");
+            piece.push(b':');
+            serde_json::to_writer(&mut *piece, &answer).expect("writing to memory");
+            self.empty = false;
+            self.written = Some(second);
+        }
+        self.previous = Some(sample);
+        Ok(())
+    }
+}

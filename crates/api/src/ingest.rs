@@ -1,0 +1,167 @@
+//! `PUT /nodes/{node}`: samples come in, as an agent's frames or as a third party's JSON.
+
+use axum::body::Body;
+use axum::extract::State;
+use http::{HeaderMap, StatusCode, Uri, header};
+use nodestats_core::life::{Life, When};
+use nodestats_core::{Frame, frame};
+use nodestats_store::NewSample;
+use nodestats_wire::v1::Reading;
+use nodestats_wire::{Timestamp, routes};
+
+use crate::query::NoQuery;
+use crate::routes::Node;
+use crate::{ApiError, App, body, query};
+
+/// Most samples of one request.
+const SAMPLES_LIMIT: usize = 10_000;
+/// A sample may be this far ahead of the server's clock: hosts whose clocks are wrong by hours
+/// exist, and one sample of the year 9999 would be "now" for ever.
+const AHEAD_MICROS: i64 = 24 * 3600 * 1_000_000;
+
+pub(crate) async fn put(
+    State(app): State<App>,
+    node: Node,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let NoQuery {} = query::parse(uri.query())?;
+    // Who is not registered learns it before a body of megabytes is read.
+    let life = app.resolve(&node, When::Now).await?;
+    let body = body::receive(&app, body).await?;
+    let now = App::now();
+    let is_frames = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes() == routes::FRAMES_MEDIA_TYPE.as_bytes());
+    let samples = if is_frames {
+        frames(&app, &body.bytes, now)?
+    } else {
+        readings(&app, &life, &body.bytes, now)?
+    };
+    let count = samples.len() as u64;
+    app.store.append(&life.uid, samples).await?;
+    app.metrics.stored(count);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn frames(app: &App, mut bytes: &[u8], now: Timestamp) -> Result<Vec<NewSample>, ApiError> {
+    let mut samples = Vec::new();
+    while !bytes.is_empty() {
+        let at = |error: frame::Error| {
+            ApiError::malformed(format!("frame {} of the body is damaged: {error}", samples.len()))
+        };
+        let (frame, own, rest) = Frame::split_first(bytes).map_err(at)?;
+        // What cannot be read later is refused now.
+        frame.sample().map_err(at)?;
+        check_time(app, frame.time, now, &format!("[{}].time", samples.len()))?;
+        samples.push(NewSample::from_frame(frame.time, frame.id, own));
+        check_count(samples.len())?;
+        bytes = rest;
+    }
+    if samples.is_empty() {
+        return Err(ApiError::malformed("the body has no frame"));
+    }
+    Ok(samples)
+}
+
+fn readings(
+    app: &App,
+    life: &Life,
+    bytes: &[u8],
+    now: Timestamp,
+) -> Result<Vec<NewSample>, ApiError> {
+    let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
+    let readings: Vec<Reading> =
+        if is_array { body::json(bytes)? } else { vec![body::json(bytes)?] };
+    check_count(readings.len())?;
+    let mut samples = Vec::with_capacity(readings.len());
+    for (index, mut reading) in readings.into_iter().enumerate() {
+        let field = |name: &str| if is_array { format!("[{index}].{name}") } else { name.to_owned() };
+        check_identity(life, &mut reading, &field)?;
+        let time = take_time(&mut reading, now, &field)?;
+        check_time(app, time, now, &field("time"))?;
+        samples.push(NewSample::from_reading(time, reading));
+    }
+    Ok(samples)
+}
+
+fn check_count(count: usize) -> Result<(), ApiError> {
+    if count > SAMPLES_LIMIT {
+        return Err(ApiError::too_large(format!("the body has more than {SAMPLES_LIMIT} samples")));
+    }
+    Ok(())
+}
+
+fn check_time(app: &App, time: Timestamp, now: Timestamp, field: &str) -> Result<(), ApiError> {
+    let horizon = app.store.horizon(now);
+    if time < horizon {
+        let detail = format!(
+            "the sample of {time} is older than the retention, which begins at {horizon}; \
+             it would be deleted at once (--retention keeps samples longer)"
+        );
+        return Err(ApiError::field(field, detail));
+    }
+    if time > now.plus_micros(AHEAD_MICROS) {
+        let detail = format!("the sample of {time} is more than a day ahead of the server's clock");
+        return Err(ApiError::field(field, detail));
+    }
+    Ok(())
+}
+
+/// The node's own names may stand in a sample, as `GET` gives them, and then they must be right.
+fn check_identity(
+    life: &Life,
+    reading: &mut Reading,
+    field: &dyn Fn(&str) -> String,
+) -> Result<(), ApiError> {
+    let named = [
+        ("uid", reading.uid.take(), &life.uid),
+        ("hostname", reading.hostname.take(), &life.registration.hostname),
+        ("ip", reading.ip.take(), &life.registration.ip),
+    ];
+    for (name, given, registered) in named {
+        if given.is_some_and(|given| given != *registered) {
+            let detail = format!("{} is another node's: this one has {registered:?}", field(name));
+            return Err(ApiError::field(field(name), detail));
+        }
+    }
+    Ok(())
+}
+
+/// The sample's time: its own, or that of a group that was taken from an answer as it stood, or
+/// now less its age. Groups may not contradict it, and lose what it says for them all.
+fn take_time(
+    reading: &mut Reading,
+    now: Timestamp,
+    field: &dyn Fn(&str) -> String,
+) -> Result<Timestamp, ApiError> {
+    let mut time = reading.time.take();
+    let age = reading.age_seconds.take();
+    let mut agree = |name: &str, group: Option<Timestamp>| match (time, group) {
+        (Some(time), Some(group)) if time != group => {
+            let name = field(&format!("{name}.time"));
+            Err(ApiError::field(&*name, format!("{name} is not the sample's time {time}")))
+        }
+        (None, Some(group)) => {
+            time = Some(group);
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    macro_rules! groups {
+        ($($group:ident),*) => {
+            $(if let Some(group) = &mut reading.$group {
+                agree(stringify!($group), group.time.take())?;
+                group.age_seconds = None;
+            })*
+        };
+    }
+    groups!(cpu, memory, disk, network, filesystems, pressure);
+    for (index, process) in reading.processes.iter_mut().flatten().enumerate() {
+        agree(&format!("processes[{index}]"), process.time.take())?;
+        process.age_seconds = None;
+    }
+    let aged = age.map(|age| now.plus_micros(-(age * 1e6) as i64));
+    Ok(time.or(aged).unwrap_or(now))
+}

@@ -1,0 +1,77 @@
+//! The HTTP API: routes, handlers, their description, and the page for people.
+//!
+//! Answers come from stored samples, never from a look at a host. Holds no process wiring: a
+//! program builds an [`App`] on an open store and serves its router.
+
+mod answer;
+mod body;
+mod error;
+mod guard;
+mod history;
+mod ingest;
+mod metrics;
+mod nodes;
+mod now;
+mod openapi;
+mod page;
+mod query;
+mod routes;
+mod serve;
+mod system;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use nodestats_store::Store;
+use nodestats_wire::Timestamp;
+
+pub use error::ApiError;
+pub use guard::Exposure;
+pub use metrics::Metrics;
+pub use routes::{openapi_document, router};
+pub use serve::serve;
+
+/// What the handlers work with. Cloning is cheap; all clones are one app.
+#[derive(Clone)]
+pub struct App {
+    store: Store,
+    options: Arc<Options>,
+    metrics: Arc<Metrics>,
+    bodies: body::Budget,
+    registrations: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// How the API behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The largest body of a request, in bytes.
+    pub body_limit: usize,
+    /// Who can reach the listener.
+    pub exposure: Exposure,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { body_limit: 8 << 20, exposure: Exposure::Loopback }
+    }
+}
+
+impl App {
+    /// An app on an open store.
+    pub fn new(store: Store, options: Options) -> Self {
+        Self {
+            store,
+            options: Arc::new(options),
+            metrics: Arc::default(),
+            bodies: body::Budget::default(),
+            registrations: Arc::default(),
+        }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_system(SystemTime::now())
+    }
+}
+
+#[cfg(test)]
+mod tests;

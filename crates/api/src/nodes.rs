@@ -1,0 +1,174 @@
+//! The registry of nodes: register, list, sign off.
+
+use std::net::IpAddr;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::{StatusCode, Uri, header};
+use nodestats_core::life::{self, Life, When};
+use nodestats_wire::v1::{NodeState, NodeView, Registration};
+use nodestats_wire::{Timestamp, routes};
+
+use crate::query::{DeleteQuery, ListQuery, NoQuery, State as Which};
+use crate::routes::Node;
+use crate::{ApiError, App, body, query};
+
+/// A node that has been silent for so long, or for six of its intervals, has lost its address to
+/// another that registers with the same name and address (an agent that lost its identity).
+const SILENCE_SECONDS: f64 = 300.0;
+
+pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
+    let query: ListQuery = query::parse(uri.query())?;
+    let (full, state, now) = (query.full()?, query.state()?, App::now());
+    let span = query.span(now)?;
+    if span.is_some() && !full {
+        return Err(ApiError::parameter("from", "from and to go with view=full"));
+    }
+    let mut lives = app.store.lives().await?;
+    lives.retain(|life| match state {
+        Which::Live => life.is_live(),
+        Which::Gone => !life.is_live(),
+        Which::All => true,
+    });
+    lives.sort_by_cached_key(|life| (address(life), life.registration.hostname.clone()));
+    if !full {
+        let mut addresses: Vec<&str> = lives.iter().map(|life| &*life.registration.ip).collect();
+        addresses.dedup();
+        return Ok(Json(addresses).into_response());
+    }
+    let mut views = Vec::with_capacity(lives.len());
+    for life in &lives {
+        let view = view(&app, life, now).await?;
+        let within = span.is_none_or(|(from, to)| {
+            view.first_sample.is_some_and(|first| first <= to)
+                && view.last_sample.is_some_and(|last| last >= from)
+        });
+        if within {
+            views.push(view);
+        }
+    }
+    Ok(Json(views).into_response())
+}
+
+fn address(life: &Life) -> Option<IpAddr> {
+    life.registration.ip.parse().ok()
+}
+
+async fn view(app: &App, life: &Life, now: Timestamp) -> Result<NodeView, ApiError> {
+    let last_sample = app.store.newest(&life.uid).await?;
+    let registration = life.registration.clone();
+    Ok(NodeView {
+        uid: life.uid.clone(),
+        hostname: registration.hostname,
+        ip: registration.ip,
+        state: if life.is_live() { NodeState::Live } else { NodeState::Gone },
+        registered_at: life.registered_at,
+        gone_at: life.gone_at,
+        first_sample: app.store.oldest(&life.uid).await?,
+        last_sample,
+        age_seconds: last_sample.map(|last| now.seconds_since(last).max(0.0)),
+        kernel: registration.kernel,
+        os: registration.os,
+        architecture: registration.architecture,
+        agent_version: registration.agent_version,
+        interval_seconds: registration.interval_seconds,
+    })
+}
+
+pub(crate) async fn register(State(app): State<App>, uri: Uri, body: Body) -> Result<Response, ApiError> {
+    let NoQuery {} = query::parse(uri.query())?;
+    let body = body::receive(&app, body).await?;
+    let registration: Registration = body::json(&body.bytes)?;
+    let (uid, registration) = life::identify(registration)?;
+    let now = App::now();
+    // One at a time: who reads a life and writes it back must not miss another's change.
+    let _turn = app.registrations.lock().await;
+    retire_silent_namesakes(&app, &uid, &registration, now).await?;
+    let (life, new) = match app.store.life(&uid).await? {
+        Some(mut life) => {
+            let before = life.clone();
+            let new = life.register(registration, now);
+            if life != before {
+                app.store.save_life(&life).await?;
+            }
+            (life, new)
+        }
+        None => {
+            let life = Life::new(uid, registration, now);
+            app.store.save_life(&life).await?;
+            (life, true)
+        }
+    };
+    if new {
+        tracing::info!(uid = life.uid, ip = life.registration.ip, "a node registered");
+    }
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    let location = routes::node(&life.registration.ip);
+    let view = view(&app, &life, now).await?;
+    Ok((status, [(header::LOCATION, location)], Json(view)).into_response())
+}
+
+async fn retire_silent_namesakes(
+    app: &App,
+    uid: &str,
+    registration: &Registration,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    for mut life in app.store.lives().await? {
+        let same = life.registration.ip == registration.ip
+            && life.registration.hostname == registration.hostname;
+        if !same || life.uid == uid || !life.is_live() {
+            continue;
+        }
+        let last = app.store.newest(&life.uid).await?.unwrap_or(life.registered_at);
+        let last = last.max(life.registered_at);
+        let intervals = f64::from(life.registration.interval_seconds.unwrap_or_default()) * 6.0;
+        if now.seconds_since(last) > SILENCE_SECONDS.max(intervals) {
+            tracing::info!(old = life.uid, new = uid, "a silent node's name and address are taken over");
+            life.retire(now);
+            app.store.save_life(&life).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn deregister(
+    State(app): State<App>,
+    node: Node,
+    uri: Uri,
+) -> Result<StatusCode, ApiError> {
+    let query: DeleteQuery = query::parse(uri.query())?;
+    let _turn = app.registrations.lock().await;
+    if query.purge()? {
+        // Of a node that is gone too: what it left is what is purged.
+        let when = When::Span(Timestamp::MIN, Timestamp::MAX);
+        let life = match app.resolve(&node, When::Now).await {
+            Err(error) if error.status() == StatusCode::NOT_FOUND => app.resolve(&node, when).await?,
+            found => found?,
+        };
+        app.store.purge(&life.uid).await?;
+        tracing::info!(uid = life.uid, "a node and its history were removed");
+    } else {
+        let mut life = app.resolve(&node, When::Now).await?;
+        life.retire(App::now());
+        app.store.save_life(&life).await?;
+        tracing::info!(uid = life.uid, ip = life.registration.ip, "a node signed off");
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl App {
+    /// The life that a name in a path means.
+    pub(crate) async fn resolve(&self, node: &Node, when: When) -> Result<Life, ApiError> {
+        // An agent asks by UID each time: one row, not all.
+        if let Some(life) = self.store.life(&node.0).await?
+            && (life.is_live() || when != When::Now)
+        {
+            return Ok(life);
+        }
+        let lives = self.store.lives().await?;
+        Ok(life::resolve(&lives, &node.0, when)?.clone())
+    }
+}

@@ -1,0 +1,95 @@
+//! Answers about one moment: now, or `at` a time of the past.
+
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderValue, header};
+use nodestats_core::{Life, stored};
+use nodestats_store::{Order, SampleKey};
+use nodestats_wire::v1::Reading;
+use nodestats_wire::{Timestamp, routes};
+
+use crate::answer::{Answer, Detail, Unpacked, answer, unpack};
+use crate::{ApiError, App};
+
+/// A third party may put one group at a time: the newest sample that has the one asked for is
+/// looked for among so many.
+const LOOK_BACK: usize = 64;
+
+/// Answers `detail` from the last sample at or before `moment`.
+pub(crate) async fn respond(
+    app: &App,
+    life: &Life,
+    detail: Detail,
+    moment: Option<Timestamp>,
+) -> Result<Response, ApiError> {
+    let now = App::now();
+    // A host whose clock is ahead has its newest sample in the future.
+    let until = moment.map_or(Timestamp::MAX, |moment| moment);
+    let found = find(app, &life.uid, detail, until).await?;
+    let (time, mut answer) = match found {
+        Some((time, answer)) => (Some(time), answer),
+        // A node that registered a moment ago exists, and has nothing to say yet.
+        None if detail == Detail::Summary && moment.is_none() => {
+            (None, Answer::Summary(Box::default()))
+        }
+        None => return Err(ApiError::missing(detail.missing())),
+    };
+    let mut headers = HeaderMap::new();
+    if let Some(time) = time {
+        let age = (moment.unwrap_or(now).seconds_since(time) * 1000.0).round() / 1000.0;
+        let age = age.max(0.0);
+        answer.stamp(time, age);
+        let text = |text: String| HeaderValue::try_from(text).expect("digits and dashes");
+        headers.insert(routes::SAMPLE_TIME_HEADER, text(time.to_string()));
+        headers.insert(header::AGE, text(format!("{age:.0}")));
+    }
+    if let Answer::Summary(reading) = &mut answer {
+        identify(reading, life);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let body = serde_json::to_vec(&answer).expect("an answer is plain data");
+    Ok((headers, body).into_response())
+}
+
+fn identify(reading: &mut Reading, life: &Life) {
+    reading.uid = Some(life.uid.clone());
+    reading.hostname = Some(life.registration.hostname.clone());
+    reading.ip = Some(life.registration.ip.clone());
+}
+
+async fn find(
+    app: &App,
+    uid: &str,
+    detail: Detail,
+    until: Timestamp,
+) -> Result<Option<(Timestamp, Answer)>, ApiError> {
+    let mut after: Option<SampleKey> = None;
+    // Newest first; what a sample says needs the one before it.
+    let mut current: Option<(Timestamp, Unpacked)> = None;
+    let mut seen = 0;
+    while seen <= LOOK_BACK {
+        let range = (Timestamp::MIN, until);
+        let page = app.store.samples(uid, range, after.as_ref(), Order::Descending, 2).await?;
+        let last_page = page.len() < 2;
+        for payload in page {
+            seen += 1;
+            let sample = stored::read(&payload).ok();
+            after = sample.as_ref().and_then(SampleKey::of);
+            let Some(time) = sample.and_then(|sample| sample.time()) else {
+                return Err(ApiError::unavailable("a stored sample cannot be read"));
+            };
+            let previous = unpack(&payload, detail)?;
+            if let Some((time, sample)) = &current
+                && let Some(answer) = answer(detail, Some(&previous), sample)
+            {
+                return Ok(Some((*time, answer)));
+            }
+            current = Some((time, previous));
+        }
+        if last_page {
+            break;
+        }
+    }
+    let oldest = current.and_then(|(time, sample)| Some((time, answer(detail, None, &sample)?)));
+    Ok(oldest)
+}

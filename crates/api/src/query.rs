@@ -1,0 +1,318 @@
+//! Query strings: what may stand in them, and what they mean together.
+
+use std::time::Duration;
+
+use nodestats_core::life::When;
+use nodestats_wire::{Timestamp, time};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::ApiError;
+
+/// Which samples of a node are asked for.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SpanQuery {
+    /// Begin of a span of history, included: `YYYY-MM-DD HH:MM:SS` (UTC), RFC 3339, or seconds
+    /// since 1970. Without it the span begins with the first sample.
+    from: Option<String>,
+    /// End of the span, included. Without it the span ends now.
+    to: Option<String>,
+    /// A moment: the last sample at or before it is answered.
+    at: Option<String>,
+    /// Answers one sample for each step, such as `60s`, keyed by the begin of the step: rates over
+    /// the whole step, gauges as they were at its last sample.
+    step: Option<String>,
+    /// At most so many entries of history, 1 to 10000; `Link` leads on to the next.
+    limit: Option<String>,
+}
+
+/// Which processes are asked for, and how.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProcessQuery {
+    /// Begin of a span of history, included.
+    from: Option<String>,
+    /// End of the span, included.
+    to: Option<String>,
+    /// A moment: the table as it was then.
+    at: Option<String>,
+    /// One sample for each step.
+    step: Option<String>,
+    /// `full` answers rows instead of process ids.
+    view: Option<String>,
+    /// Order of the rows: `pid`, or `cpu`, `memory`, `read` or `write`, the highest first.
+    sort: Option<String>,
+    /// At most so many rows of each table, 1 to 10000.
+    limit: Option<String>,
+}
+
+/// Which nodes are listed, and how.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// `full` answers objects instead of addresses.
+    view: Option<String>,
+    /// `live` (managed now), `gone` (signed off), or `all`. Without it `live`.
+    state: Option<String>,
+    /// With `view=full`: only lives with samples at or after this time.
+    from: Option<String>,
+    /// With `view=full`: only lives with samples at or before this time.
+    to: Option<String>,
+}
+
+/// What becomes of a node's history.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeleteQuery {
+    /// `true` removes the history too.
+    purge: Option<String>,
+}
+
+/// No query at all.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoQuery {}
+
+/// Reads a query string; an unknown or doubled parameter is an error that names it.
+pub(crate) fn parse<T: DeserializeOwned>(query: Option<&str>) -> Result<T, ApiError> {
+    serde_urlencoded::from_str(query.unwrap_or_default()).map_err(|error| {
+        let message = error.to_string();
+        let name = message.split('`').nth(1).unwrap_or_default().to_owned();
+        ApiError::parameter(&name, format!("the query cannot be read: {message}"))
+    })
+}
+
+/// The samples that are asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Samples {
+    /// The newest.
+    Now,
+    /// The last one at or before a moment.
+    At(Timestamp),
+    /// All of a span.
+    Span(Span),
+}
+
+/// A span of history.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Span {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    /// In microseconds.
+    pub(crate) step: Option<i64>,
+    pub(crate) limit: Option<usize>,
+}
+
+impl Samples {
+    pub(crate) fn when(&self) -> When {
+        match self {
+            Self::Now => When::Now,
+            Self::At(time) => When::Span(*time, *time),
+            Self::Span(span) => When::Span(span.from, span.to),
+        }
+    }
+}
+
+/// How process tables are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Rows instead of ids.
+    pub(crate) full: bool,
+    pub(crate) sort: Sort,
+    pub(crate) limit: Option<usize>,
+}
+
+/// Order of process rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    Pid,
+    Cpu,
+    Memory,
+    Read,
+    Write,
+}
+
+impl SpanQuery {
+    pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
+        let limit = limit(self.limit.as_deref())?;
+        let samples = samples(
+            (self.from.as_deref(), self.to.as_deref(), self.at.as_deref(), self.step.as_deref()),
+            limit,
+            now,
+        )?;
+        if limit.is_some() && !matches!(samples, Samples::Span(_)) {
+            return Err(ApiError::parameter("limit", "limit goes with from and to"));
+        }
+        Ok(samples)
+    }
+}
+
+impl ProcessQuery {
+    pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
+        let times =
+            (self.from.as_deref(), self.to.as_deref(), self.at.as_deref(), self.step.as_deref());
+        samples(times, None, now)
+    }
+
+    pub(crate) fn table(&self) -> Result<Table, ApiError> {
+        let full = full(self.view.as_deref())?;
+        let sort = match self.sort.as_deref() {
+            None | Some("pid") => Sort::Pid,
+            Some("cpu") => Sort::Cpu,
+            Some("memory") => Sort::Memory,
+            Some("read") => Sort::Read,
+            Some("write") => Sort::Write,
+            Some(_) => {
+                return Err(ApiError::parameter(
+                    "sort",
+                    "sort is one of pid, cpu, memory, read and write",
+                ));
+            }
+        };
+        if self.sort.is_some() && !full {
+            return Err(ApiError::parameter("sort", "sort goes with view=full"));
+        }
+        Ok(Table { full, sort, limit: limit(self.limit.as_deref())? })
+    }
+}
+
+/// Which lives are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Live,
+    Gone,
+    All,
+}
+
+impl ListQuery {
+    pub(crate) fn full(&self) -> Result<bool, ApiError> {
+        full(self.view.as_deref())
+    }
+
+    pub(crate) fn state(&self) -> Result<State, ApiError> {
+        match self.state.as_deref() {
+            None | Some("live") => Ok(State::Live),
+            Some("gone") => Ok(State::Gone),
+            Some("all") => Ok(State::All),
+            Some(_) => Err(ApiError::parameter("state", "state is one of live, gone and all")),
+        }
+    }
+
+    /// The span that lives must have samples in; `None` without one.
+    pub(crate) fn span(&self, now: Timestamp) -> Result<Option<(Timestamp, Timestamp)>, ApiError> {
+        if self.from.is_none() && self.to.is_none() {
+            return Ok(None);
+        }
+        let times = (self.from.as_deref(), self.to.as_deref(), None, None);
+        match samples(times, None, now)? {
+            Samples::Span(span) => Ok(Some((span.from, span.to))),
+            Samples::Now | Samples::At(_) => Ok(None),
+        }
+    }
+}
+
+impl DeleteQuery {
+    pub(crate) fn purge(&self) -> Result<bool, ApiError> {
+        match self.purge.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(ApiError::parameter("purge", "purge is true or false")),
+        }
+    }
+}
+
+fn full(view: Option<&str>) -> Result<bool, ApiError> {
+    match view {
+        None => Ok(false),
+        Some("full") => Ok(true),
+        Some(_) => Err(ApiError::parameter("view", "view is full, or absent")),
+    }
+}
+
+fn limit(limit: Option<&str>) -> Result<Option<usize>, ApiError> {
+    let Some(text) = limit else { return Ok(None) };
+    let limit = text.parse().ok().filter(|limit| (1..=10_000).contains(limit));
+    limit.map(Some).ok_or_else(|| ApiError::parameter("limit", "limit is a number from 1 to 10000"))
+}
+
+type Texts<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<&'a str>);
+
+fn samples(
+    (from, to, at, step): Texts,
+    limit: Option<usize>,
+    now: Timestamp,
+) -> Result<Samples, ApiError> {
+    let time = |name, text: Option<&str>| {
+        let parsed = text.map(str::parse::<Timestamp>).transpose();
+        parsed.map_err(|error| ApiError::parameter(name, error.to_string()))
+    };
+    let step = step.map(|text| {
+        let micros = time::parse_span(text).map(|span: Duration| span.as_micros() as i64);
+        micros.map_err(|error| ApiError::parameter("step", error.to_string()))
+    });
+    let step = step.transpose()?;
+    if let Some(at) = time("at", at)? {
+        if from.is_some() || to.is_some() || step.is_some() {
+            return Err(ApiError::parameter("at", "at goes without from, to and step"));
+        }
+        return Ok(Samples::At(at));
+    }
+    if from.is_none() && to.is_none() {
+        return match step {
+            Some(_) => Err(ApiError::parameter("step", "step goes with from and to")),
+            None => Ok(Samples::Now),
+        };
+    }
+    let from = time("from", from)?.unwrap_or(Timestamp::MIN);
+    // A time to the second means the whole second: what stands under it in an answer is in it.
+    let whole_second = to.is_some_and(|to| !to.contains('.'));
+    let to = time("to", to)?.unwrap_or(now);
+    let to = if whole_second { to.plus_micros(999_999) } else { to };
+    if from > to {
+        return Err(ApiError::parameter("from", "from is later than to"));
+    }
+    Ok(Samples::Span(Span { from, to, step, limit }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(query: &str) -> Result<Samples, ApiError> {
+        parse::<SpanQuery>(Some(query))?.samples(Timestamp::MAX)
+    }
+
+    #[test]
+    fn the_transcripts_times_are_a_span() {
+        let samples = span("from=2022-03-01+13%3A45%3A00&to=2022-03-28+00%3A00%3A00").expect("valid");
+        let Samples::Span(span) = samples else { panic!("a span: {samples:?}") };
+        assert_eq!(span.from.to_key(), "2022-03-01 13:45:00");
+        assert_eq!(span.to.to_precise_key(), "2022-03-28 00:00:00.999999");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for query in [
+            "from=yesterday",
+            "from=2022-03-02&to=2022-03-01",
+            "from=2022-03-01T00:00:00+01:00",
+            "step=10s",
+            "from=0&step=0s",
+            "from=0&step=x",
+            "at=0&from=0",
+            "limit=5",
+            "from=0&limit=0",
+            "from=0&limit=10001",
+            "form=0",
+            "from=0&from=1",
+        ] {
+            assert_eq!(span(query).map_err(|error| error.status().as_u16()), Err(400), "{query}");
+        }
+        for query in ["sort=cpu", "view=full&sort=name", "view=all", "limit=x"] {
+            let table = parse::<ProcessQuery>(Some(query)).and_then(|query| query.table());
+            assert!(table.is_err(), "{query}");
+        }
+    }
+}

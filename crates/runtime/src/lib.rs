@@ -1,0 +1,34 @@
+//! What every program of nodestats needs of its process: logs, signals, limits, default folders,
+//! and tasks that nobody forgets. Knows nothing of nodes and samples.
+
+pub mod directories;
+pub mod limits;
+pub mod logs;
+mod supervisor;
+
+pub use supervisor::Supervisor;
+
+/// Waits for SIGTERM or SIGINT, and names it.
+pub async fn shutdown_signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// Runs a program's main function, and ends the process: 0, or one sentence on standard error
+/// and 1. Causes follow the sentence, each once.
+pub fn exit(result: anyhow::Result<()>) -> std::process::ExitCode {
+    let Err(error) = result else { return std::process::ExitCode::SUCCESS };
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message = if message.is_empty() { cause } else { format!("{message}: {cause}") };
+        }
+    }
+    eprintln!("error: {message}");
+    std::process::ExitCode::FAILURE
+}
