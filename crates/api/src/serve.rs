@@ -19,7 +19,7 @@ const CONNECTIONS: usize = 1024;
 /// A client sends the head of a request within this time.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// Requests under way at the end have this long to finish.
-const END_PATIENCE: Duration = Duration::from_secs(2);
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves until `stop`, then lets the requests under way finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {

@@ -148,6 +148,7 @@ impl Collectors {
             interfaces,
             filesystems,
             pressure: pressure.flatten(),
+            process_count: processes.as_ref().map(|processes| processes.len() as u32),
             collectors: vec![
                 cpu_run, load_run, memory_run, disk_run, network_run, filesystems_run, pressure_run,
                 processes_run,

@@ -72,6 +72,7 @@ impl SysinfoReader {
             memory: Some(self.memory()),
             interfaces: Some(self.interfaces()),
             filesystems: Some(self.filesystems()),
+            process_count: Some(self.system.processes().len() as u32),
             ..Host::default()
         };
         Sample { host, processes: self.processes(boot_time.unwrap_or_default()) }

@@ -46,6 +46,8 @@ pub struct Host {
     pub filesystems: Option<Vec<Filesystem>>,
     /// Pressure stall information; `None` where the kernel has none.
     pub pressure: Option<Pressure>,
+    /// Number of processes; `None` where they could not be read.
+    pub process_count: Option<u32>,
     /// How each collector fared.
     pub collectors: Vec<CollectorRun>,
 }

@@ -15,6 +15,7 @@ pub fn host_reading(previous: Option<&Host>, current: &Host) -> Reading {
     let mut reading = Reading {
         boottime: current.boot_time_seconds,
         loadavg: current.load_average,
+        process_count: current.process_count.map(u64::from),
         collectors: Some(current.collectors.iter().map(collector).collect()),
         memory: current.memory.as_ref().map(memory),
         disk: current.disks.as_ref().map(|disks| disk(span, disks)),

@@ -1,0 +1,132 @@
+//! The program `kubectl-nodestats`: asks a nodestats server, and shows the answer to a person or
+//! a program. Standard output is data, standard error is talk.
+
+mod ask;
+mod show;
+mod table;
+mod times;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use nodestats_wire::client::{self, Client};
+
+/// Asks nodestats what nodes and their processes do, now and at any past moment.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-nodestats", version)]
+struct Arguments {
+    /// The server, such as `http://127.0.0.1:8080`.
+    #[arg(long, env = "NODESTATS_SERVER", value_name = "URL", global = true)]
+    server: Option<String>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Get(Get),
+}
+
+/// Shows all nodes, or one node, or one detail of it.
+///
+/// Times without a zone are your local time; write Z behind a time for UTC.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl nodestats get
+  kubectl nodestats get 192.168.2.10 --cpu
+  kubectl nodestats get web-1 --processes --sort memory --limit 10
+  kubectl nodestats get web-1 --memory --from '2026-03-01 13:45' --to '2026-03-01 14:45' --step 5m")]
+#[command(group = ArgGroup::new("detail").multiple(false))]
+pub(crate) struct Get {
+    /// Name, address or UID of a node; without it all nodes are listed.
+    node: Option<String>,
+    /// Its CPUs.
+    #[arg(long, group = "detail", requires = "node")]
+    cpu: bool,
+    /// Its memory.
+    #[arg(long, group = "detail", requires = "node")]
+    memory: bool,
+    /// Its block devices.
+    #[arg(long, group = "detail", requires = "node")]
+    disk: bool,
+    /// Its network interfaces.
+    #[arg(long, group = "detail", requires = "node")]
+    network: bool,
+    /// Its processes.
+    #[arg(long, group = "detail", requires = "node")]
+    processes: bool,
+    /// One of its processes.
+    #[arg(long, group = "detail", requires = "node", value_name = "N")]
+    pid: Option<u32>,
+    /// Begin of a span of history.
+    #[arg(long, requires = "node", value_name = "TIME")]
+    from: Option<String>,
+    /// End of the span [default: now].
+    #[arg(long, requires = "node", value_name = "TIME")]
+    to: Option<String>,
+    /// One entry for each step of the span, such as 60s or 5m.
+    #[arg(long, requires = "node", value_name = "TIME")]
+    step: Option<String>,
+    /// Order of processes, the highest first.
+    #[arg(long, value_enum, requires = "processes")]
+    sort: Option<Sort>,
+    /// At most so many processes.
+    #[arg(long, requires = "processes", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: Option<u32>,
+    /// Form of the answer; json is the API's own bytes.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Sort {
+    Pid,
+    Cpu,
+    Memory,
+    Read,
+    Write,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Wide,
+    Json,
+    Yaml,
+}
+
+/// A server has this long to answer; a long history is streamed within it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(arguments)));
+    nodestats_runtime::exit(result)
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let server = arguments.server.context(
+        "no server: give --server URL, or set NODESTATS_SERVER (http://127.0.0.1:8080 for \
+         `nodestats standalone` on this host)",
+    )?;
+    let client = Client::new(&server, PATIENCE)?;
+    let Command::Get(get) = arguments.command;
+    let zone = jiff::tz::TimeZone::system();
+    let question = ask::Question::new(&get, &zone)?;
+    let body = client.get(&question.path, &question.query).await.map_err(with_hint)?;
+    show::print(&get, &question, &body, &zone)
+}
+
+/// The names that the server knows are the best help.
+fn with_hint(error: client::Error) -> anyhow::Error {
+    let names = match &error {
+        client::Error::Refused(problem) => problem.names.join(", "),
+        _ => String::new(),
+    };
+    let error = anyhow::Error::from(error);
+    if names.is_empty() { error } else { anyhow::anyhow!("{error}\nhint: known names: {}", table::plain(&names)) }
+}

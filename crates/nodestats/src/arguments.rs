@@ -1,0 +1,112 @@
+//! The command line: what a person can say, and what it means.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use nodestats_store::Location;
+use nodestats_wire::time::{ParseSpanError, parse_span};
+
+/// Shows what every process on every node does with CPU, memory and disk, now and at any past
+/// moment.
+#[derive(Debug, Parser)]
+#[command(name = "nodestats", version, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Standalone(Standalone),
+    Api(Api),
+}
+
+/// Everything on one host: the API, this host's own agent, and an embedded database.
+///
+/// Open the printed address in a browser, or ask with curl:
+///
+///   curl -s localhost:8080/nodes/$(hostname)/cpu
+///   curl -s 'localhost:8080/nodes/'$(hostname)'/proc?view=full&sort=cpu&limit=5'
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Standalone {
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+
+    /// Folder of the database and of this host's identity [default: /var/lib/nodestats as root,
+    /// else nodestats in the XDG state directory].
+    #[arg(long, env = "NODESTATS_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Time between two samples of this host, such as 10s or 1m.
+    #[arg(long, env = "NODESTATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = interval)]
+    pub(crate) interval: Duration,
+
+    /// This node's address [default: the one that the way out uses].
+    #[arg(long, env = "NODESTATS_NODE_IP", value_name = "IP")]
+    pub(crate) node_ip: Option<IpAddr>,
+
+    /// This node's name [default: the host's].
+    #[arg(long, env = "NODESTATS_HOSTNAME", value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+
+    /// Where the host's / is mounted.
+    #[arg(long, env = "NODESTATS_HOST_ROOT", value_name = "DIR", default_value = "/")]
+    pub(crate) host_root: PathBuf,
+}
+
+/// The API and the database without an agent of its own.
+#[derive(Debug, Args)]
+pub(crate) struct Api {
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+
+    /// The database: `surrealkv://DIR` (embedded), `mem://` (embedded, gone at the end), or
+    /// `ws://HOST:PORT` and `wss://HOST:PORT` (a SurrealDB server).
+    #[arg(long, env = "NODESTATS_DATABASE", value_name = "URL")]
+    pub(crate) database: Location,
+
+    /// Root user of the SurrealDB server.
+    #[arg(long, env = "NODESTATS_DATABASE_USER", value_name = "NAME", requires = "database_password")]
+    pub(crate) database_user: Option<String>,
+
+    /// Its password; better given as variable, since arguments can be read by others.
+    #[arg(long, env = "NODESTATS_DATABASE_PASSWORD", value_name = "PASSWORD", hide_env_values = true, requires = "database_user")]
+    pub(crate) database_password: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serving {
+    /// Address to listen on; port 0 takes a free one. The line on standard output names it.
+    #[arg(long, env = "NODESTATS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+
+    /// How long samples are kept, by their own time, such as 36h or 14d.
+    #[arg(long, env = "NODESTATS_RETENTION", value_name = "TIME", default_value = "14d", value_parser = retention)]
+    pub(crate) retention: Duration,
+
+    /// The largest body of a request, in MiB.
+    #[arg(long, env = "NODESTATS_BODY_LIMIT_MIB", value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) body_limit_mib: u16,
+
+    /// Listen on an address that others can reach, although nobody is asked who they are: whoever
+    /// reaches it reads every process of every node and writes samples.
+    #[arg(long, env = "NODESTATS_INSECURE_NO_AUTH")]
+    pub(crate) insecure_no_auth: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_span(text).map_err(|error: ParseSpanError| error.to_string())?;
+    let allowed = Duration::from_millis(200)..=Duration::from_secs(3600);
+    if allowed.contains(&interval) { Ok(interval) } else { Err("an interval is from 200ms to 1h".to_owned()) }
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    let retention = parse_span(text).map_err(|error| error.to_string())?;
+    if retention < Duration::from_secs(60) {
+        return Err("a retention is at least 1m".to_owned());
+    }
+    Ok(retention)
+}

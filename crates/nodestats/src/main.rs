@@ -1,0 +1,32 @@
+//! The program `nodestats`: its subcommands, and nothing else.
+
+mod arguments;
+mod server;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command};
+use clap::Parser as _;
+use nodestats_runtime::{limits, logs};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    logs::init();
+    limits::raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // More threads do not make one host's history faster; each keeps memory of its own.
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    nodestats_runtime::exit(runtime.map_err(Into::into).and_then(|runtime| {
+        let result = runtime.block_on(async {
+            match arguments.command {
+                Command::Standalone(standalone) => server::standalone(standalone).await,
+                Command::Api(api) => server::api(api).await,
+            }
+        });
+        // A collector may hang in the kernel: the end does not wait for it.
+        runtime.shutdown_background();
+        result
+    }))
+}

@@ -1,0 +1,145 @@
+//! Wiring of the subcommands that serve: store, API, and this host's agent.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+use nodestats_api::{App, Exposure, Options};
+use nodestats_runtime::{Supervisor, directories, limits};
+use nodestats_store::{Credentials, Location, MemoryBudget, Store};
+use nodestats_wire::Timestamp;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::{Api, Serving, Standalone};
+
+/// Between two looks at what is older than the retention.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// `nodestats standalone`.
+pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
+    let data_dir = arguments.data_dir.unwrap_or_else(|| directories::state("nodestats"));
+    let location = Location::Directory(data_dir.clone());
+    let (server, address) = Server::start(&arguments.serving, &location).await?;
+    let config = nodestats_agent::Config {
+        server: format!("http://{}", reachable(address)),
+        interval: arguments.interval,
+        node_ip: arguments.node_ip,
+        hostname: arguments.hostname,
+        host_root: arguments.host_root,
+        state_dir: data_dir.join("agent"),
+        // Its server is this process: what waits here waits for the disk.
+        buffer_bytes: 4 << 20,
+    };
+    server.run(Some(config)).await
+}
+
+/// `nodestats api`.
+pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
+    let mut location = arguments.database;
+    if let Location::Remote { credentials, .. } = &mut location {
+        let given = arguments.database_user.zip(arguments.database_password);
+        *credentials = given.map(|(user, password)| Credentials { user, password });
+    }
+    let (server, _) = Server::start(&arguments.serving, &location).await?;
+    server.run(None).await
+}
+
+/// The address that this process reaches its own listener by.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    address
+}
+
+/// A listener and an open store.
+struct Server {
+    listener: TcpListener,
+    store: Store,
+    options: Options,
+}
+
+impl Server {
+    async fn start(serving: &Serving, location: &Location) -> anyhow::Result<(Self, SocketAddr)> {
+        let listen = serving.listen;
+        let exposure = match listen.ip().is_loopback() {
+            true => Exposure::Loopback,
+            false if serving.insecure_no_auth => Exposure::Network,
+            false => bail!(
+                "{listen} can be reached by others, and nobody is asked who they are: listen on \
+                 127.0.0.1, or accept that with --insecure-no-auth"
+            ),
+        };
+        let memory = MemoryBudget::from_limit(limits::memory());
+        let options = nodestats_store::Options { retention: serving.retention, memory };
+        // The listener first: an address in use is found before a database is made.
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen}"))?;
+        let address = listener.local_addr()?;
+        let store = Store::open(location, &options).await?;
+        if exposure == Exposure::Network {
+            tracing::warn!(%address, "whoever reaches this address may read and write everything");
+        }
+        let body_limit = usize::from(serving.body_limit_mib) << 20;
+        let options = Options { body_limit, exposure };
+        Ok((Self { listener, store, options }, address))
+    }
+
+    /// Serves until a signal; then the agent ends first, so that its last samples are taken, then
+    /// the requests under way, then the database.
+    async fn run(self, agent: Option<nodestats_agent::Config>) -> anyhow::Result<()> {
+        let address = self.listener.local_addr()?;
+        let app = App::new(self.store.clone(), self.options);
+        let mut supervisor = Supervisor::default();
+        let stop = supervisor.stop_token();
+        let server_stop = CancellationToken::new();
+        let (listener, serving_until) = (self.listener, server_stop.clone());
+        supervisor.spawn("the server", async move {
+            nodestats_api::serve(listener, nodestats_api::router(app), serving_until).await;
+            Ok(())
+        });
+        supervisor.spawn("retention", retention(self.store.clone(), stop.clone()));
+        supervisor.spawn("the agent", async move {
+            let result = match agent {
+                Some(config) => nodestats_agent::run(config, stop).await,
+                None => {
+                    stop.cancelled().await;
+                    Ok(())
+                }
+            };
+            server_stop.cancel();
+            result
+        });
+        // The one line for programs that started this one.
+        let mut stdout = std::io::stdout().lock();
+        let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+        drop(stdout);
+        let result = supervisor.run(nodestats_runtime::shutdown_signal()).await;
+        self.store.close().await;
+        result
+    }
+}
+
+async fn retention(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        let done = tokio::select! {
+            done = store.retain(Timestamp::from_system(SystemTime::now())) => done,
+            () = stop.cancelled() => return Ok(()),
+        };
+        if let Err(error) = done {
+            // The database may be away for a while; the next look finds the rest.
+            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "retention failed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETENTION_INTERVAL) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Real agents and a real server: register, push, buffer, backfill, sign off.
+
+use std::path::Path;
+
+use nodestats_testkit::{Program, eventually};
+use nodestats_wire::client::Client;
+use serde_json::Value;
+
+fn api(data_dir: &Path, port: u16) -> Program {
+    let listen = format!("127.0.0.1:{port}");
+    let database = format!("surrealkv://{}", data_dir.display());
+    Program::serve(&["api", "--listen", &listen, "--database", &database])
+}
+
+fn agent(server: &str, state_dir: &Path, ip: &str) -> Program {
+    let state_dir = state_dir.to_str().expect("UTF-8");
+    Program::agent(
+        server,
+        &["--state-dir", state_dir, "--node-ip", ip, "--hostname", "test-node", "--interval", "200ms"],
+    )
+}
+
+async fn get(client: &Client, path: &str) -> Option<Value> {
+    let body = client.get(path, &[]).await.ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+/// Times of all samples of a node, oldest first, in seconds.
+async fn times(client: &Client, node: &str) -> Option<Vec<f64>> {
+    let history = get(client, &format!("/{node}?from=0")).await?;
+    let time = |key: &String| key.parse::<nodestats_wire::Timestamp>().expect("a time").seconds();
+    Some(history.as_object()?.keys().map(time).collect())
+}
+
+#[tokio::test]
+async fn an_agent_registers_pushes_and_signs_off() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let server = api(&folder.path().join("data"), 0);
+    let client = server.client();
+    let agent = agent(server.url(), &folder.path().join("state"), "192.168.2.10");
+    eventually("rates", async || {
+        get(&client, "/nodes/192.168.2.10/cpu").await?["usage_percent"].as_f64()
+    })
+    .await;
+    assert_eq!(get(&client, "/nodes").await, Some(serde_json::json!(["192.168.2.10"])));
+    assert_eq!(agent.terminate().code(), Some(0));
+    assert_eq!(get(&client, "/nodes").await, Some(serde_json::json!([])));
+    assert!(client.get("/nodes/192.168.2.10", &[]).await.is_err_and(|error| error.status() == Some(404)));
+    assert!(times(&client, "192.168.2.10").await.is_some_and(|times| times.len() >= 2));
+}
+
+#[tokio::test]
+async fn what_was_sampled_while_the_server_was_away_is_not_lost() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (data, state) = (folder.path().join("data"), folder.path().join("state"));
+    let server = api(&data, 0);
+    let (url, port, client) = (server.url().to_owned(), server.port(), server.client());
+    let agent = agent(&url, &state, "192.168.2.10");
+    let before = eventually("samples", async || {
+        times(&client, "192.168.2.10").await.filter(|times| times.len() >= 3)
+    })
+    .await;
+    server.kill();
+    // As many intervals pass without a server as there were samples.
+    let away = std::time::Instant::now();
+    eventually("an outage", async || (away.elapsed().as_secs_f64() > 2.0).then_some(())).await;
+    let server = api(&data, port);
+    let back = nodestats_wire::Timestamp::from_system(std::time::SystemTime::now()).seconds();
+    let after = eventually("the past and the present", async || {
+        let times = times(&client, "192.168.2.10").await?;
+        let complete = times.windows(2).all(|pair| pair[1] - pair[0] < 1.0);
+        (complete && *times.last()? > back).then_some(times)
+    })
+    .await;
+    assert!(after.starts_with(&before));
+    assert!(after.len() > before.len() + 5, "{before:?} {after:?}");
+    assert_eq!(agent.terminate().code(), Some(0));
+    drop(server);
+}
+
+#[tokio::test]
+async fn an_agent_that_the_server_forgot_registers_again() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let server = api(&folder.path().join("data"), 0);
+    let client = server.client();
+    let _agent = agent(server.url(), &folder.path().join("state"), "192.168.2.10");
+    let uid = async || get(&client, "/nodes?view=full").await?[0]["uid"].as_str().map(str::to_owned);
+    let first = eventually("a sample", async || {
+        times(&client, "192.168.2.10").await.filter(|times| !times.is_empty())?;
+        uid().await
+    })
+    .await;
+    client.get("/nodes", &[]).await.expect("listed");
+    client.deregister(&format!("{first}")).await.expect("signed off");
+    eventually("the node is back", async || {
+        let live = get(&client, "/nodes").await? == serde_json::json!(["192.168.2.10"]);
+        live.then_some(())
+    })
+    .await;
+    assert_eq!(uid().await, Some(first));
+}
+
+#[tokio::test]
+async fn two_agents_on_one_machine_are_two_nodes() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let server = api(&folder.path().join("data"), 0);
+    let client = server.client();
+    let state = folder.path().join("state");
+    let _agents = [agent(server.url(), &state, "192.168.2.10"), agent(server.url(), &state, "192.168.2.56")];
+    eventually("both", async || {
+        let both = get(&client, "/nodes").await? == serde_json::json!(["192.168.2.10", "192.168.2.56"]);
+        both.then_some(())
+    })
+    .await;
+    // They share a name: it is answered with both identities, never with a guess.
+    let error = client.get("/nodes/test-node/cpu", &[]).await.expect_err("ambiguous");
+    assert_eq!(error.status(), Some(409));
+    let state_dir = state.to_str().expect("UTF-8");
+    let third = Program::run(
+        "nodestats-agent",
+        &["--server", server.url(), "--state-dir", state_dir, "--node-ip", "192.168.2.10", "--hostname", "test-node"],
+    );
+    assert_eq!(third.status.code(), Some(1), "{third:?}");
+    assert!(third.stderr.contains("is this node already"), "{third:?}");
+}
+
+#[tokio::test]
+async fn the_plugin_shows_tables_to_people_and_the_apis_bytes_to_programs() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let server = api(&folder.path().join("data"), 0);
+    let client = server.client();
+    let agent = agent(server.url(), &folder.path().join("state"), "192.168.2.10");
+    eventually("rates", async || {
+        get(&client, "/nodes/192.168.2.10/cpu").await?["usage_percent"].as_f64()
+    })
+    .await;
+    let plugin = |arguments: &[&str]| {
+        let all: Vec<&str> = ["--server", server.url(), "get"].iter().chain(arguments).copied().collect();
+        Program::run("kubectl-nodestats", &all)
+    };
+    for (arguments, expected) in [
+        (&[][..], "192.168.2.10   test-node   live"),
+        (&["192.168.2.10"], "MEMORY%"),
+        (&["192.168.2.10", "--cpu"], "USAGE%"),
+        (&["192.168.2.10", "--memory"], "AVAILABLE"),
+        (&["192.168.2.10", "--disk"], "BUSY%"),
+        (&["test-node", "--network", "-o", "wide"], "RX ERRORS/S"),
+        (&["test-node", "--processes", "--sort", "memory", "--limit", "5"], "COMMAND"),
+        (&["test-node", "--pid", "0"], "System Idle process"),
+        (&["test-node", "--cpu", "--from", "2026-01-01", "--step", "1s"], "TIME"),
+        (&["test-node", "--cpu", "-o", "yaml"], "usage_percent:"),
+    ] {
+        let run = plugin(arguments);
+        assert!(run.status.success() && run.stdout.contains(expected), "{arguments:?}: {run:?}");
+    }
+    assert_eq!(plugin(&["test-node", "--processes", "--limit", "5"]).stdout.lines().count(), 7);
+    // Once the agent is gone nothing changes any more.
+    assert_eq!(agent.terminate().code(), Some(0));
+    let run = plugin(&["test-node", "--memory", "--from", "2026-01-01", "--to", "2036-01-01", "-o", "json"]);
+    let query = [("from", "2026-01-01".to_owned()), ("to", "2036-01-01".to_owned())];
+    let body = client.get("/nodes/test-node/memory", &query).await.expect("answered");
+    assert_eq!(run.stdout.as_bytes(), body);
+    let unknown = plugin(&["192.168.2.11", "--cpu"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(unknown.stderr.contains("no node is named"), "{unknown:?}");
+}

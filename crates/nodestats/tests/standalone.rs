@@ -1,0 +1,148 @@
+//! The real program on this host: first answer, restart, refusals, orderly end.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nodestats_testkit::{Program, Run, eventually};
+use nodestats_wire::client::Client;
+use serde_json::Value;
+
+fn standalone(data_dir: &Path) -> Program {
+    let data_dir = data_dir.to_str().expect("UTF-8");
+    Program::serve(&["standalone", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--interval", "1s"])
+}
+
+async fn get(client: &Client, path: &str) -> Option<Value> {
+    let body = client.get(path, &[]).await.ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+fn refused(run: &Run) -> &str {
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert_eq!(run.stdout, "", "{run:?}");
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    let [line] = lines[..] else { panic!("one sentence: {run:?}") };
+    line.strip_prefix("error: ").expect("an error")
+}
+
+#[tokio::test]
+async fn this_host_answers_with_rates_and_has_this_process() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let server = standalone(folder.path());
+    let client = server.client();
+    let address = eventually("the node", async || {
+        get(&client, "/nodes").await?.as_array()?.first()?.as_str().map(str::to_owned)
+    })
+    .await;
+    let cpu = eventually("rates", async || {
+        let cpu = get(&client, &format!("/nodes/{address}/cpu")).await?;
+        cpu["usage_percent"].is_number().then_some(cpu)
+    })
+    .await;
+    assert!(cpu["cpus"].as_array().is_some_and(|cpus| !cpus.is_empty()), "{cpu}");
+    assert!(cpu["time"].is_string() && cpu["age_seconds"].is_number(), "{cpu}");
+    let own = std::process::id();
+    let process = eventually("this process", async || {
+        get(&client, &format!("/nodes/{address}/proc/{own}")).await
+    })
+    .await;
+    assert_eq!(process["pid"], own);
+    let command: Vec<String> = std::env::args().collect();
+    assert_eq!(process["command_line"], command.join(" "));
+    let node = get(&client, &format!("/nodes/{address}")).await.expect("the node");
+    for key in ["boottime", "loadavg", "cpu_usage_percent", "memory_usage_percent", "process_count"] {
+        assert!(!node[key].is_null(), "{key}: {node}");
+    }
+}
+
+#[tokio::test]
+async fn started_again_the_host_is_the_same_and_its_history_goes_on() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut uids = Vec::new();
+    let mut entries = 0;
+    for _ in 0..2 {
+        let server = standalone(folder.path());
+        let client = server.client();
+        let uid = eventually("a node with new samples", async || {
+            let nodes = get(&client, "/nodes?view=full").await?;
+            let uid = nodes[0]["uid"].as_str()?.to_owned();
+            let history = get(&client, &format!("/nodes/{uid}/memory?from=0")).await?;
+            let count = history.as_object()?.len();
+            (count >= entries + 2).then_some((uid, count))
+        })
+        .await;
+        uids.push(uid.0);
+        entries = uid.1;
+        let begin = Instant::now();
+        assert_eq!(server.terminate().code(), Some(0));
+        // Part of what the program promises, with time to spare on a busy machine.
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+    assert_eq!(uids[0], uids[1]);
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_process_and_no_older_program() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data_dir = folder.path().to_str().expect("UTF-8");
+    let start = |dir: &str| {
+        Program::run("nodestats", &["standalone", "--listen", "127.0.0.1:0", "--data-dir", dir])
+    };
+    let server = standalone(folder.path());
+    let sentence = start(data_dir);
+    assert!(refused(&sentence).contains("is in use by another nodestats process"));
+    assert_eq!(server.terminate().code(), Some(0));
+
+    let schema = folder.path().join("nodestats.schema");
+    std::fs::write(&schema, "99\n").expect("written");
+    let before = listing(folder.path());
+    let sentence = start(data_dir);
+    assert!(refused(&sentence).contains("has schema 99"));
+    assert_eq!(listing(folder.path()), before);
+
+    let sentence = start("/proc/nodestats");
+    assert!(refused(&sentence).contains("cannot be written"));
+}
+
+/// Every file below, with its size and when it changed.
+fn listing(folder: &Path) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("readable").flatten() {
+        let data = entry.metadata().expect("readable");
+        found.push((entry.path(), data.len(), data.modified().expect("known")));
+        if data.is_dir() {
+            found.extend(listing(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn an_address_that_others_reach_needs_a_word() {
+    let run = Program::run("nodestats", &["api", "--listen", "0.0.0.0:0", "--database", "mem://"]);
+    assert!(refused(&run).contains("--insecure-no-auth"));
+    drop(Program::serve(&["api", "--listen", "0.0.0.0:0", "--database", "mem://", "--insecure-no-auth"]));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_made() {
+    for arguments in [
+        &["standalone", "--interval", "0s"][..],
+        &["standalone", "--interval", "fast"],
+        &["standalone", "--retention", "1s"],
+        &["standalone", "--listen", "8080"],
+        &["api", "--database", "rocksdb:///tmp/x"],
+        &["api"],
+        &[],
+    ] {
+        let run = Program::run("nodestats", arguments);
+        assert_eq!(run.status.code(), Some(2), "{arguments:?}: {run:?}");
+    }
+    for (name, arguments) in
+        [("nodestats", &["--version"][..]), ("nodestats", &["standalone", "--help"]), ("nodestats-agent", &["--help"]), ("kubectl-nodestats", &["get", "--help"])]
+    {
+        let run = Program::run(name, arguments);
+        assert!(run.status.success() && !run.stdout.is_empty(), "{run:?}");
+    }
+}

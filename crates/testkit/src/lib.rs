@@ -1,0 +1,30 @@
+//! What tests share: running the real programs, asking them, and samples to send. Never shipped.
+//!
+//! Tests wait for conditions, never for a guessed time.
+
+mod program;
+mod samples;
+
+pub use program::{Program, Run};
+pub use samples::Frames;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Longest wait for a condition; only a test that fails takes it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// After [`PATIENCE`], naming `what`.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}

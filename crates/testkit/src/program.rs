@@ -1,0 +1,122 @@
+//! The real programs as processes.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use nodestats_wire::client::Client;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::PATIENCE;
+
+/// A program that runs; killed when it is dropped.
+pub struct Program {
+    child: Child,
+    address: String,
+}
+
+/// A program that ended by itself.
+#[derive(Debug)]
+pub struct Run {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// The path of a program of this workspace, beside the running test.
+fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test is a program");
+    let folder = test.ancestors().nth(2).expect("tests are in deps/ of the folder of programs");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: cargo build --workspace makes it", path.display());
+    path
+}
+
+fn command(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary(name));
+    command.args(arguments).stdin(Stdio::null());
+    // What a person has set must not reach a test.
+    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("NODESTATS_")) {
+        command.env_remove(variable);
+    }
+    command
+}
+
+impl Program {
+    /// Starts `nodestats` and waits until it listens.
+    ///
+    /// # Panics
+    /// Where it ends instead.
+    pub fn serve(arguments: &[&str]) -> Self {
+        let mut child = command("nodestats", arguments).stdout(Stdio::piped()).spawn().expect("starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("readable");
+        let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        let address = address.unwrap_or_else(|| panic!("nodestats {arguments:?} printed {line:?}"));
+        Self { child, address }
+    }
+
+    /// Starts an agent for the server at `server`.
+    pub fn agent(server: &str, arguments: &[&str]) -> Self {
+        let all: Vec<&str> = ["--server", server].iter().chain(arguments).copied().collect();
+        let child = command("nodestats-agent", &all).spawn().expect("starts");
+        Self { child, address: server.to_owned() }
+    }
+
+    /// Runs a program to its end.
+    pub fn run(name: &str, arguments: &[&str]) -> Run {
+        let output = command(name, arguments).output().expect("starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Run { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// The server's URL.
+    pub fn url(&self) -> &str {
+        &self.address
+    }
+
+    /// The server's port.
+    pub fn port(&self) -> u16 {
+        self.address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+    }
+
+    /// A client for the server.
+    pub fn client(&self) -> Client {
+        Client::new(&self.address, PATIENCE).expect("a URL")
+    }
+
+    /// Kills it without a chance to do anything (SIGKILL).
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ended");
+    }
+
+    /// Asks it to end (SIGTERM), and waits until it did.
+    ///
+    /// # Panics
+    /// Where it has not ended within [`PATIENCE`].
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        kill_process(Pid::from_raw(pid).expect("a pid"), Signal::TERM).expect("it runs");
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
