@@ -73,5 +73,3 @@ impl App {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -68,7 +68,8 @@ async fn what_was_sampled_while_the_server_was_away_is_not_lost() {
     let back = nodestats_wire::Timestamp::from_system(std::time::SystemTime::now()).seconds();
     let after = eventually("the past and the present", async || {
         let times = times(&client, "192.168.2.10").await?;
-        let complete = times.windows(2).all(|pair| pair[1] - pair[0] < 1.0);
+        // The outage took more than two seconds; the key of a second's only sample is cut to it.
+        let complete = times.windows(2).all(|pair| pair[1] - pair[0] < 1.5);
         (complete && *times.last()? > back).then_some(times)
     })
     .await;
@@ -90,8 +91,7 @@ async fn an_agent_that_the_server_forgot_registers_again() {
         uid().await
     })
     .await;
-    client.get("/nodes", &[]).await.expect("listed");
-    client.deregister(&format!("{first}")).await.expect("signed off");
+    client.deregister(&first).await.expect("signed off");
     eventually("the node is back", async || {
         let live = get(&client, "/nodes").await? == serde_json::json!(["192.168.2.10"]);
         live.then_some(())

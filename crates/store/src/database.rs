@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use surrealdb::engine::local::Db;
@@ -31,6 +32,9 @@ pub enum Error {
     /// The embedded database failed.
     #[error("{0}")]
     Datastore(String),
+    /// It was closed.
+    #[error("the database was closed")]
+    Closed,
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -49,6 +53,7 @@ enum Connection {
 #[derive(Clone)]
 pub(crate) struct Database {
     connection: Connection,
+    closed: Arc<AtomicBool>,
     // Given back when the last clone is gone.
     _directory: Option<Arc<Directory>>,
 }
@@ -83,7 +88,7 @@ impl Database {
                 embedded(&surrealkv_url(directory.database()), configuration(memory)).await?
             }
         };
-        let database = Self { connection, _directory: directory.map(Arc::new) };
+        let database = Self { connection, closed: Arc::default(), _directory: directory.map(Arc::new) };
         let define = "DEFINE TABLE IF NOT EXISTS node SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS sample SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS meta SCHEMALESS;";
@@ -97,6 +102,9 @@ impl Database {
         statements: &str,
         variables: Variables,
     ) -> Result<IndexedResults, Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
         match &self.connection {
             Connection::Embedded { client, .. } => {
                 Ok(client.query(statements).bind(variables).await?.check()?)
@@ -132,6 +140,7 @@ impl Database {
 
     /// Closes an embedded database in order; a server's connection ends with its last clone.
     pub(crate) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         if let Connection::Embedded { datastore, .. } = &self.connection
             && let Err(error) = datastore.shutdown().await
         {

@@ -1,1 +1,0 @@
-//! Routes on a real in-memory database.
