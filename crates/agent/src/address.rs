@@ -11,18 +11,28 @@ const OUTSIDE: (&str, u16) = ("192.0.2.1", 9);
 /// The address that the route to the server uses. Towards a server on this host that would be
 /// loopback, which says nothing: then the one that the way out uses.
 pub(crate) async fn towards(server: &str, port: u16) -> IpAddr {
-    let to_server = source_address((server, port)).await.filter(|ip| !ip.is_loopback());
+    let to_server = source_address((server, port))
+        .await
+        .filter(|ip| !ip.is_loopback());
     match to_server {
         Some(ip) => ip,
-        None => source_address(OUTSIDE).await.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        None => source_address(OUTSIDE)
+            .await
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
     }
 }
 
 /// A connected UDP socket has the source address of its route; nothing is sent.
 async fn source_address(target: (&str, u16)) -> Option<IpAddr> {
     for target in tokio::net::lookup_host(target).await.ok()? {
-        let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let Ok(socket) = UdpSocket::bind(any).await else { continue };
+        let any = if target.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
+        let Ok(socket) = UdpSocket::bind(any).await else {
+            continue;
+        };
         if socket.connect(target).await.is_ok() {
             let ip = socket.local_addr().ok()?.ip();
             return (!ip.is_unspecified()).then_some(ip);

@@ -17,7 +17,9 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The wait after one more failure; `random` is any number.
     pub(crate) fn next(&mut self, random: u64) -> Duration {
-        let whole = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        let whole = FIRST
+            .saturating_mul(1 << self.failures.min(10))
+            .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         let share = (random % 1024) as f64 / 1024.0;
         whole.mul_f64(0.5 + share / 2.0)

@@ -40,7 +40,10 @@ impl Identity {
         hostname: Option<&str>,
     ) -> Result<Self, Error> {
         let path = directory.join(file_name(node_ip, hostname));
-        let not_writable = |source| Error::NotWritable { path: directory.to_owned(), source };
+        let not_writable = |source| Error::NotWritable {
+            path: directory.to_owned(),
+            source,
+        };
         fs::create_dir_all(directory).map_err(not_writable)?;
         let mut file = File::options()
             .create(true)
@@ -59,13 +62,18 @@ impl Identity {
         let uid = match text.trim() {
             "" => {
                 let uid = Uuid::new_v4();
-                file.rewind().and_then(|()| writeln!(file, "{uid}")).map_err(not_writable)?;
+                file.rewind()
+                    .and_then(|()| writeln!(file, "{uid}"))
+                    .map_err(not_writable)?;
                 file.sync_all().map_err(not_writable)?;
                 uid
             }
             kept => Uuid::parse_str(kept).map_err(|_| Error::Damaged { path: path.clone() })?,
         };
-        Ok(Self { uid: uid.to_string(), _lock: file })
+        Ok(Self {
+            uid: uid.to_string(),
+            _lock: file,
+        })
     }
 
     /// The UUID.
@@ -76,10 +84,19 @@ impl Identity {
 
 fn file_name(node_ip: Option<IpAddr>, hostname: Option<&str>) -> String {
     let mut name = "node-id".to_owned();
-    for told in [node_ip.map(|ip| ip.to_string()), hostname.map(str::to_owned)] {
+    for told in [
+        node_ip.map(|ip| ip.to_string()),
+        hostname.map(str::to_owned),
+    ] {
         let told = told.unwrap_or_default();
         name.push('_');
-        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-:".contains(c) { c } else { '+' };
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() || ".-:".contains(c) {
+                c
+            } else {
+                '+'
+            }
+        };
         name.extend(told.chars().take(80).map(plain));
     }
     name.trim_end_matches('_').to_owned()
@@ -91,7 +108,10 @@ mod tests {
 
     fn uid(directory: &Path, ip: Option<&str>, hostname: Option<&str>) -> String {
         let ip = ip.map(|ip| ip.parse().expect("an address"));
-        Identity::open(directory, ip, hostname).expect("opens").uid().to_owned()
+        Identity::open(directory, ip, hostname)
+            .expect("opens")
+            .uid()
+            .to_owned()
     }
 
     #[test]

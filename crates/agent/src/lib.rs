@@ -59,15 +59,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let reader = Reader::open(&root)?;
     let registration = registration(&config, &client, &identity, &root).await?;
     tracing::info!(
-        uid = identity.uid(), ip = registration.ip, hostname = registration.hostname,
-        server = config.server, "the agent starts",
+        uid = identity.uid(),
+        ip = registration.ip,
+        hostname = registration.hostname,
+        server = config.server,
+        "the agent starts",
     );
     let queue = Arc::new(SharedQueue::new(config.buffer_bytes));
     let sampler = Sampler::new(reader, config.interval, Arc::clone(&queue));
     let pusher = Pusher::new(client, registration, identity.uid().to_owned(), queue);
     // Both end with `stop` only; the pusher ends last, when the queue is empty or time is up.
-    let (sampled, ()) = tokio::join!(sampler.run(stop.clone()), pusher.run(stop));
-    sampled.context("the host cannot be sampled")
+    let (outcome, ()) = tokio::join!(sampler.run(stop.clone()), pusher.run(stop));
+    outcome.context("the host cannot be sampled")
 }
 
 async fn registration(

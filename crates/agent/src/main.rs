@@ -16,7 +16,11 @@ use nodestats_wire::time::{ParseSpanError, parse_span};
 /// stays on the server. While the server is away samples wait in memory and are sent, oldest
 /// first, when it is back.
 #[derive(Debug, Parser)]
-#[command(name = "nodestats-agent", version, after_help = "Example:\n  nodestats-agent --server http://192.168.2.1:8080")]
+#[command(
+    name = "nodestats-agent",
+    version,
+    after_help = "Example:\n  nodestats-agent --server http://192.168.2.1:8080"
+)]
 struct Arguments {
     /// The server, such as `http://192.168.2.1:8080`.
     #[arg(long, env = "NODESTATS_SERVER", value_name = "URL")]
@@ -35,7 +39,12 @@ struct Arguments {
     hostname: Option<String>,
 
     /// Where the host's / is mounted.
-    #[arg(long, env = "NODESTATS_HOST_ROOT", value_name = "DIR", default_value = "/")]
+    #[arg(
+        long,
+        env = "NODESTATS_HOST_ROOT",
+        value_name = "DIR",
+        default_value = "/"
+    )]
     host_root: PathBuf,
 
     /// Where the node's identity is kept [default: /var/lib/nodestats-agent as root, else
@@ -44,21 +53,32 @@ struct Arguments {
     state_dir: Option<PathBuf>,
 
     /// MiB of samples that wait while the server is away; the oldest are dropped beyond it.
-    #[arg(long, env = "NODESTATS_BUFFER_MIB", value_name = "MIB", default_value_t = 16)]
+    #[arg(
+        long,
+        env = "NODESTATS_BUFFER_MIB",
+        value_name = "MIB",
+        default_value_t = 16
+    )]
     buffer_mib: u16,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = parse_span(text).map_err(|error: ParseSpanError| error.to_string())?;
-    let allowed = Duration::from_millis(200)..=Duration::from_secs(3600);
-    if allowed.contains(&interval) { Ok(interval) } else { Err("an interval is from 200ms to 1h".to_owned()) }
+    let allowed = Duration::from_millis(200)..=Duration::from_hours(1);
+    if allowed.contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("an interval is from 200ms to 1h".to_owned())
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logs::init();
     limits::raise_open_files();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     nodestats_runtime::exit(runtime.map_err(Into::into).and_then(|runtime| {
         runtime.block_on(async {
             let mut supervisor = Supervisor::default();
@@ -77,7 +97,9 @@ impl From<Arguments> for Config {
             node_ip: arguments.node_ip,
             hostname: arguments.hostname,
             host_root: arguments.host_root,
-            state_dir: arguments.state_dir.unwrap_or_else(|| directories::state("nodestats-agent")),
+            state_dir: arguments
+                .state_dir
+                .unwrap_or_else(|| directories::state("nodestats-agent")),
             buffer_bytes: usize::from(arguments.buffer_mib) << 20,
         }
     }

@@ -17,7 +17,7 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Signing off may take so long.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 /// What goes wrong again and again is told once in this time.
-const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 pub(crate) struct Pusher {
     client: Client,
@@ -123,8 +123,15 @@ impl Pusher {
     }
 
     async fn push(&mut self, batch: Vec<Queued>) -> Outcome {
-        let guard = GiveBack { queue: Arc::clone(&self.queue), batch };
-        let body = guard.batch.iter().flat_map(|one| one.frame.iter().copied()).collect();
+        let guard = GiveBack {
+            queue: Arc::clone(&self.queue),
+            batch,
+        };
+        let body = guard
+            .batch
+            .iter()
+            .flat_map(|one| one.frame.iter().copied())
+            .collect();
         match self.client.push_frames(&self.uid, body).await {
             Ok(()) => {
                 guard.keep();
@@ -152,7 +159,10 @@ impl Pusher {
     }
 
     async fn push_each(&mut self, batch: Vec<Queued>) -> Outcome {
-        let mut rest = GiveBack { queue: Arc::clone(&self.queue), batch };
+        let mut rest = GiveBack {
+            queue: Arc::clone(&self.queue),
+            batch,
+        };
         while let Some(one) = rest.batch.pop() {
             if Box::pin(self.push(vec![one])).await == Outcome::Wait {
                 return Outcome::Wait;
@@ -197,7 +207,8 @@ impl GiveBack {
 impl Drop for GiveBack {
     fn drop(&mut self) {
         let batch = std::mem::take(&mut self.batch);
-        self.queue.with(|queue| batch.into_iter().for_each(|one| queue.add(one)));
+        self.queue
+            .with(|queue| batch.into_iter().for_each(|one| queue.add(one)));
     }
 }
 
@@ -236,13 +247,18 @@ impl Report {
     fn dropped(&mut self, dropped: u64) {
         self.dropped += dropped;
         if self.dropped > 0 && self.is_time() {
-            tracing::warn!(samples = self.dropped, "the buffer is full; the oldest samples were dropped");
+            tracing::warn!(
+                samples = self.dropped,
+                "the buffer is full; the oldest samples were dropped"
+            );
             self.dropped = 0;
         }
     }
 
     fn is_time(&mut self) -> bool {
-        let due = self.told.is_none_or(|told| told.elapsed() >= REPORT_INTERVAL);
+        let due = self
+            .told
+            .is_none_or(|told| told.elapsed() >= REPORT_INTERVAL);
         if due {
             self.told = Some(Instant::now());
         }

@@ -23,7 +23,12 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { frames: BTreeMap::new(), bytes: 0, limit, dropped: 0 }
+        Self {
+            frames: BTreeMap::new(),
+            bytes: 0,
+            limit,
+            dropped: 0,
+        }
     }
 
     /// Adds a frame, new or given back after a failed push.
@@ -82,7 +87,10 @@ pub(crate) struct SharedQueue {
 
 impl SharedQueue {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { queue: Mutex::new(Queue::new(limit)), arrived: Notify::new() }
+        Self {
+            queue: Mutex::new(Queue::new(limit)),
+            arrived: Notify::new(),
+        }
     }
 
     /// Works on the queue; never across an await.
@@ -109,7 +117,10 @@ mod tests {
     use super::*;
 
     fn queued(sequence: u64, length: usize) -> Queued {
-        Queued { sequence, frame: vec![0; length] }
+        Queued {
+            sequence,
+            frame: vec![0; length],
+        }
     }
 
     #[test]
@@ -120,7 +131,9 @@ mod tests {
         assert_eq!(queue.take_newest().map(|one| one.sequence), Some(4));
         let oldest = queue.take_oldest(25);
         assert_eq!(sequences(&oldest), [0, 1]);
-        oldest.into_iter().for_each(|one| queue.add(one));
+        for one in oldest {
+            queue.add(one);
+        }
         assert_eq!(sequences(&queue.take_oldest(1)), [0]);
         assert_eq!(sequences(&queue.take_oldest(1000)), [1, 2, 3]);
         assert_eq!(queue.take_newest(), None);

@@ -25,8 +25,16 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     pub(crate) fn new(reader: Reader, interval: Duration, queue: Arc<SharedQueue>) -> Self {
-        let id = FrameId { agent_start: Uuid::new_v4(), sequence: 0 };
-        Self { reader, interval, queue, id }
+        let id = FrameId {
+            agent_start: Uuid::new_v4(),
+            sequence: 0,
+        };
+        Self {
+            reader,
+            interval,
+            queue,
+            id,
+        }
     }
 
     pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
@@ -55,7 +63,10 @@ impl Sampler {
         let sampled = tokio::task::spawn_blocking(move || {
             let (time, sample) = self.reader.read(PATIENCE.min(self.interval.mul_f64(0.8)));
             let frame = frame::encode(time, self.id, &sample);
-            self.queue.push(Queued { sequence: self.id.sequence, frame });
+            self.queue.push(Queued {
+                sequence: self.id.sequence,
+                frame,
+            });
             self.id.sequence += 1;
             self
         });

@@ -3,14 +3,14 @@
 use nodestats_core::rates::{host_reading, process_rows, summary};
 use nodestats_core::sample::Sample;
 use nodestats_core::{Stored, stored};
+use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
     Cpu, Disk, Filesystems, Memory, Network, Pressure, Process, Processes, Reading,
 };
-use nodestats_wire::Timestamp;
 use serde::Serialize;
 
-use crate::query::{Sort, Table};
 use crate::ApiError;
+use crate::query::{Sort, Table};
 
 /// A detail of a node that has a path of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,12 +135,17 @@ pub(crate) fn answer(
     }
     let reading = match current {
         Unpacked::Gauges(reading) => (**reading).clone(),
-        Unpacked::Counters(sample) => host_reading(previous.map(|sample| &sample.host), &sample.host),
+        Unpacked::Counters(sample) => {
+            host_reading(previous.map(|sample| &sample.host), &sample.host)
+        }
     };
     match detail {
         Detail::Summary => {
             // The time stands as the key of a history, and is stamped on an answer about now.
-            Some(Answer::Summary(Box::new(Reading { time: None, ..summary(reading) })))
+            Some(Answer::Summary(Box::new(Reading {
+                time: None,
+                ..summary(reading)
+            })))
         }
         Detail::Cpu => reading.cpu.map(Answer::Cpu),
         Detail::Memory => reading.memory.map(Answer::Memory),
@@ -163,10 +168,16 @@ fn arrange(mut rows: Vec<Process>, table: Table) -> Answer {
     };
     rows.sort_by(|a, b| {
         let unknown = f64::NEG_INFINITY;
-        let descending = key(b).unwrap_or(unknown).total_cmp(&key(a).unwrap_or(unknown));
+        let descending = key(b)
+            .unwrap_or(unknown)
+            .total_cmp(&key(a).unwrap_or(unknown));
         // The idle task is no process that anybody looks for among the busiest.
         let idle_last = (a.pid == 0).cmp(&(b.pid == 0));
-        let order = if table.sort == Sort::Pid { std::cmp::Ordering::Equal } else { idle_last };
+        let order = if table.sort == Sort::Pid {
+            std::cmp::Ordering::Equal
+        } else {
+            idle_last
+        };
         order.then(descending).then(a.pid.cmp(&b.pid))
     });
     rows.truncate(table.limit.unwrap_or(usize::MAX));

@@ -44,7 +44,9 @@ pub(crate) async fn receive(app: &App, body: Body) -> Result<Received, ApiError>
         return Err(too_large());
     }
     // One that does not say how long it is counts as the largest that is allowed.
-    let most = size.upper().map_or(limit, |upper| upper.min(limit as u64) as usize);
+    let most = size
+        .upper()
+        .map_or(limit, |upper| upper.min(limit as u64) as usize);
     let share_kib = ((most >> 10) as u32 + 1).min(BUDGET_KIB);
     let share = Arc::clone(&app.bodies.0).acquire_many_owned(share_kib);
     let share = tokio::time::timeout(PATIENCE, share)
@@ -53,7 +55,10 @@ pub(crate) async fn receive(app: &App, body: Body) -> Result<Received, ApiError>
         .expect("the budget is never closed");
     let read = tokio::time::timeout(PATIENCE, Limited::new(body, limit).collect()).await;
     match read.map_err(|_| ApiError::slow_body())? {
-        Ok(collected) => Ok(Received { bytes: collected.to_bytes(), _share: share }),
+        Ok(collected) => Ok(Received {
+            bytes: collected.to_bytes(),
+            _share: share,
+        }),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(_) => Err(ApiError::malformed("the body broke off")),
     }
@@ -61,9 +66,14 @@ pub(crate) async fn receive(app: &App, body: Body) -> Result<Received, ApiError>
 
 /// Reads JSON: 400 where it is malformed, 422 naming the field where it is well formed and wrong.
 pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    let values = bytes.iter().filter(|byte| matches!(byte, b',' | b'{' | b'[')).count();
+    let values = bytes
+        .iter()
+        .filter(|byte| matches!(byte, b',' | b'{' | b'['))
+        .count();
     if values > VALUES_LIMIT {
-        return Err(ApiError::too_large(format!("the body has more than {VALUES_LIMIT} values")));
+        return Err(ApiError::too_large(format!(
+            "the body has more than {VALUES_LIMIT} values"
+        )));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
@@ -75,16 +85,21 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             ApiError::malformed(format!("the body is not JSON: {message}"))
         }
     })?;
-    reader
-        .end()
-        .map_err(|error| ApiError::malformed(format!("the body is not JSON: {}", shorten(&error.to_string()))))?;
+    reader.end().map_err(|error| {
+        ApiError::malformed(format!(
+            "the body is not JSON: {}",
+            shorten(&error.to_string())
+        ))
+    })?;
     Ok(value)
 }
 
 /// The path of the field; serde names an unknown one in its message only.
 fn field_name(path: &str, message: &str) -> String {
     let quoted = |text: &str| text.split('`').nth(1).map(str::to_owned);
-    let unknown = message.strip_prefix("unknown field ").or(message.strip_prefix("missing field "));
+    let unknown = message
+        .strip_prefix("unknown field ")
+        .or(message.strip_prefix("missing field "));
     let named = unknown.and_then(quoted);
     let path = if path == "." { "" } else { path };
     match named {
@@ -114,23 +129,45 @@ mod tests {
     fn refused(text: &str) -> (u16, Option<String>) {
         let error = json::<Reading>(text.as_bytes()).expect_err(text);
         let body = format!("{error:?}");
-        let field = body.split("field: Some(\"").nth(1).and_then(|rest| rest.split('"').next());
+        let field = body
+            .split("field: Some(\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
         (error.status().as_u16(), field.map(str::to_owned))
     }
 
     #[test]
     fn a_wrong_field_is_named_with_its_path() {
-        assert_eq!(refused(r#"{"nonsense": 1}"#), (422, Some("nonsense".into())));
-        assert_eq!(refused(r#"{"cpu": {"nonsense": 1}}"#), (422, Some("cpu.nonsense".into())));
+        assert_eq!(
+            refused(r#"{"nonsense": 1}"#),
+            (422, Some("nonsense".into()))
+        );
+        assert_eq!(
+            refused(r#"{"cpu": {"nonsense": 1}}"#),
+            (422, Some("cpu.nonsense".into()))
+        );
         let path = Some("cpu.cpus[0].usage_percent".into());
-        assert_eq!(refused(r#"{"cpu": {"cpus": [{"usage_percent": "x"}]}}"#), (422, path));
-        assert_eq!(refused(r#"{"processes": [{}]}"#), (422, Some("processes[0].pid".into())));
+        assert_eq!(
+            refused(r#"{"cpu": {"cpus": [{"usage_percent": "x"}]}}"#),
+            (422, path)
+        );
+        assert_eq!(
+            refused(r#"{"processes": [{}]}"#),
+            (422, Some("processes[0].pid".into()))
+        );
         assert_eq!(refused(r#"{"loadavg": [1, 2]}"#).0, 422);
     }
 
     #[test]
     fn what_is_no_json_is_malformed() {
-        for text in ["", "{", "{} {}", "nonsense", "{\"boottime\":1,}", "\u{1F980}"] {
+        for text in [
+            "",
+            "{",
+            "{} {}",
+            "nonsense",
+            "{\"boottime\":1,}",
+            "\u{1F980}",
+        ] {
             assert_eq!(refused(text).0, 400, "{text}");
         }
         assert_eq!(refused(&"[".repeat(500)).0, 422);

@@ -22,7 +22,13 @@ pub struct ApiError {
 impl ApiError {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { status, kind: "about:blank", detail, field: None, names: Vec::new() }
+        Self {
+            status,
+            kind: "about:blank",
+            detail,
+            field: None,
+            names: Vec::new(),
+        }
     }
 
     /// 400: the request cannot be parsed.
@@ -47,12 +53,18 @@ impl ApiError {
 
     /// 405: the path exists, the method there does not.
     pub(crate) fn method() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method; see Allow")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this path does not take this method; see Allow",
+        )
     }
 
     /// 408: the body did not arrive.
     pub(crate) fn slow_body() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body did not arrive in time",
+        )
     }
 
     /// 413: the body is larger than this server takes.
@@ -85,7 +97,10 @@ impl From<ResolveError> for ApiError {
     fn from(error: ResolveError) -> Self {
         let detail = error.to_string();
         match error {
-            ResolveError::Unknown { nearest, .. } => Self { names: nearest, ..Self::missing(detail) },
+            ResolveError::Unknown { nearest, .. } => Self {
+                names: nearest,
+                ..Self::missing(detail)
+            },
             ResolveError::Gone { .. } => Self::missing(detail),
             ResolveError::Ambiguous { uids, .. } => Self {
                 kind: "ambiguous-node",

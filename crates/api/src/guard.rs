@@ -30,7 +30,11 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
 }
 
 fn check(headers: &HeaderMap, exposure: Exposure) -> Result<(), ApiError> {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default())
+    };
     let host = text(header::HOST).unwrap_or_default();
     if exposure == Exposure::Loopback && !host.is_empty() && !is_local(host) {
         return Err(ApiError::foreign(
@@ -41,7 +45,9 @@ fn check(headers: &HeaderMap, exposure: Exposure) -> Result<(), ApiError> {
     if let Some(origin) = text(header::ORIGIN) {
         let origin_host = origin.split_once("://").map(|(_, host)| host);
         if origin_host != Some(host) {
-            return Err(ApiError::foreign("this request comes from a page of another site"));
+            return Err(ApiError::foreign(
+                "this request comes from a page of another site",
+            ));
         }
     }
     Ok(())
@@ -71,7 +77,13 @@ mod tests {
 
     #[test]
     fn on_loopback_only_names_of_this_machine_are_answered() {
-        for host in ["localhost:8080", "LOCALHOST", "127.0.0.1:8080", "[::1]:8080", "192.168.2.10"] {
+        for host in [
+            "localhost:8080",
+            "LOCALHOST",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "192.168.2.10",
+        ] {
             assert!(allowed(host, None, Exposure::Loopback), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example:8080", "[evil]"] {
@@ -83,9 +95,16 @@ mod tests {
     #[test]
     fn pages_of_other_sites_are_refused_everywhere() {
         for exposure in [Exposure::Loopback, Exposure::Network] {
-            assert!(allowed("localhost:8080", Some("http://localhost:8080"), exposure));
+            assert!(allowed(
+                "localhost:8080",
+                Some("http://localhost:8080"),
+                exposure
+            ));
             for origin in ["http://evil.example", "null", "http://localhost:9"] {
-                assert!(!allowed("localhost:8080", Some(origin), exposure), "{origin}");
+                assert!(
+                    !allowed("localhost:8080", Some(origin), exposure),
+                    "{origin}"
+                );
             }
         }
     }

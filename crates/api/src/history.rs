@@ -30,7 +30,10 @@ pub(crate) async fn respond(
     uri: &Uri,
 ) -> Result<Response, ApiError> {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     let next = next_page(app, &life.uid, &span).await?;
     if let Some(next) = next {
         // The page ends before the next one begins.
@@ -61,7 +64,10 @@ pub(crate) async fn respond(
             // Too late for a status: the connection is cut, so that nobody takes it as complete.
             Err(error) => {
                 cursor.finished = true;
-                Some((Err(std::io::Error::other(error.status().to_string())), (None, cursor)))
+                Some((
+                    Err(std::io::Error::other(error.status().to_string())),
+                    (None, cursor),
+                ))
             }
         }
     });
@@ -70,12 +76,24 @@ pub(crate) async fn respond(
 
 /// Where the page after a limited one begins; `None` where it is the last.
 async fn next_page(app: &App, uid: &str, span: &Span) -> Result<Option<Timestamp>, ApiError> {
-    let Some(limit) = span.limit else { return Ok(None) };
+    let Some(limit) = span.limit else {
+        return Ok(None);
+    };
     let nth = |from, n| app.store.nth_time(uid, (from, span.to), n);
-    let Some(step) = span.step else { return Ok(nth(span.from, limit).await?) };
-    let Some(first) = nth(span.from, 0).await? else { return Ok(None) };
-    let end = first.floor_to(step).plus_micros(step.saturating_mul(limit as i64));
-    Ok(if end <= span.to { nth(end, 0).await? } else { None })
+    let Some(step) = span.step else {
+        return Ok(nth(span.from, limit).await?);
+    };
+    let Some(first) = nth(span.from, 0).await? else {
+        return Ok(None);
+    };
+    let end = first
+        .floor_to(step)
+        .plus_micros(step.saturating_mul(limit as i64));
+    Ok(if end <= span.to {
+        nth(end, 0).await?
+    } else {
+        None
+    })
 }
 
 /// The same request from `next` on (RFC 8288).
@@ -84,8 +102,13 @@ fn link(uri: &Uri, next: Timestamp) -> HeaderValue {
         serde_urlencoded::from_str(uri.query().unwrap_or_default()).unwrap_or_default();
     let others = pairs.into_iter().filter(|(name, _)| name != "from");
     let from = ("from".to_owned(), next.to_string());
-    let query = serde_urlencoded::to_string(std::iter::once(from).chain(others).collect::<Vec<_>>());
-    let link = format!("<{}?{}>; rel=\"next\"", uri.path(), query.unwrap_or_default());
+    let query =
+        serde_urlencoded::to_string(std::iter::once(from).chain(others).collect::<Vec<_>>());
+    let link = format!(
+        "<{}?{}>; rel=\"next\"",
+        uri.path(),
+        query.unwrap_or_default()
+    );
     HeaderValue::try_from(link).expect("a path and an encoded query are ASCII")
 }
 
@@ -113,7 +136,10 @@ impl Cursor {
         // The first entry's rates need the sample before the span.
         if span.from > Timestamp::MIN {
             let before = (Timestamp::MIN, span.from.plus_micros(-1));
-            let rows = app.store.samples(&uid, before, None, Order::Descending, 1).await?;
+            let rows = app
+                .store
+                .samples(&uid, before, None, Order::Descending, 1)
+                .await?;
             previous = rows.first().map(|row| unpack(row, detail)).transpose()?;
         }
         Ok(Self {
@@ -161,10 +187,17 @@ impl Cursor {
             let range = (self.span.from, self.span.to);
             let store = &self.app.store;
             let after = self.after.as_ref();
-            self.page = store.samples(&self.uid, range, after, Order::Ascending, PAGE).await?.into();
+            self.page = store
+                .samples(&self.uid, range, after, Order::Ascending, PAGE)
+                .await?
+                .into();
         }
-        let Some(payload) = self.page.pop_front() else { return Ok(None) };
-        let key = stored::read(&payload).ok().and_then(|sample| SampleKey::of(&sample));
+        let Some(payload) = self.page.pop_front() else {
+            return Ok(None);
+        };
+        let key = stored::read(&payload)
+            .ok()
+            .and_then(|sample| SampleKey::of(&sample));
         let Some(key) = key else {
             return Err(ApiError::unavailable("a stored sample cannot be read"));
         };
@@ -182,8 +215,13 @@ impl Cursor {
         let sample = unpack(&payload, self.detail)?;
         if let Some(answer) = answer(self.detail, self.previous.as_ref(), &sample) {
             let second = key.second();
-            let shared = self.written == Some(second) || next.is_some_and(|next| next.second() == second);
-            let name = if shared { key.to_precise_key() } else { key.to_key() };
+            let shared =
+                self.written == Some(second) || next.is_some_and(|next| next.second() == second);
+            let name = if shared {
+                key.to_precise_key()
+            } else {
+                key.to_key()
+            };
             piece.push(if self.empty { b'{' } else { b',' });
             serde_json::to_writer(&mut *piece, &name).expect("writing to memory");
             piece.push(b':');

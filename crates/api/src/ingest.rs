@@ -49,7 +49,10 @@ fn frames(app: &App, mut bytes: &[u8], now: Timestamp) -> Result<Vec<NewSample>,
     let mut samples = Vec::new();
     while !bytes.is_empty() {
         let at = |error: frame::Error| {
-            ApiError::malformed(format!("frame {} of the body is damaged: {error}", samples.len()))
+            ApiError::malformed(format!(
+                "frame {} of the body is damaged: {error}",
+                samples.len()
+            ))
         };
         let (frame, own, rest) = Frame::split_first(bytes).map_err(at)?;
         // What cannot be read later is refused now.
@@ -72,12 +75,21 @@ fn readings(
     now: Timestamp,
 ) -> Result<Vec<NewSample>, ApiError> {
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
-    let readings: Vec<Reading> =
-        if is_array { body::json(bytes)? } else { vec![body::json(bytes)?] };
+    let readings: Vec<Reading> = if is_array {
+        body::json(bytes)?
+    } else {
+        vec![body::json(bytes)?]
+    };
     check_count(readings.len())?;
     let mut samples = Vec::with_capacity(readings.len());
     for (index, mut reading) in readings.into_iter().enumerate() {
-        let field = |name: &str| if is_array { format!("[{index}].{name}") } else { name.to_owned() };
+        let field = |name: &str| {
+            if is_array {
+                format!("[{index}].{name}")
+            } else {
+                name.to_owned()
+            }
+        };
         check_identity(life, &mut reading, &field)?;
         let time = take_time(&mut reading, now, &field)?;
         check_time(app, time, now, &field("time"))?;
@@ -88,7 +100,9 @@ fn readings(
 
 fn check_count(count: usize) -> Result<(), ApiError> {
     if count > SAMPLES_LIMIT {
-        return Err(ApiError::too_large(format!("the body has more than {SAMPLES_LIMIT} samples")));
+        return Err(ApiError::too_large(format!(
+            "the body has more than {SAMPLES_LIMIT} samples"
+        )));
     }
     Ok(())
 }
@@ -117,12 +131,19 @@ fn check_identity(
 ) -> Result<(), ApiError> {
     let named = [
         ("uid", reading.uid.take(), &life.uid),
-        ("hostname", reading.hostname.take(), &life.registration.hostname),
+        (
+            "hostname",
+            reading.hostname.take(),
+            &life.registration.hostname,
+        ),
         ("ip", reading.ip.take(), &life.registration.ip),
     ];
     for (name, given, registered) in named {
         if given.is_some_and(|given| given != *registered) {
-            let detail = format!("{} is another node's: this one has {registered:?}", field(name));
+            let detail = format!(
+                "{} is another node's: this one has {registered:?}",
+                field(name)
+            );
             return Err(ApiError::field(field(name), detail));
         }
     }
@@ -141,7 +162,10 @@ fn take_time(
     let mut agree = |name: &str, group: Option<Timestamp>| match (time, group) {
         (Some(time), Some(group)) if time != group => {
             let name = field(&format!("{name}.time"));
-            Err(ApiError::field(&*name, format!("{name} is not the sample's time {time}")))
+            Err(ApiError::field(
+                &*name,
+                format!("{name} is not the sample's time {time}"),
+            ))
         }
         (None, Some(group)) => {
             time = Some(group);

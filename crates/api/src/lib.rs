@@ -52,7 +52,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { body_limit: 8 << 20, exposure: Exposure::Loopback }
+        Self {
+            body_limit: 8 << 20,
+            exposure: Exposure::Loopback,
+        }
     }
 }
 
@@ -72,4 +75,3 @@ impl App {
         Timestamp::from_system(SystemTime::now())
     }
 }
-

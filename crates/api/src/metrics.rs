@@ -29,15 +29,24 @@ impl Metrics {
         };
         line("# HELP nodestats_build_info The version of this program.");
         line("# TYPE nodestats_build_info gauge");
-        line(concat!("nodestats_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"));
+        line(concat!(
+            "nodestats_build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\"} 1"
+        ));
         line("# HELP nodestats_samples_stored_total Samples that were stored and acknowledged.");
         line("# TYPE nodestats_samples_stored_total counter");
-        line(&format!("nodestats_samples_stored_total {}", self.samples_stored.load(Ordering::Relaxed)));
+        line(&format!(
+            "nodestats_samples_stored_total {}",
+            self.samples_stored.load(Ordering::Relaxed)
+        ));
         line("# HELP nodestats_http_responses_total Answers by class of status.");
         line("# TYPE nodestats_http_responses_total counter");
         for (class, count) in self.answers.iter().enumerate().skip(1) {
             let count = count.load(Ordering::Relaxed);
-            line(&format!("nodestats_http_responses_total{{status=\"{class}xx\"}} {count}"));
+            line(&format!(
+                "nodestats_http_responses_total{{status=\"{class}xx\"}} {count}"
+            ));
         }
         text
     }

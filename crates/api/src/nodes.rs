@@ -63,7 +63,11 @@ async fn view(app: &App, life: &Life, now: Timestamp) -> Result<NodeView, ApiErr
         uid: life.uid.clone(),
         hostname: registration.hostname,
         ip: registration.ip,
-        state: if life.is_live() { NodeState::Live } else { NodeState::Gone },
+        state: if life.is_live() {
+            NodeState::Live
+        } else {
+            NodeState::Gone
+        },
         registered_at: life.registered_at,
         gone_at: life.gone_at,
         first_sample: app.store.oldest(&life.uid).await?,
@@ -77,7 +81,11 @@ async fn view(app: &App, life: &Life, now: Timestamp) -> Result<NodeView, ApiErr
     })
 }
 
-pub(crate) async fn register(State(app): State<App>, uri: Uri, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn register(
+    State(app): State<App>,
+    uri: Uri,
+    body: Body,
+) -> Result<Response, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
     let body = body::receive(&app, body).await?;
     let registration: Registration = body::json(&body.bytes)?;
@@ -86,25 +94,30 @@ pub(crate) async fn register(State(app): State<App>, uri: Uri, body: Body) -> Re
     // One at a time: who reads a life and writes it back must not miss another's change.
     let _turn = app.registrations.lock().await;
     retire_silent_namesakes(&app, &uid, &registration, now).await?;
-    let (life, new) = match app.store.life(&uid).await? {
-        Some(mut life) => {
-            let before = life.clone();
-            let new = life.register(registration, now);
-            if life != before {
-                app.store.save_life(&life).await?;
-            }
-            (life, new)
-        }
-        None => {
-            let life = Life::new(uid, registration, now);
+    let (life, new) = if let Some(mut life) = app.store.life(&uid).await? {
+        let before = life.clone();
+        let new = life.register(registration, now);
+        if life != before {
             app.store.save_life(&life).await?;
-            (life, true)
         }
+        (life, new)
+    } else {
+        let life = Life::new(uid, registration, now);
+        app.store.save_life(&life).await?;
+        (life, true)
     };
     if new {
-        tracing::info!(uid = life.uid, ip = life.registration.ip, "a node registered");
+        tracing::info!(
+            uid = life.uid,
+            ip = life.registration.ip,
+            "a node registered"
+        );
     }
-    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     let location = routes::node(&life.registration.ip);
     let view = view(&app, &life, now).await?;
     Ok((status, [(header::LOCATION, location)], Json(view)).into_response())
@@ -122,11 +135,19 @@ async fn retire_silent_namesakes(
         if !same || life.uid == uid || !life.is_live() {
             continue;
         }
-        let last = app.store.newest(&life.uid).await?.unwrap_or(life.registered_at);
+        let last = app
+            .store
+            .newest(&life.uid)
+            .await?
+            .unwrap_or(life.registered_at);
         let last = last.max(life.registered_at);
         let intervals = f64::from(life.registration.interval_seconds.unwrap_or_default()) * 6.0;
         if now.seconds_since(last) > SILENCE_SECONDS.max(intervals) {
-            tracing::info!(old = life.uid, new = uid, "a silent node's name and address are taken over");
+            tracing::info!(
+                old = life.uid,
+                new = uid,
+                "a silent node's name and address are taken over"
+            );
             life.retire(now);
             app.store.save_life(&life).await?;
         }
@@ -145,7 +166,9 @@ pub(crate) async fn deregister(
         // Of a node that is gone too: what it left is what is purged.
         let when = When::Span(Timestamp::MIN, Timestamp::MAX);
         let life = match app.resolve(&node, When::Now).await {
-            Err(error) if error.status() == StatusCode::NOT_FOUND => app.resolve(&node, when).await?,
+            Err(error) if error.status() == StatusCode::NOT_FOUND => {
+                app.resolve(&node, when).await?
+            }
             found => found?,
         };
         app.store.purge(&life.uid).await?;
@@ -154,7 +177,11 @@ pub(crate) async fn deregister(
         let mut life = app.resolve(&node, When::Now).await?;
         life.retire(App::now());
         app.store.save_life(&life).await?;
-        tracing::info!(uid = life.uid, ip = life.registration.ip, "a node signed off");
+        tracing::info!(
+            uid = life.uid,
+            ip = life.registration.ip,
+            "a node signed off"
+        );
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -45,7 +45,10 @@ pub(crate) async fn respond(
     if let Answer::Summary(reading) = &mut answer {
         identify(reading, life);
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     Ok((headers, body).into_response())
@@ -69,7 +72,10 @@ async fn find(
     let mut seen = 0;
     while seen <= LOOK_BACK {
         let range = (Timestamp::MIN, until);
-        let page = app.store.samples(uid, range, after.as_ref(), Order::Descending, 2).await?;
+        let page = app
+            .store
+            .samples(uid, range, after.as_ref(), Order::Descending, 2)
+            .await?;
         let last_page = page.len() < 2;
         for payload in page {
             seen += 1;

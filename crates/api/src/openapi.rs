@@ -33,7 +33,11 @@ fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
 
 impl Answers {
     fn plain(media: &'static str) -> Self {
-        Self { media, schemas: Vec::new(), history: false }
+        Self {
+            media,
+            schemas: Vec::new(),
+            history: false,
+        }
     }
 
     pub(crate) fn html() -> Self {
@@ -49,11 +53,17 @@ impl Answers {
     }
 
     pub(crate) fn json<T: JsonSchema>() -> Self {
-        Self { schemas: vec![schema_of::<T>], ..Self::any_json() }
+        Self {
+            schemas: vec![schema_of::<T>],
+            ..Self::any_json()
+        }
     }
 
     pub(crate) fn either<A: JsonSchema, B: JsonSchema>() -> Self {
-        Self { schemas: vec![schema_of::<A>, schema_of::<B>], ..Self::any_json() }
+        Self {
+            schemas: vec![schema_of::<A>, schema_of::<B>],
+            ..Self::any_json()
+        }
     }
 
     /// `T` about one moment, or an object of them keyed by time.
@@ -67,10 +77,18 @@ impl Answers {
     }
 
     fn content(&self, generator: &mut SchemaGenerator) -> Value {
-        let each: Vec<Value> = self.schemas.iter().map(|schema| schema(generator)).collect();
+        let each: Vec<Value> = self
+            .schemas
+            .iter()
+            .map(|schema| schema(generator))
+            .collect();
         let mut all = each.clone();
         if self.history {
-            let one = if each.len() == 1 { each[0].clone() } else { json!({ "oneOf": each }) };
+            let one = if each.len() == 1 {
+                each[0].clone()
+            } else {
+                json!({ "oneOf": each })
+            };
             all.push(json!({
                 "type": "object",
                 "description": "With from and to: one entry a sample, keyed by its time in UTC, \
@@ -165,12 +183,23 @@ impl Operation {
     }
 
     fn describe(&self, path: &str, generator: &mut SchemaGenerator) -> Value {
-        let mut parameters = (self.parameters)(generator).as_array().cloned().unwrap_or_default();
-        let in_path = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        let mut parameters = (self.parameters)(generator)
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let in_path = path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
         for name in in_path {
             let (schema, description) = match name {
-                "pid" => (json!({ "type": "integer", "minimum": 0 }), "Process id; 0 is the idle task."),
-                _ => (json!({ "type": "string" }), "A node's UID, host name or address."),
+                "pid" => (
+                    json!({ "type": "integer", "minimum": 0 }),
+                    "Process id; 0 is the idle task.",
+                ),
+                _ => (
+                    json!({ "type": "string" }),
+                    "A node's UID, host name or address.",
+                ),
             };
             parameters.push(json!({
                 "name": name, "in": "path", "required": true,
@@ -214,7 +243,11 @@ impl Operation {
 
 fn query_parameters<T: JsonSchema>(_: &mut SchemaGenerator) -> Value {
     let schema = schemars::schema_for!(T).to_value();
-    let properties = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    let properties = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     let parameter = |(name, property): (String, Value)| {
         json!({
             "name": name, "in": "query", "required": false,
@@ -252,7 +285,10 @@ impl Default for Document {
     fn default() -> Self {
         let settings = SchemaSettings::draft2020_12()
             .with(|settings| settings.definitions_path = "/components/schemas".into());
-        Self { generator: settings.into_generator(), paths: Map::new() }
+        Self {
+            generator: settings.into_generator(),
+            paths: Map::new(),
+        }
     }
 }
 
@@ -263,7 +299,7 @@ impl Document {
         methods[operation.method] = described;
     }
 
-    pub(crate) fn to_json(mut self) -> String {
+    pub(crate) fn into_json(mut self) -> String {
         let document = json!({
             "openapi": "3.1.0",
             "info": {

@@ -23,7 +23,9 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 });
 
 fn hash_of(open: &str, close: &str) -> String {
-    let text = PAGE.split_once(open).and_then(|(_, rest)| rest.split_once(close));
+    let text = PAGE
+        .split_once(open)
+        .and_then(|(_, rest)| rest.split_once(close));
     let (text, _) = text.expect("the page has a style and a script");
     base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text))
 }

@@ -138,7 +138,12 @@ impl SpanQuery {
     pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
         let limit = limit(self.limit.as_deref())?;
         let samples = samples(
-            (self.from.as_deref(), self.to.as_deref(), self.at.as_deref(), self.step.as_deref()),
+            (
+                self.from.as_deref(),
+                self.to.as_deref(),
+                self.at.as_deref(),
+                self.step.as_deref(),
+            ),
             limit,
             now,
         )?;
@@ -151,8 +156,12 @@ impl SpanQuery {
 
 impl ProcessQuery {
     pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
-        let times =
-            (self.from.as_deref(), self.to.as_deref(), self.at.as_deref(), self.step.as_deref());
+        let times = (
+            self.from.as_deref(),
+            self.to.as_deref(),
+            self.at.as_deref(),
+            self.step.as_deref(),
+        );
         samples(times, None, now)
     }
 
@@ -174,7 +183,11 @@ impl ProcessQuery {
         if self.sort.is_some() && !full {
             return Err(ApiError::parameter("sort", "sort goes with view=full"));
         }
-        Ok(Table { full, sort, limit: limit(self.limit.as_deref())? })
+        Ok(Table {
+            full,
+            sort,
+            limit: limit(self.limit.as_deref())?,
+        })
     }
 }
 
@@ -196,7 +209,10 @@ impl ListQuery {
             None | Some("live") => Ok(State::Live),
             Some("gone") => Ok(State::Gone),
             Some("all") => Ok(State::All),
-            Some(_) => Err(ApiError::parameter("state", "state is one of live, gone and all")),
+            Some(_) => Err(ApiError::parameter(
+                "state",
+                "state is one of live, gone and all",
+            )),
         }
     }
 
@@ -233,11 +249,21 @@ fn full(view: Option<&str>) -> Result<bool, ApiError> {
 
 fn limit(limit: Option<&str>) -> Result<Option<usize>, ApiError> {
     let Some(text) = limit else { return Ok(None) };
-    let limit = text.parse().ok().filter(|limit| (1..=10_000).contains(limit));
-    limit.map(Some).ok_or_else(|| ApiError::parameter("limit", "limit is a number from 1 to 10000"))
+    let limit = text
+        .parse()
+        .ok()
+        .filter(|limit| (1..=10_000).contains(limit));
+    limit
+        .map(Some)
+        .ok_or_else(|| ApiError::parameter("limit", "limit is a number from 1 to 10000"))
 }
 
-type Texts<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<&'a str>);
+type Texts<'a> = (
+    Option<&'a str>,
+    Option<&'a str>,
+    Option<&'a str>,
+    Option<&'a str>,
+);
 
 fn samples(
     (from, to, at, step): Texts,
@@ -255,7 +281,10 @@ fn samples(
     let step = step.transpose()?;
     if let Some(at) = time("at", at)? {
         if from.is_some() || to.is_some() || step.is_some() {
-            return Err(ApiError::parameter("at", "at goes without from, to and step"));
+            return Err(ApiError::parameter(
+                "at",
+                "at goes without from, to and step",
+            ));
         }
         return Ok(Samples::At(at));
     }
@@ -269,11 +298,20 @@ fn samples(
     // A time to the second means the whole second: what stands under it in an answer is in it.
     let whole_second = to.is_some_and(|to| !to.contains('.'));
     let to = time("to", to)?.unwrap_or(now);
-    let to = if whole_second { to.plus_micros(999_999) } else { to };
+    let to = if whole_second {
+        to.plus_micros(999_999)
+    } else {
+        to
+    };
     if from > to {
         return Err(ApiError::parameter("from", "from is later than to"));
     }
-    Ok(Samples::Span(Span { from, to, step, limit }))
+    Ok(Samples::Span(Span {
+        from,
+        to,
+        step,
+        limit,
+    }))
 }
 
 #[cfg(test)]
@@ -286,8 +324,11 @@ mod tests {
 
     #[test]
     fn the_transcripts_times_are_a_span() {
-        let samples = span("from=2022-03-01+13%3A45%3A00&to=2022-03-28+00%3A00%3A00").expect("valid");
-        let Samples::Span(span) = samples else { panic!("a span: {samples:?}") };
+        let samples =
+            span("from=2022-03-01+13%3A45%3A00&to=2022-03-28+00%3A00%3A00").expect("valid");
+        let Samples::Span(span) = samples else {
+            panic!("a span: {samples:?}")
+        };
         assert_eq!(span.from.to_key(), "2022-03-01 13:45:00");
         assert_eq!(span.to.to_precise_key(), "2022-03-28 00:00:00.999999");
     }
@@ -308,7 +349,11 @@ mod tests {
             "form=0",
             "from=0&from=1",
         ] {
-            assert_eq!(span(query).map_err(|error| error.status().as_u16()), Err(400), "{query}");
+            assert_eq!(
+                span(query).map_err(|error| error.status().as_u16()),
+                Err(400),
+                "{query}"
+            );
         }
         for query in ["sort=cpu", "view=full&sort=name", "view=all", "limit=x"] {
             let table = parse::<ProcessQuery>(Some(query)).and_then(|query| query.table());

@@ -26,7 +26,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Node {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        Ok(Self(segments(parts, state).await?.into_iter().next().unwrap_or_default()))
+        Ok(Self(
+            segments(parts, state)
+                .await?
+                .into_iter()
+                .next()
+                .unwrap_or_default(),
+        ))
     }
 }
 
@@ -37,7 +43,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Pid {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let pid = segments(parts, state).await?.into_iter().nth(1).unwrap_or_default();
+        let pid = segments(parts, state)
+            .await?
+            .into_iter()
+            .nth(1)
+            .unwrap_or_default();
         let number = pid.parse().map_err(|_| {
             let shown: String = pid.chars().take(40).collect();
             ApiError::parameter("pid", format!("{shown:?} is not a process id"))
@@ -65,7 +75,7 @@ pub fn router(app: App) -> Router {
 
 /// The description of the API, `OpenAPI` 3.1, as JSON.
 pub fn openapi_document() -> &'static str {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| table().into_parts().1.to_json());
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| table().into_parts().1.into_json());
     &DOCUMENT
 }
 
@@ -134,20 +144,26 @@ fn node_routes(table: &mut Table) {
     table.add(
         "/nodes",
         get(nodes::list),
-        Operation::get("list_nodes", "The addresses of all nodes; with view=full each life")
-            .query::<ListQuery>()
-            .answers(Answers::either::<Vec<String>, Vec<NodeView>>())
-            .errors(&[503]),
+        Operation::get(
+            "list_nodes",
+            "The addresses of all nodes; with view=full each life",
+        )
+        .query::<ListQuery>()
+        .answers(Answers::either::<Vec<String>, Vec<NodeView>>())
+        .errors(&[503]),
     );
     table.add(
         "/nodes",
         post(nodes::register),
-        Operation::post("register_node", "Registers a node; 200 where it is registered already")
-            .query::<NoQuery>()
-            .body::<Registration>()
-            .created::<NodeView>()
-            .answers(Answers::json::<NodeView>())
-            .errors(&[408, 413, 422, 503]),
+        Operation::post(
+            "register_node",
+            "Registers a node; 200 where it is registered already",
+        )
+        .query::<NoQuery>()
+        .body::<Registration>()
+        .created::<NodeView>()
+        .answers(Answers::json::<NodeView>())
+        .errors(&[408, 413, 422, 503]),
     );
     table.add(
         "/nodes/{node}",
@@ -164,10 +180,13 @@ fn node_routes(table: &mut Table) {
     table.add(
         "/nodes/{node}",
         delete(nodes::deregister),
-        Operation::delete("deregister_node", "Signs a node off; its history stays readable")
-            .query::<DeleteQuery>()
-            .no_content()
-            .errors(&[404, 409, 503]),
+        Operation::delete(
+            "deregister_node",
+            "Signs a node off; its history stays readable",
+        )
+        .query::<DeleteQuery>()
+        .no_content()
+        .errors(&[404, 409, 503]),
     );
 }
 
@@ -196,15 +215,36 @@ fn detail_routes(table: &mut Table, node: &str) {
     detail!("/cpu", Detail::Cpu, Cpu, "cpu", "Its CPUs");
     detail!("/memory", Detail::Memory, Memory, "memory", "Its memory");
     detail!("/disk", Detail::Disk, Disk, "disk", "Its block devices");
-    detail!("/network", Detail::Network, Network, "network", "Its network interfaces");
-    detail!("/filesystems", Detail::Filesystems, Filesystems, "filesystems", "Its filesystems");
-    detail!("/pressure", Detail::Pressure, Pressure, "pressure", "Its pressure stall information");
+    detail!(
+        "/network",
+        Detail::Network,
+        Network,
+        "network",
+        "Its network interfaces"
+    );
+    detail!(
+        "/filesystems",
+        Detail::Filesystems,
+        Filesystems,
+        "filesystems",
+        "Its filesystems"
+    );
+    detail!(
+        "/pressure",
+        Detail::Pressure,
+        Pressure,
+        "pressure",
+        "Its pressure stall information"
+    );
     table.add(
         &format!("{node}/proc"),
         get(processes),
-        operation("processes", "The ids of its processes; with view=full their rows")
-            .query::<ProcessQuery>()
-            .answers(Answers::either::<Vec<u32>, Processes>().and_history()),
+        operation(
+            "processes",
+            "The ids of its processes; with view=full their rows",
+        )
+        .query::<ProcessQuery>()
+        .answers(Answers::either::<Vec<u32>, Processes>().and_history()),
     );
     detail_of_process(table, node, operation("process", "One process"));
 }
@@ -212,10 +252,21 @@ fn detail_routes(table: &mut Table, node: &str) {
 fn detail_of_process(table: &mut Table, node: &str, operation: Operation) {
     let handler = async |State(app): State<App>, node: Node, Pid(pid): Pid, uri: Uri| {
         let query: SpanQuery = query::parse(uri.query())?;
-        respond(&app, &node, Detail::Process(pid), query.samples(App::now())?, &uri).await
+        respond(
+            &app,
+            &node,
+            Detail::Process(pid),
+            query.samples(App::now())?,
+            &uri,
+        )
+        .await
     };
     let answers = Answers::or_history::<Process>();
-    table.add(&format!("{node}/proc/{{pid}}"), get(handler), operation.answers(answers));
+    table.add(
+        &format!("{node}/proc/{{pid}}"),
+        get(handler),
+        operation.answers(answers),
+    );
 }
 
 async fn processes(State(app): State<App>, node: Node, uri: Uri) -> Result<Response, ApiError> {

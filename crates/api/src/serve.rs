@@ -26,10 +26,15 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(64 << 10);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(64 << 10);
     loop {
         let accept = async {
-            let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+            let place = Arc::clone(&places)
+                .acquire_owned()
+                .await
+                .expect("never closed");
             (listener.accept().await, place)
         };
         let (accepted, place) = tokio::select! {
@@ -46,7 +51,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             }
         };
         let _ = stream.set_nodelay(true);
-        let service = router.clone().map_request(|request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
+        let service = router
+            .clone()
+            .map_request(|request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
         let service = TowerToHyperService::new(service.map_err(|never: Infallible| match never {}));
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
@@ -57,7 +64,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         });
     }
     drop(listener);
-    if tokio::time::timeout(END_PATIENCE, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(END_PATIENCE, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("some requests did not finish in time and were cut off");
     }
 }

@@ -20,7 +20,10 @@ pub(crate) async fn readyz(State(app): State<App>, uri: Uri) -> Result<&'static 
 
 pub(crate) async fn metrics(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
     Ok((kind, app.metrics.render()).into_response())
 }
 

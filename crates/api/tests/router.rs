@@ -32,41 +32,71 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
     }
 }
 
 impl Server {
     async fn new() -> Self {
-        Self::with(Options { body_limit: 1 << 20, exposure: Exposure::Loopback }).await
+        Self::with(Options {
+            body_limit: 1 << 20,
+            exposure: Exposure::Loopback,
+        })
+        .await
     }
 
     async fn with(options: Options) -> Self {
-        let retention = Duration::from_secs(36_500 * 86_400);
+        let retention = Duration::from_hours(876_000);
         let memory = MemoryBudget::from_limit(0);
         let options_of_store = nodestats_store::Options { retention, memory };
-        let store = Store::open(&Location::Memory, &options_of_store).await.expect("opens");
+        let store = Store::open(&Location::Memory, &options_of_store)
+            .await
+            .expect("opens");
         let router = router(App::new(store.clone(), options));
         Self { store, router }
     }
 
     async fn ask(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.expect("never fails");
+        let response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("never fails");
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
-        let answer = Answer { status: parts.status.as_u16(), headers: parts.headers, body };
+        let body = body
+            .collect()
+            .await
+            .expect("a whole body")
+            .to_bytes()
+            .to_vec();
+        let answer = Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        };
         if answer.status >= 400 {
             assert_eq!(answer.header("content-type"), routes::PROBLEM_MEDIA_TYPE);
             let problem = answer.json();
             assert_eq!(problem["status"], answer.status);
-            assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+            assert!(
+                problem["detail"]
+                    .as_str()
+                    .is_some_and(|detail| !detail.is_empty())
+            );
         }
         answer
     }
 
     async fn call(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
-        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-        self.ask(request.body(body.into()).expect("a request")).await
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost");
+        self.ask(request.body(body.into()).expect("a request"))
+            .await
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -105,24 +135,55 @@ fn full_sample() -> Value {
     })
 }
 
-const DETAILS: [&str; 6] = ["cpu", "memory", "disk", "network", "filesystems", "pressure"];
+const DETAILS: [&str; 6] = [
+    "cpu",
+    "memory",
+    "disk",
+    "network",
+    "filesystems",
+    "pressure",
+];
 
 #[tokio::test]
 async fn a_third_party_gets_back_what_it_put_now_and_from_the_past() {
     let server = Server::new().await;
-    let created = server.register("192.168.2.51", "test-node.testnet.net", "x").await;
-    assert_eq!((created.status, created.header("location")), (201, "/nodes/192.168.2.51"));
-    assert_eq!(server.register("192.168.2.51", "test-node.testnet.net", "x").await.status, 200);
+    let created = server
+        .register("192.168.2.51", "test-node.testnet.net", "x")
+        .await;
+    assert_eq!(
+        (created.status, created.header("location")),
+        (201, "/nodes/192.168.2.51")
+    );
+    assert_eq!(
+        server
+            .register("192.168.2.51", "test-node.testnet.net", "x")
+            .await
+            .status,
+        200
+    );
     let sample = full_sample();
     let mut past = sample.clone();
     past["time"] = json!("2022-03-01 13:45:00");
     let mut later = json!({ "time": "2022-03-01T13:47:00Z", "cpu": { "usage_percent": 50.0 } });
-    assert_eq!(server.put("/nodes/192.168.2.51", &json!([past, later])).await.status, 204);
+    assert_eq!(
+        server
+            .put("/nodes/192.168.2.51", &json!([past, later]))
+            .await
+            .status,
+        204
+    );
     assert_eq!(server.put("/nodes/192.168.2.51", &sample).await.status, 204);
-    for node in ["/nodes/192.168.2.51", "/192.168.2.51", "/test-node.testnet.net", "/nodes/x"] {
+    for node in [
+        "/nodes/192.168.2.51",
+        "/192.168.2.51",
+        "/test-node.testnet.net",
+        "/nodes/x",
+    ] {
         for detail in DETAILS {
             let mut now = server.get(&format!("{node}/{detail}")).await.json();
-            let stamps = now.as_object_mut().map(|now| (now.remove("time"), now.remove("age_seconds")));
+            let stamps = now
+                .as_object_mut()
+                .map(|now| (now.remove("time"), now.remove("age_seconds")));
             assert!(matches!(stamps, Some((Some(_), Some(_)))), "{detail}");
             assert_eq!(now, sample[detail], "{node} {detail}");
         }
@@ -135,30 +196,74 @@ async fn a_third_party_gets_back_what_it_put_now_and_from_the_past() {
         // A sample without the group is no entry of its history.
         let memory = server.get(&format!("{node}/memory?{query}")).await.json();
         assert_eq!(memory, json!({ "2022-03-01 13:45:00": sample["memory"] }));
-        let at = server.get(&format!("{node}/cpu?at=2022-03-01+13:46:00")).await.json();
-        assert_eq!((&at["usage_percent"], &at["age_seconds"]), (&json!(7.5), &json!(60.0)));
+        let at = server
+            .get(&format!("{node}/cpu?at=2022-03-01+13:46:00"))
+            .await
+            .json();
+        assert_eq!(
+            (&at["usage_percent"], &at["age_seconds"]),
+            (&json!(7.5), &json!(60.0))
+        );
     }
     let node = server.get("/nodes/192.168.2.51").await.json();
-    for key in ["boottime", "loadavg", "cpu_usage_percent", "memory_usage_percent"] {
+    for key in [
+        "boottime",
+        "loadavg",
+        "cpu_usage_percent",
+        "memory_usage_percent",
+    ] {
         assert_eq!(node[key], sample[key], "{key}");
     }
     assert_eq!(server.get("/nodes/x/proc").await.json(), json!([0, 7]));
     assert_eq!(server.get("/nodes/x/proc/7").await.json()["name"], "<b>");
-    let first = server.get("/nodes/x/proc?view=full&sort=cpu&limit=1").await.json();
-    assert_eq!((&first["processes"][0]["pid"], &first["total"]), (&json!(7), &json!(2)));
-    let pids = server.get("/x/proc?from=2022-01-01&to=2023-01-01").await.json();
+    let first = server
+        .get("/nodes/x/proc?view=full&sort=cpu&limit=1")
+        .await
+        .json();
+    assert_eq!(
+        (&first["processes"][0]["pid"], &first["total"]),
+        (&json!(7), &json!(2))
+    );
+    let pids = server
+        .get("/x/proc?from=2022-01-01&to=2023-01-01")
+        .await
+        .json();
     assert_eq!(pids, json!({ "2022-03-01 13:45:00": [0, 7] }));
     // What an answer gave can be put again as it stands, its time and age included.
     later = server.get("/nodes/x").await.json();
     later["cpu"] = server.get("/nodes/x/cpu").await.json();
     assert_eq!(server.put("/nodes/x", &later).await.status, 204);
-    assert_eq!(server.call("DELETE", "/nodes/192.168.2.51", "").await.status, 204);
+    assert_eq!(
+        server
+            .call("DELETE", "/nodes/192.168.2.51", "")
+            .await
+            .status,
+        204
+    );
     assert_eq!(server.get("/nodes").await.json(), json!([]));
     assert_eq!(server.get("/nodes/192.168.2.51/cpu").await.status, 404);
-    assert_eq!(server.get("/192.168.2.51/cpu?from=2022-01-01&to=2022-12-31").await.status, 200);
-    assert_eq!(server.get("/nodes?view=full&state=gone").await.json()[0]["state"], "gone");
-    assert_eq!(server.call("DELETE", "/nodes/192.168.2.51?purge=true", "").await.status, 204);
-    assert_eq!(server.get("/192.168.2.51/cpu?from=2022-01-01").await.status, 404);
+    assert_eq!(
+        server
+            .get("/192.168.2.51/cpu?from=2022-01-01&to=2022-12-31")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        server.get("/nodes?view=full&state=gone").await.json()[0]["state"],
+        "gone"
+    );
+    assert_eq!(
+        server
+            .call("DELETE", "/nodes/192.168.2.51?purge=true", "")
+            .await
+            .status,
+        204
+    );
+    assert_eq!(
+        server.get("/192.168.2.51/cpu?from=2022-01-01").await.status,
+        404
+    );
 }
 
 #[tokio::test]
@@ -168,27 +273,56 @@ async fn what_is_wrong_with_a_sample_is_named_and_nothing_of_it_is_kept() {
     for (body, field) in [
         (json!({ "nonsense": 1 }), "nonsense"),
         (json!({ "cpu": { "usage": 1 } }), "cpu.usage"),
-        (json!({ "memory": { "total_bytes": "many" } }), "memory.total_bytes"),
-        (json!({ "processes": [{ "pid": 1 }, { "name": "x" }] }), "processes[1].pid"),
+        (
+            json!({ "memory": { "total_bytes": "many" } }),
+            "memory.total_bytes",
+        ),
+        (
+            json!({ "processes": [{ "pid": 1 }, { "name": "x" }] }),
+            "processes[1].pid",
+        ),
         (json!({ "time": "yesterday" }), "time"),
         (json!({ "time": "2999-01-01 00:00:00" }), "time"),
         (json!({ "ip": "10.0.0.2" }), "ip"),
-        (json!({ "time": "2022-01-01", "cpu": { "time": "2022-01-02" } }), "cpu.time"),
-        (json!([{ "time": "2022-01-01" }, { "nonsense": 1 }]), "[1].nonsense"),
+        (
+            json!({ "time": "2022-01-01", "cpu": { "time": "2022-01-02" } }),
+            "cpu.time",
+        ),
+        (
+            json!([{ "time": "2022-01-01" }, { "nonsense": 1 }]),
+            "[1].nonsense",
+        ),
         (json!([{ "time": "2022-01-01" }, { "uid": "y" }]), "[1].uid"),
     ] {
         let answer = server.put("/nodes/a", &body).await;
-        assert_eq!((answer.status, answer.json()["field"].as_str()), (422, Some(field)), "{body}");
+        assert_eq!(
+            (answer.status, answer.json()["field"].as_str()),
+            (422, Some(field)),
+            "{body}"
+        );
     }
     assert_eq!(server.store.count("x").await.expect("counted"), 0);
-    assert!(server.put("/nodes/a", &json!({ "time": "1800-01-01" })).await.status == 422);
+    assert!(
+        server
+            .put("/nodes/a", &json!({ "time": "1800-01-01" }))
+            .await
+            .status
+            == 422
+    );
     for (body, field) in [
         (json!({ "ip": "10.0.0.999", "hostname": "b" }), "ip"),
         (json!({ "ip": "10.0.0.9" }), "hostname"),
-        (json!({ "ip": "10.0.0.9", "hostname": "b", "color": "red" }), "color"),
+        (
+            json!({ "ip": "10.0.0.9", "hostname": "b", "color": "red" }),
+            "color",
+        ),
     ] {
         let answer = server.call("POST", "/nodes", body.to_string()).await;
-        assert_eq!((answer.status, answer.json()["field"].as_str()), (422, Some(field)), "{body}");
+        assert_eq!(
+            (answer.status, answer.json()["field"].as_str()),
+            (422, Some(field)),
+            "{body}"
+        );
     }
 }
 
@@ -197,16 +331,27 @@ async fn pages_steps_and_fractions_of_a_history_are_complete() {
     let server = Server::new().await;
     server.register("10.0.0.1", "a", "x").await;
     let sample = |time: String, percent: u32| json!({ "time": time, "memory": { "usage_percent": percent } });
-    let samples: Vec<Value> =
-        (0..300).map(|n| sample(format!("2022-03-01 00:{:02}:{:02}", n / 60, n % 60), n)).collect();
+    let samples: Vec<Value> = (0..300)
+        .map(|n| sample(format!("2022-03-01 00:{:02}:{:02}", n / 60, n % 60), n))
+        .collect();
     assert_eq!(server.put("/nodes/a", &json!(samples)).await.status, 204);
     let whole = server.get("/a/memory?from=2022-03-01&to=2022-03-02").await;
-    assert_eq!(whole.json().as_object().map(serde_json::Map::len), Some(300));
-    assert!(whole.header("nodestats-resolution").starts_with("raw;from=\"2022-03-01T00:00:00Z\""));
+    assert_eq!(
+        whole.json().as_object().map(serde_json::Map::len),
+        Some(300)
+    );
+    assert!(
+        whole
+            .header("nodestats-resolution")
+            .starts_with("raw;from=\"2022-03-01T00:00:00Z\"")
+    );
     // Oldest first, and in pages the same.
     let keys = |body: &[u8]| {
         let text = String::from_utf8_lossy(body).into_owned();
-        text.split("\"2022").skip(1).map(|part| part[..15].to_owned()).collect::<Vec<_>>()
+        text.split("\"2022")
+            .skip(1)
+            .map(|part| part[..15].to_owned())
+            .collect::<Vec<_>>()
     };
     let expected = keys(&whole.body);
     assert!(expected.is_sorted() && expected.len() == 300);
@@ -215,24 +360,60 @@ async fn pages_steps_and_fractions_of_a_history_are_complete() {
     while let Some(path) = next {
         let page = server.get(&path).await;
         paged.extend(keys(&page.body));
-        let link = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>'));
+        let link = page
+            .header("link")
+            .strip_prefix('<')
+            .and_then(|link| link.split_once('>'));
         next = link.map(|(path, _)| path.to_owned());
     }
     assert_eq!(paged, expected);
     // A step answers its last sample, under its begin.
-    let minutes = server.get("/a/memory?from=2022-03-01&to=2022-03-02&step=1m").await.json();
+    let minutes = server
+        .get("/a/memory?from=2022-03-01&to=2022-03-02&step=1m")
+        .await
+        .json();
     let last = minutes["2022-03-01 00:01:00"]["usage_percent"].as_f64();
-    assert_eq!((minutes.as_object().map(serde_json::Map::len), last), (Some(5), Some(119.0)));
-    let page = server.get("/a/memory?from=2022-03-01&to=2022-03-02&step=1m&limit=2").await;
+    assert_eq!(
+        (minutes.as_object().map(serde_json::Map::len), last),
+        (Some(5), Some(119.0))
+    );
+    let page = server
+        .get("/a/memory?from=2022-03-01&to=2022-03-02&step=1m&limit=2")
+        .await;
     assert_eq!(page.json().as_object().map(serde_json::Map::len), Some(2));
-    assert!(page.header("link").contains("from=2022-03-01T00%3A02%3A00Z"), "{}", page.header("link"));
+    assert!(
+        page.header("link")
+            .contains("from=2022-03-01T00%3A02%3A00Z"),
+        "{}",
+        page.header("link")
+    );
     // A fraction only where one second has more than one.
-    let close = json!([sample("2022-04-01 00:00:00.25".into(), 1), sample("2022-04-01 00:00:00.5".into(), 2), sample("2022-04-01 00:00:01.5".into(), 3)]);
+    let close = json!([
+        sample("2022-04-01 00:00:00.25".into(), 1),
+        sample("2022-04-01 00:00:00.5".into(), 2),
+        sample("2022-04-01 00:00:01.5".into(), 3)
+    ]);
     assert_eq!(server.put("/nodes/a", &close).await.status, 204);
-    let body = server.get("/a/memory?from=2022-04-01&to=2022-04-02").await.json();
+    let body = server
+        .get("/a/memory?from=2022-04-01&to=2022-04-02")
+        .await
+        .json();
     let found: Vec<&String> = body.as_object().expect("an object").keys().collect();
-    assert_eq!(found, ["2022-04-01 00:00:00.250", "2022-04-01 00:00:00.500", "2022-04-01 00:00:01"]);
-    assert_eq!(server.get("/a/memory?from=2021-01-01&to=2021-01-02").await.json(), json!({}));
+    assert_eq!(
+        found,
+        [
+            "2022-04-01 00:00:00.250",
+            "2022-04-01 00:00:00.500",
+            "2022-04-01 00:00:01"
+        ]
+    );
+    assert_eq!(
+        server
+            .get("/a/memory?from=2021-01-01&to=2021-01-02")
+            .await
+            .json(),
+        json!({})
+    );
 }
 
 #[tokio::test]
@@ -249,13 +430,21 @@ async fn frames_are_rates_when_read_and_count_once() {
     let cpu = |key: &str| history[key]["cpu_percent"].as_f64();
     assert_eq!(history.as_object().map(serde_json::Map::len), Some(3));
     assert_eq!(cpu("2022-03-01 00:00:00"), None);
-    assert_eq!((cpu("2022-03-01 00:00:01"), cpu("2022-03-01 00:00:02")), (Some(100.0), Some(100.0)));
+    assert_eq!(
+        (cpu("2022-03-01 00:00:01"), cpu("2022-03-01 00:00:02")),
+        (Some(100.0), Some(100.0))
+    );
     // The first entry of a span has its rate from the sample before it.
-    let one = server.get("/a/proc/7?from=2022-03-01+00:00:02").await.json();
+    let one = server
+        .get("/a/proc/7?from=2022-03-01+00:00:02")
+        .await
+        .json();
     assert_eq!(one["2022-03-01 00:00:02"]["cpu_percent"], 100.0);
-    for (body, status) in
-        [(b"nonsense".to_vec(), 400), (Vec::new(), 400), (first[..first.len() - 1].to_vec(), 400)]
-    {
+    for (body, status) in [
+        (b"nonsense".to_vec(), 400),
+        (Vec::new(), 400),
+        (first[..first.len() - 1].to_vec(), 400),
+    ] {
         assert_eq!(server.put_frames("x", body).await.status, status);
     }
 }
@@ -266,13 +455,21 @@ async fn names_lead_to_one_life_or_to_an_error_that_helps() {
     server.register("10.0.0.1", "web-1", "x").await;
     server.register("10.0.0.1", "web-2", "y").await;
     let ambiguous = server.get("/nodes/10.0.0.1").await;
-    assert_eq!((ambiguous.status, &ambiguous.json()["type"]), (409, &json!("ambiguous-node")));
-    let mut names: Vec<String> = serde_json::from_value(ambiguous.json()["names"].clone()).expect("names");
+    assert_eq!(
+        (ambiguous.status, &ambiguous.json()["type"]),
+        (409, &json!("ambiguous-node"))
+    );
+    let mut names: Vec<String> =
+        serde_json::from_value(ambiguous.json()["names"].clone()).expect("names");
     names.sort();
     assert_eq!(names, ["x", "y"]);
     let unknown = server.get("/nodes/web-3").await;
     assert_eq!(unknown.status, 404);
-    assert!(unknown.json()["names"].as_array().is_some_and(|names| names.contains(&json!("web-1"))));
+    assert!(
+        unknown.json()["names"]
+            .as_array()
+            .is_some_and(|names| names.contains(&json!("web-1")))
+    );
     assert_eq!(server.get("/nodes/web-1").await.json()["uid"], "x");
     assert_eq!(server.get("/nodes/web-1/cpu").await.status, 404);
 }
@@ -289,22 +486,66 @@ async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
     let mut seen = BTreeSet::new();
     // Twice: what exists the second time.
     for _ in 0..2 {
-        seen.insert(server.call(method, &fill("known"), body.clone()).await.status);
+        seen.insert(
+            server
+                .call(method, &fill("known"), body.clone())
+                .await
+                .status,
+        );
         if method == "DELETE" {
             server.register("10.0.0.1", "known", "k").await;
         }
     }
-    seen.insert(server.call(method, &format!("{}?nonsense=1", fill("known")), body.clone()).await.status);
-    let foreign = Request::builder().method(method).uri(fill("known")).header(header::HOST, "evil.example");
-    seen.insert(server.ask(foreign.body(Body::empty()).expect("a request")).await.status);
+    seen.insert(
+        server
+            .call(
+                method,
+                &format!("{}?nonsense=1", fill("known")),
+                body.clone(),
+            )
+            .await
+            .status,
+    );
+    let foreign = Request::builder()
+        .method(method)
+        .uri(fill("known"))
+        .header(header::HOST, "evil.example");
+    seen.insert(
+        server
+            .ask(foreign.body(Body::empty()).expect("a request"))
+            .await
+            .status,
+    );
     if path.contains("{node}") {
-        seen.insert(server.call(method, &fill("unknown"), body.clone()).await.status);
-        seen.insert(server.call(method, &fill("10.0.0.200"), body.clone()).await.status);
+        seen.insert(
+            server
+                .call(method, &fill("unknown"), body.clone())
+                .await
+                .status,
+        );
+        seen.insert(
+            server
+                .call(method, &fill("10.0.0.200"), body.clone())
+                .await
+                .status,
+        );
     }
     if method == "PUT" || method == "POST" {
-        seen.insert(server.call(method, &fill("known"), "{\"nonsense\":1}").await.status);
-        seen.insert(server.call(method, &fill("known"), vec![b' '; 2 << 20]).await.status);
-        let never = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+        seen.insert(
+            server
+                .call(method, &fill("known"), "{\"nonsense\":1}")
+                .await
+                .status,
+        );
+        seen.insert(
+            server
+                .call(method, &fill("known"), vec![b' '; 2 << 20])
+                .await
+                .status,
+        );
+        let never = Body::from_stream(futures_util::stream::pending::<
+            Result<bytes::Bytes, std::io::Error>,
+        >());
         tokio::time::pause();
         seen.insert(server.call(method, &fill("known"), never).await.status);
         tokio::time::resume();
@@ -321,32 +562,61 @@ async fn every_route_and_every_status_in_the_description_is_real() {
     for (path, methods) in paths {
         for (method, operation) in methods.as_object().expect("methods") {
             let server = Server::new().await;
-            for (uid, ip, name) in [("k", "10.0.0.1", "known"), ("s", "10.0.0.200", "one"), ("t", "10.0.0.200", "two")] {
+            for (uid, ip, name) in [
+                ("k", "10.0.0.1", "known"),
+                ("s", "10.0.0.200", "one"),
+                ("t", "10.0.0.200", "two"),
+            ] {
                 server.register(ip, name, uid).await;
             }
             server.put("/nodes/known", &full_sample()).await;
             let mut seen = provoke(&server, &method.to_uppercase(), path).await;
             server.store.close().await;
-            let gone = server.call(&method.to_uppercase(), &path.replace("{node}", "known").replace("{pid}", "7"), json!({ "ip": "10.0.0.8", "hostname": "eight" }).to_string()).await;
+            let gone = server
+                .call(
+                    &method.to_uppercase(),
+                    &path.replace("{node}", "known").replace("{pid}", "7"),
+                    json!({ "ip": "10.0.0.8", "hostname": "eight" }).to_string(),
+                )
+                .await;
             seen.insert(gone.status);
             let responses = operation["responses"].as_object().expect("responses");
-            let described: BTreeSet<u16> = responses.keys().map(|status| status.parse().expect("a status")).collect();
+            let described: BTreeSet<u16> = responses
+                .keys()
+                .map(|status| status.parse().expect("a status"))
+                .collect();
             assert_eq!(seen, described, "{method} {path}");
-            assert!(operations.insert(operation["operationId"].as_str().expect("an id").to_owned()));
+            assert!(
+                operations.insert(operation["operationId"].as_str().expect("an id").to_owned())
+            );
         }
     }
     // And nothing else answers.
     let server = Server::new().await;
     server.register("10.0.0.1", "known", "k").await;
-    for path in ["/nonsense/x/y", "/nodes/known/nonsense", "/nodes/known/proc/1/2", "//"] {
+    for path in [
+        "/nonsense/x/y",
+        "/nodes/known/nonsense",
+        "/nodes/known/proc/1/2",
+        "//",
+    ] {
         assert_eq!(server.get(path).await.status, 404, "{path}");
     }
-    for (method, path) in [("PATCH", "/nodes"), ("POST", "/nodes/known"), ("DELETE", "/"), ("PUT", "/known/cpu")] {
+    for (method, path) in [
+        ("PATCH", "/nodes"),
+        ("POST", "/nodes/known"),
+        ("DELETE", "/"),
+        ("PUT", "/known/cpu"),
+    ] {
         let answer = server.call(method, path, "").await;
         assert_eq!(answer.status, 405, "{method} {path}");
         assert!(!answer.header("allow").is_empty());
     }
-    for path in ["/nodes/known/proc/seven", "/nodes/known/proc/-1", "/nodes/%ff/cpu"] {
+    for path in [
+        "/nodes/known/proc/seven",
+        "/nodes/known/proc/-1",
+        "/nodes/%ff/cpu",
+    ] {
         assert_eq!(server.get(path).await.status, 400, "{path}");
     }
 }
@@ -359,7 +629,10 @@ fn the_golden_description_is_up_to_date() {
         std::fs::write(path, openapi_document()).expect("written");
     }
     let golden = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(golden == openapi_document(), "crates/api/openapi.json differs: cargo xtask generate");
+    assert!(
+        golden == openapi_document(),
+        "crates/api/openapi.json differs: cargo xtask generate"
+    );
 }
 
 #[tokio::test]
@@ -367,20 +640,38 @@ async fn the_page_is_one_document_under_a_strict_policy() {
     let server = Server::new().await;
     let page = server.get("/").await;
     let policy = page.header("content-security-policy");
-    assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'sha256-"),
+        "{policy}"
+    );
     assert!(!policy.contains("unsafe"), "{policy}");
     let text = String::from_utf8(page.body.clone()).expect("UTF-8");
-    for outside in ["http://", "https://", "src=", "@import", "url(", "innerHTML"] {
+    for outside in [
+        "http://",
+        "https://",
+        "src=",
+        "@import",
+        "url(",
+        "innerHTML",
+    ] {
         assert!(!text.contains(outside), "{outside}");
     }
 }
 
 #[tokio::test]
 async fn a_hundred_large_bodies_at_once_are_answered_within_the_budget() {
-    let server = Server::with(Options { body_limit: 4 << 20, exposure: Exposure::Loopback }).await;
+    let server = Server::with(Options {
+        body_limit: 4 << 20,
+        exposure: Exposure::Loopback,
+    })
+    .await;
     server.register("10.0.0.1", "a", "x").await;
     let body = format!("[{}{{}}]", " ".repeat(3 << 20));
     let asks = (0..100).map(|_| server.call("PUT", "/nodes/a", body.clone()));
     let answers = futures_util::future::join_all(asks).await;
-    assert!(answers.iter().all(|answer| answer.status == StatusCode::NO_CONTENT.as_u16()));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.status == StatusCode::NO_CONTENT.as_u16())
+    );
 }

@@ -59,11 +59,18 @@ fn refresh(system: &mut System) {
 
 /// The fields that change, of each process: `stat`, `statm`, `io`, open files.
 fn procfs_pass() -> usize {
-    let Ok(processes) = procfs::process::all_processes() else { return 0 };
+    let Ok(processes) = procfs::process::all_processes() else {
+        return 0;
+    };
     processes
         .flatten()
         .filter(|process| {
-            let read = (process.stat(), process.statm(), process.io(), process.fd_count());
+            let read = (
+                process.stat(),
+                process.statm(),
+                process.io(),
+                process.fd_count(),
+            );
             std::hint::black_box(&read);
             read.0.is_ok()
         })

@@ -37,11 +37,16 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn read(path: &str) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Read { path: path.to_owned(), source }
+        move |source| Self::Read {
+            path: path.to_owned(),
+            source,
+        }
     }
 
     pub(crate) fn parse(path: &str) -> Self {
-        Self::Parse { path: path.to_owned() }
+        Self::Parse {
+            path: path.to_owned(),
+        }
     }
 }
 
@@ -70,8 +75,10 @@ impl<C: Collector> Worker<C> {
         let (result_tx, results) = mpsc::sync_channel(1);
         let root = root.clone();
         // Not joined: one that hangs in the kernel can only be left behind at the end.
-        thread::Builder::new().name(format!("collect-{}", C::NAME)).stack_size(STACK).spawn(
-            move || {
+        thread::Builder::new()
+            .name(format!("collect-{}", C::NAME))
+            .stack_size(STACK)
+            .spawn(move || {
                 while wanted.recv().is_ok() {
                     let begin = Instant::now();
                     let result = collector.collect(&root);
@@ -79,9 +86,12 @@ impl<C: Collector> Worker<C> {
                         return;
                     }
                 }
-            },
-        )?;
-        Ok(Self { go, results, running_since: None })
+            })?;
+        Ok(Self {
+            go,
+            results,
+            running_since: None,
+        })
     }
 
     /// Asks for a reading, unless the last one is still under way.

@@ -38,14 +38,22 @@ fn parse(text: &str) -> Option<CpuOutput> {
             total = Some(times(values)?);
         } else if let Some(number) = key.strip_prefix("cpu") {
             let cpu = number.parse().ok()?;
-            cpus.push(CpuCounters { cpu, times: times(values)?, frequency_mhz: None });
+            cpus.push(CpuCounters {
+                cpu,
+                times: times(values)?,
+                frequency_mhz: None,
+            });
         } else if key == "btime" {
             boot_time_seconds = values.trim().parse().ok();
         } else if key == "intr" {
             // Thousands of numbers that nobody asks for; what follows them is short.
         }
     }
-    Some(CpuOutput { total: total?, cpus, boot_time_seconds })
+    Some(CpuOutput {
+        total: total?,
+        cpus,
+        boot_time_seconds,
+    })
 }
 
 /// The first eight columns; Linux before 2.6.11 has no steal, and guest time is in user already.
@@ -68,15 +76,23 @@ fn times(values: &str) -> Option<CpuTimes> {
 fn frequencies(root: &HostRoot, cpus: &mut [CpuCounters]) {
     let mut missing = false;
     for cpu in &mut *cpus {
-        let path = format!("sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq", cpu.cpu);
-        let khz = root.read(path).ok().and_then(|text| text.trim().parse::<f64>().ok());
+        let path = format!(
+            "sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq",
+            cpu.cpu
+        );
+        let khz = root
+            .read(path)
+            .ok()
+            .and_then(|text| text.trim().parse::<f64>().ok());
         cpu.frequency_mhz = khz.map(|khz| khz / 1000.0);
         missing |= khz.is_none();
     }
     if !missing {
         return;
     }
-    let Ok(text) = root.read("proc/cpuinfo") else { return };
+    let Ok(text) = root.read("proc/cpuinfo") else {
+        return;
+    };
     let mut number = None;
     for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
         match key.trim_end() {
@@ -103,7 +119,16 @@ mod tests {
         assert_eq!(parse("cpu  a b c d"), None);
         assert_eq!(parse("ctxt 5\n"), None);
         let old = parse("cpu  1 2 3 4\ncpu0 1 2 3 4\nbtime 5\n").expect("Linux 2.4");
-        assert_eq!(old.total, CpuTimes { user: 1, nice: 2, system: 3, idle: 4, ..CpuTimes::default() });
+        assert_eq!(
+            old.total,
+            CpuTimes {
+                user: 1,
+                nice: 2,
+                system: 3,
+                idle: 4,
+                ..CpuTimes::default()
+            }
+        );
         assert_eq!(old.boot_time_seconds, Some(5.0));
     }
 }

@@ -22,7 +22,11 @@ impl Collector for Disk {
         // Partitions are counted in their device already. Without /sys nobody can tell them apart.
         if let Ok(devices) = std::fs::read_dir(root.path("sys/block")) {
             let whole: Vec<_> = devices.flatten().map(|entry| entry.file_name()).collect();
-            disks.retain(|disk| whole.iter().any(|name| *name == *disk.device.replace('/', "!")));
+            disks.retain(|disk| {
+                whole
+                    .iter()
+                    .any(|name| *name == *disk.device.replace('/', "!"))
+            });
         }
         Ok(disks)
     }
@@ -33,7 +37,9 @@ fn parse(text: &str) -> Option<Vec<DiskCounters>> {
     for line in text.lines() {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         // Linux 2.6 to 4.17 has 14 fields, later ones 18 and 20.
-        let [_, _, device, ..] = fields[..] else { return None };
+        let [_, _, device, ..] = fields[..] else {
+            return None;
+        };
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         let disk = DiskCounters {
             device: device.to_owned(),

@@ -23,20 +23,49 @@ const STUCK_LIMIT: usize = 16;
 
 /// Kinds that hold no data of their own.
 const PSEUDO: [&str; 30] = [
-    "autofs", "binder", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts",
-    "devtmpfs", "efivarfs", "fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.portal", "fusectl", "hugetlbfs",
-    "iso9660", "mqueue", "nsfs", "overlay", "proc", "procfs", "pstore", "ramfs", "rpc_pipefs",
-    "securityfs", "selinuxfs", "squashfs", "sysfs", "tracefs",
+    "autofs",
+    "binder",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fuse.gvfsd-fuse",
+    "fuse.lxcfs",
+    "fuse.portal",
+    "fusectl",
+    "hugetlbfs",
+    "iso9660",
+    "mqueue",
+    "nsfs",
+    "overlay",
+    "proc",
+    "procfs",
+    "pstore",
+    "ramfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "squashfs",
+    "sysfs",
+    "tracefs",
 ];
 
 type Answer = (String, Option<StatVfs>);
+
+/// Questions to a thread that asks, and its answers.
+type Prober = (Sender<(String, PathBuf)>, Receiver<Answer>);
 
 /// Asks the filesystem that holds a path.
 type Ask = Arc<dyn Fn(&PathBuf) -> Option<StatVfs> + Send + Sync>;
 
 pub(crate) struct Filesystems {
     ask: Ask,
-    prober: Option<(Sender<(String, PathBuf)>, Receiver<Answer>)>,
+    prober: Option<Prober>,
     stuck: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -54,19 +83,26 @@ impl Collector for Filesystems {
         let path = "proc/1/mountinfo";
         let text = match root.read(path) {
             Ok(text) => text,
-            Err(_) if root.is_own() => {
-                root.read("proc/self/mountinfo").map_err(Error::read("proc/self/mountinfo"))?
-            }
+            Err(_) if root.is_own() => root
+                .read("proc/self/mountinfo")
+                .map_err(Error::read("proc/self/mountinfo"))?,
             Err(source) => return Err(Error::read(path)(source)),
         };
         let mounts = parse(&text);
-        Ok(mounts.into_iter().filter_map(|mount| self.measure(root, mount)).collect())
+        Ok(mounts
+            .into_iter()
+            .filter_map(|mount| self.measure(root, mount))
+            .collect())
     }
 }
 
 impl Filesystems {
     fn asking(ask: Ask) -> Self {
-        Self { ask, prober: None, stuck: Arc::default() }
+        Self {
+            ask,
+            prober: None,
+            stuck: Arc::default(),
+        }
     }
 
     fn measure(&mut self, root: &HostRoot, mount: Mount) -> Option<Filesystem> {
@@ -100,18 +136,20 @@ impl Filesystems {
             return figures;
         }
         // Marked first, then left: the thread takes the mark away when it comes back.
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).insert(mountpoint.to_owned());
+        self.stuck
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(mountpoint.to_owned());
         self.prober = None;
-        tracing::warn!(mountpoint, "a filesystem does not answer; it is left out until it does");
+        tracing::warn!(
+            mountpoint,
+            "a filesystem does not answer; it is left out until it does"
+        );
         None
     }
 }
 
-#[expect(clippy::type_complexity, reason = "two ends of two channels")]
-fn start_prober(
-    ask: Ask,
-    stuck: Arc<Mutex<HashSet<String>>>,
-) -> Option<(Sender<(String, PathBuf)>, Receiver<Answer>)> {
+fn start_prober(ask: Ask, stuck: Arc<Mutex<HashSet<String>>>) -> Option<Prober> {
     let (question_tx, questions) = mpsc::channel::<(String, PathBuf)>();
     let (answer_tx, answers) = mpsc::channel();
     let run = move || {
@@ -119,12 +157,17 @@ fn start_prober(
             let figures = ask(&path);
             if answer_tx.send((mountpoint.clone(), figures)).is_err() {
                 // Left behind, and back.
-                stuck.lock().unwrap_or_else(PoisonError::into_inner).remove(&mountpoint);
+                stuck
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&mountpoint);
                 return;
             }
         }
     };
-    let thread = thread::Builder::new().name("collect-statvfs".to_owned()).stack_size(128 << 10);
+    let thread = thread::Builder::new()
+        .name("collect-statvfs".to_owned())
+        .stack_size(128 << 10);
     thread.spawn(run).ok()?;
     Some((question_tx, answers))
 }
@@ -140,7 +183,9 @@ struct Mount {
 fn parse(text: &str) -> Vec<Mount> {
     let mut shortest: HashMap<&str, Mount> = HashMap::new();
     for line in text.lines() {
-        let Some((number, mount)) = mount(line) else { continue };
+        let Some((number, mount)) = mount(line) else {
+            continue;
+        };
         let known = shortest.get(number);
         if known.is_none_or(|known| mount.mountpoint.len() < known.mountpoint.len()) {
             shortest.insert(number, mount);
@@ -161,13 +206,25 @@ fn mount(line: &str) -> Option<(&str, Mount)> {
     let (kind, device) = (after.next()?, after.next()?);
     let mountpoint = unescape(mountpoint);
     let system = ["/proc", "/sys", "/dev", "/run"];
-    let is_system = |top: &str| mountpoint == top || mountpoint.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
+    let is_system = |top: &str| {
+        mountpoint == top
+            || mountpoint
+                .strip_prefix(top)
+                .is_some_and(|rest| rest.starts_with('/'))
+    };
     // A container's own root is an overlay, and all it has.
     let pseudo = PSEUDO.contains(&kind) && !(kind == "overlay" && mountpoint == "/");
     if pseudo || (kind == "tmpfs" && system.into_iter().any(is_system)) {
         return None;
     }
-    Some((number, Mount { mountpoint, device: unescape(device), kind: kind.to_owned() }))
+    Some((
+        number,
+        Mount {
+            mountpoint,
+            device: unescape(device),
+            kind: kind.to_owned(),
+        },
+    ))
 }
 
 /// Blank, tab, newline and backslash stand as three octal digits.
@@ -176,7 +233,8 @@ fn unescape(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         let octal = (byte == b'\\').then(|| after.get(..3)).flatten();
-        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        let code =
+            octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         plain.push(code.unwrap_or(byte));
         rest = &after[if code.is_some() { 3 } else { 0 }..];
     }
@@ -198,7 +256,10 @@ broken\n";
 
     #[test]
     fn each_filesystem_stands_once_at_its_shortest_place() {
-        let found: Vec<_> = parse(MOUNTINFO).into_iter().map(|mount| mount.mountpoint).collect();
+        let found: Vec<_> = parse(MOUNTINFO)
+            .into_iter()
+            .map(|mount| mount.mountpoint)
+            .collect();
         assert_eq!(found, ["/", "/mnt/with space", "/tmp"]);
         assert_eq!(parse(MOUNTINFO)[1].device, "host:/a\\b");
     }
@@ -221,7 +282,10 @@ broken\n";
         let root = HostRoot::new(folder.path());
         let mut places = || {
             let filesystems = collector.collect(&root).expect("read");
-            filesystems.into_iter().map(|filesystem| filesystem.mountpoint).collect::<Vec<_>>()
+            filesystems
+                .into_iter()
+                .map(|filesystem| filesystem.mountpoint)
+                .collect::<Vec<_>>()
         };
         assert_eq!(places(), ["/", "/tmp"]);
         assert_eq!(places(), ["/", "/tmp"]);

@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
-use nodestats_core::sample::{Host, Sample};
 use nodestats_core::Timestamp;
+use nodestats_core::sample::{Host, Sample};
 
 use crate::collector::Worker;
 use crate::cpu::Cpu;
@@ -76,7 +76,9 @@ impl Reader {
     pub fn open(root: &HostRoot) -> Result<Self, OpenError> {
         if !root.path("proc/stat").exists() {
             if !root.is_own() {
-                return Err(OpenError::NoProc { root: root.path("").display().to_string() });
+                return Err(OpenError::NoProc {
+                    root: root.path("").display().to_string(),
+                });
             }
             let reader = SysinfoReader::new().map_err(OpenError::Sysinfo)?;
             return Ok(Self(Inner::Other(Box::new(reader))));
@@ -134,7 +136,10 @@ impl Collectors {
             Some(cpu) => (Some(cpu.total), cpu.cpus, cpu.boot_time_seconds),
             None => (None, Vec::new(), None),
         };
-        let boot_id = self.root.read("proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot_id = self
+            .root
+            .read("proc/sys/kernel/random/boot_id")
+            .unwrap_or_default();
         let host = Host {
             boot_id: boot_id.trim().to_owned(),
             uptime_micros,
@@ -150,11 +155,20 @@ impl Collectors {
             pressure: pressure.flatten(),
             process_count: processes.as_ref().map(|processes| processes.len() as u32),
             collectors: vec![
-                cpu_run, load_run, memory_run, disk_run, network_run, filesystems_run, pressure_run,
+                cpu_run,
+                load_run,
+                memory_run,
+                disk_run,
+                network_run,
+                filesystems_run,
+                pressure_run,
                 processes_run,
             ],
         };
-        Sample { host, processes: processes.unwrap_or_default() }
+        Sample {
+            host,
+            processes: processes.unwrap_or_default(),
+        }
     }
 }
 
@@ -179,7 +193,9 @@ impl HostFacts {
                 .map_or_else(|_| own_name(), |name| name.trim().to_owned())
         };
         let os = root.read("etc/os-release").ok().and_then(|text| {
-            let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+            let name = text
+                .lines()
+                .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
             Some(name.trim_matches(['"', '\'']).to_owned())
         });
         let kernel = root.read("proc/sys/kernel/osrelease").ok();

@@ -17,7 +17,9 @@ impl Collector for Load {
 }
 
 fn parse(text: &str) -> Option<[f64; 3]> {
-    let mut values = text.split_ascii_whitespace().map(|value| value.parse::<f64>().ok());
+    let mut values = text
+        .split_ascii_whitespace()
+        .map(|value| value.parse::<f64>().ok());
     Some([values.next()??, values.next()??, values.next()??])
 }
 
@@ -27,7 +29,10 @@ mod tests {
 
     #[test]
     fn three_numbers_or_nothing() {
-        assert_eq!(parse("0.52 0.58 0.59 1/432 12345\n"), Some([0.52, 0.58, 0.59]));
+        assert_eq!(
+            parse("0.52 0.58 0.59 1/432 12345\n"),
+            Some([0.52, 0.58, 0.59])
+        );
         assert_eq!(parse("0.52 x 0.59"), None);
         assert_eq!(parse("0.52"), None);
     }

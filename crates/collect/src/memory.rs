@@ -36,12 +36,21 @@ fn parse(text: &str) -> Option<Figures> {
         };
         *field = bytes(value);
     }
-    Some(Figures { total: total?, ..figures })
+    Some(Figures {
+        total: total?,
+        ..figures
+    })
 }
 
 /// "kB" there means 1,024 bytes.
 pub(crate) fn bytes(value: &str) -> Option<u64> {
-    value.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
+    value
+        .trim()
+        .strip_suffix("kB")?
+        .trim_end()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 #[cfg(test)]

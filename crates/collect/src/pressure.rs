@@ -20,14 +20,19 @@ impl Collector for Pressure {
             match root.read(&path) {
                 Ok(text) => parse(&text).map(Some).ok_or_else(|| Error::parse(&path)),
                 // With psi=0 the files are there and refuse to be read (EOPNOTSUPP).
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) =>
+                {
                     Ok(None)
                 }
                 Err(source) => Err(Error::Read { path, source }),
             }
         };
-        let figures =
-            Figures { cpu: resource("cpu")?, memory: resource("memory")?, io: resource("io")? };
+        let figures = Figures {
+            cpu: resource("cpu")?,
+            memory: resource("memory")?,
+            io: resource("io")?,
+        };
         Ok((figures != Figures::default()).then_some(figures))
     }
 }
@@ -38,12 +43,17 @@ fn parse(text: &str) -> Option<Stall> {
         Some(values) => Some(stall(values)?),
         None => None,
     };
-    Some(Stall { some: stall(line("some ")?)?, full })
+    Some(Stall {
+        some: stall(line("some ")?)?,
+        full,
+    })
 }
 
 fn stall(values: &str) -> Option<StallLine> {
     let value = |key: &str| {
-        values.split_ascii_whitespace().find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+        values
+            .split_ascii_whitespace()
+            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
     };
     let average = |key| value(key)?.parse().ok();
     Some(StallLine {
@@ -60,7 +70,10 @@ mod tests {
     fn the_line_full_is_optional() {
         let some = "some avg10=0.12 avg60=0.01 avg300=0.00 total=123\n";
         let stall = parse(some).expect("well formed");
-        assert_eq!((stall.some.averages[0], stall.some.total_micros), (0.12, 123));
+        assert_eq!(
+            (stall.some.averages[0], stall.some.total_micros),
+            (0.12, 123)
+        );
         assert_eq!(stall.full, None);
         assert!(parse("").is_none());
         assert!(parse("some avg10=0.12\n").is_none());

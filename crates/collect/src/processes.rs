@@ -25,7 +25,7 @@ use directory::ProcDirectory;
 use stat::Stat;
 
 /// After this long everything about a process is read again.
-const REFRESH: Duration = Duration::from_secs(60);
+const REFRESH: Duration = Duration::from_mins(1);
 
 /// Reads all processes, and remembers what it saw.
 #[derive(Default)]
@@ -139,8 +139,11 @@ impl Processes {
             }
         };
         let stat = Stat::parse(&buffer[..length])?;
-        let mut last =
-            Process { pid, name: Arc::from(stat.name_lossy()), ..Process::default() };
+        let mut last = Process {
+            pid,
+            name: Arc::from(stat.name_lossy()),
+            ..Process::default()
+        };
         stat.copy_to(&mut last, directory.page_size());
         details::refresh(directory, &mut last, &self.users);
         details::update(directory, &mut last, swap_in_use);
@@ -148,7 +151,12 @@ impl Processes {
         // Spread by pid, so that not all are refreshed in the same pass.
         let refresh_at = now + REFRESH / 2 + REFRESH * (pid % 64) / 64;
         let process = last.clone();
-        let known = Known { stat: keep_open.then_some(file), last, seen: self.pass, refresh_at };
+        let known = Known {
+            stat: keep_open.then_some(file),
+            last,
+            seen: self.pass,
+            refresh_at,
+        };
         self.known.insert(pid, known);
         Some(process)
     }

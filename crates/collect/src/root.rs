@@ -34,7 +34,9 @@ impl HostRoot {
     /// Reads a file whole. Bytes that are no UTF-8 stand as U+FFFD.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let mut bytes = Vec::new();
-        File::open(self.path(path))?.take(FILE_LIMIT).read_to_end(&mut bytes)?;
+        File::open(self.path(path))?
+            .take(FILE_LIMIT)
+            .read_to_end(&mut bytes)?;
         Ok(match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),

@@ -51,7 +51,8 @@ impl SysinfoReader {
             .with_user(UpdateKind::OnlyIfNotSet)
             .with_cmd(UpdateKind::OnlyIfNotSet)
             .without_tasks();
-        self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
+        self.system
+            .refresh_processes_specifics(ProcessesToUpdate::All, true, what);
         self.networks.refresh(true);
         self.disks.refresh(true);
         self.integrate_cpus(uptime_micros);
@@ -63,11 +64,15 @@ impl SysinfoReader {
             boot_time_seconds: boot_time.map(|boot| boot as f64),
             ticks_per_second: TICKS_PER_SECOND,
             load_average: load.map(|load| [load.one, load.five, load.fifteen]),
-            cpu_total: Some(self.cpus.iter().fold(CpuTimes::default(), |sum, cpu| CpuTimes {
-                user: sum.user + cpu.user,
-                idle: sum.idle + cpu.idle,
-                ..sum
-            })),
+            cpu_total: Some(
+                self.cpus
+                    .iter()
+                    .fold(CpuTimes::default(), |sum, cpu| CpuTimes {
+                        user: sum.user + cpu.user,
+                        idle: sum.idle + cpu.idle,
+                        ..sum
+                    }),
+            ),
             cpus: self.cpus(),
             memory: Some(self.memory()),
             interfaces: Some(self.interfaces()),
@@ -75,14 +80,18 @@ impl SysinfoReader {
             process_count: Some(self.system.processes().len() as u32),
             ..Host::default()
         };
-        Sample { host, processes: self.processes(boot_time.unwrap_or_default()) }
+        Sample {
+            host,
+            processes: self.processes(boot_time.unwrap_or_default()),
+        }
     }
 
     /// sysinfo gives the share of time since the last look, not a counter: its sum is one.
     fn integrate_cpus(&mut self, uptime_micros: u64) {
         let millis = uptime_micros.saturating_sub(self.last_micros) / 1000;
         self.last_micros = uptime_micros;
-        self.cpus.resize(self.system.cpus().len(), CpuTimes::default());
+        self.cpus
+            .resize(self.system.cpus().len(), CpuTimes::default());
         for (times, cpu) in self.cpus.iter_mut().zip(self.system.cpus()) {
             let busy = (f64::from(cpu.usage()) / 100.0 * millis as f64).round() as u64;
             times.user += busy.min(millis);
@@ -96,7 +105,10 @@ impl SysinfoReader {
             times: *times,
             frequency_mhz: (cpu.frequency() > 0).then(|| cpu.frequency() as f64),
         };
-        (0..).zip(self.cpus.iter().zip(self.system.cpus())).map(cpu).collect()
+        (0..)
+            .zip(self.cpus.iter().zip(self.system.cpus()))
+            .map(cpu)
+            .collect()
     }
 
     fn memory(&self) -> Memory {
@@ -111,21 +123,22 @@ impl SysinfoReader {
     }
 
     fn interfaces(&self) -> Vec<InterfaceCounters> {
-        let interface = |(name, data): (&std::ffi::OsString, &sysinfo::NetworkData)| InterfaceCounters {
-            interface: name.to_string_lossy().into_owned(),
-            receive: DirectionCounters {
-                bytes: data.total_received(),
-                packets: data.total_packets_received(),
-                errors: data.total_errors_on_received(),
-                dropped: 0,
-            },
-            transmit: DirectionCounters {
-                bytes: data.total_transmitted(),
-                packets: data.total_packets_transmitted(),
-                errors: data.total_errors_on_transmitted(),
-                dropped: 0,
-            },
-        };
+        let interface =
+            |(name, data): (&std::ffi::OsString, &sysinfo::NetworkData)| InterfaceCounters {
+                interface: name.to_string_lossy().into_owned(),
+                receive: DirectionCounters {
+                    bytes: data.total_received(),
+                    packets: data.total_packets_received(),
+                    errors: data.total_errors_on_received(),
+                    dropped: 0,
+                },
+                transmit: DirectionCounters {
+                    bytes: data.total_transmitted(),
+                    packets: data.total_packets_transmitted(),
+                    errors: data.total_errors_on_transmitted(),
+                    dropped: 0,
+                },
+            };
         self.networks.iter().map(interface).collect()
     }
 
@@ -157,7 +170,11 @@ impl SysinfoReader {
 
 fn process_of(process: &sysinfo::Process, boot_time: u64) -> Process {
     let disk = process.disk_usage();
-    let arguments: Vec<_> = process.cmd().iter().map(|argument| argument.to_string_lossy()).collect();
+    let arguments: Vec<_> = process
+        .cmd()
+        .iter()
+        .map(|argument| argument.to_string_lossy())
+        .collect();
     Process {
         pid: process.pid().as_u32(),
         ppid: process.parent().map_or(0, sysinfo::Pid::as_u32),

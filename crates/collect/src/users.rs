@@ -16,7 +16,9 @@ impl Users {
     /// Reads the file again if it changed.
     pub(crate) fn refresh(&mut self, root: &HostRoot) {
         let path = "etc/passwd";
-        let modified = std::fs::metadata(root.path(path)).and_then(|file| file.modified()).ok();
+        let modified = std::fs::metadata(root.path(path))
+            .and_then(|file| file.modified())
+            .ok();
         if modified == self.modified && modified.is_some() {
             return;
         }
@@ -26,7 +28,10 @@ impl Users {
 
     /// The name of this user, or the number where the host knows no name.
     pub(crate) fn name(&self, uid: u32) -> String {
-        self.names.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
+        self.names
+            .get(&uid)
+            .cloned()
+            .unwrap_or_else(|| uid.to_string())
     }
 }
 
@@ -34,7 +39,10 @@ fn parse(text: &str) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in text.lines() {
         let mut fields = line.split(':');
-        if let (Some(name), Some(uid)) = (fields.next(), fields.nth(1).and_then(|uid| uid.parse().ok())) {
+        if let (Some(name), Some(uid)) = (
+            fields.next(),
+            fields.nth(1).and_then(|uid| uid.parse().ok()),
+        ) {
             // The first of several names of one number is its own.
             names.entry(uid).or_insert_with(|| name.to_owned());
         }

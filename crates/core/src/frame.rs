@@ -111,7 +111,15 @@ impl<'a> Frame<'a> {
         if !reader.0.is_empty() {
             return Err(Error::Surplus(reader.0.len()));
         }
-        Ok(Self { time, id: FrameId { agent_start, sequence }, host, processes })
+        Ok(Self {
+            time,
+            id: FrameId {
+                agent_start,
+                sequence,
+            },
+            host,
+            processes,
+        })
     }
 
     /// Unpacks the host's figures.
@@ -126,7 +134,10 @@ impl<'a> Frame<'a> {
 
     /// Unpacks both parts.
     pub fn sample(&self) -> Result<Sample, Error> {
-        Ok(Sample { host: self.host()?, processes: self.processes()? })
+        Ok(Sample {
+            host: self.host()?,
+            processes: self.processes()?,
+        })
     }
 }
 
@@ -154,7 +165,9 @@ fn pack<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
     // The size that the frame claims bounds the first allocation; the limit bounds it in turn.
-    let claimed = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
+    let claimed = zstd::zstd_safe::get_frame_content_size(packed)
+        .ok()
+        .flatten();
     let capacity = claimed.map_or(PART_LIMIT, |size| size.min(PART_LIMIT as u64) as usize);
     let plain = zstd::bulk::decompress(packed, capacity).map_err(Error::Unpack)?;
     postcard::from_bytes(&plain).map_err(Error::Decode)
@@ -167,7 +180,10 @@ mod tests {
     use super::*;
 
     fn id(sequence: u64) -> FrameId {
-        FrameId { agent_start: Uuid::from_u128(7), sequence }
+        FrameId {
+            agent_start: Uuid::from_u128(7),
+            sequence,
+        }
     }
 
     fn sample(names: &[String]) -> Sample {
@@ -179,7 +195,11 @@ mod tests {
             ..Process::default()
         };
         Sample {
-            host: Host { boot_id: "b".into(), uptime_micros: 5, ..Host::default() },
+            host: Host {
+                boot_id: "b".into(),
+                uptime_micros: 5,
+                ..Host::default()
+            },
             processes: names.iter().enumerate().map(process).collect(),
         }
     }

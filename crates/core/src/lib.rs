@@ -11,6 +11,6 @@ pub mod stored;
 
 pub use frame::{Frame, FrameId};
 pub use life::Life;
-pub use sample::Sample;
 pub use nodestats_wire::Timestamp;
+pub use sample::Sample;
 pub use stored::Stored;

@@ -72,7 +72,9 @@ impl RegistrationError {
 
 /// Checks a registration and gives it its identity: its own, or where it has none the one that
 /// follows from host name and address.
-pub fn identify(mut registration: Registration) -> Result<(String, Registration), RegistrationError> {
+pub fn identify(
+    mut registration: Registration,
+) -> Result<(String, Registration), RegistrationError> {
     let shown = |text: &str| text.chars().take(40).collect::<String>();
     let address: IpAddr = registration
         .ip
@@ -98,7 +100,8 @@ pub fn identify(mut registration: Registration) -> Result<(String, Registration)
     }
     let uid = match &registration.uid {
         Some(uid) => {
-            if uid.is_empty() || uid.len() > 128 || !uid.chars().all(|c| name_chars(c) || c == ':') {
+            if uid.is_empty() || uid.len() > 128 || !uid.chars().all(|c| name_chars(c) || c == ':')
+            {
                 return Err(RegistrationError::Uid(shown(uid)));
             }
             uid.clone()
@@ -116,14 +119,21 @@ fn derived_uid(hostname: &str, ip: &str) -> String {
     for byte in hostname.bytes().chain([0]).chain(ip.bytes()) {
         hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
     }
-    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid().to_string()
+    uuid::Builder::from_custom_bytes(hash.to_be_bytes())
+        .into_uuid()
+        .to_string()
 }
 
 impl Life {
     /// A life that begins.
     pub fn new(uid: String, registration: Registration, now: Timestamp) -> Self {
-        let mut life =
-            Self { uid, registration, registered_at: now, gone_at: Some(now), namings: Vec::new() };
+        let mut life = Self {
+            uid,
+            registration,
+            registered_at: now,
+            gone_at: Some(now),
+            namings: Vec::new(),
+        };
         life.register(life.registration.clone(), now);
         life
     }
@@ -139,7 +149,12 @@ impl Life {
         if !same {
             self.close_naming(now);
             let (hostname, ip) = (registration.hostname.clone(), registration.ip.clone());
-            self.namings.push(Naming { hostname, ip, from: now, until: None });
+            self.namings.push(Naming {
+                hostname,
+                ip,
+                from: now,
+                until: None,
+            });
             let surplus = self.namings.len().saturating_sub(NAMINGS_LIMIT);
             self.namings.drain(..surplus);
         }
@@ -165,7 +180,10 @@ impl Life {
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
-        let namings = self.namings.iter().flat_map(|naming| [&*naming.hostname, &*naming.ip]);
+        let namings = self
+            .namings
+            .iter()
+            .flat_map(|naming| [&*naming.hostname, &*naming.ip]);
         std::iter::once(&*self.uid).chain(namings)
     }
 }
@@ -221,7 +239,9 @@ pub enum ResolveError {
 /// The one life that `name` (UID, host name or address, in this order) means.
 pub fn resolve<'a>(lives: &'a [Life], name: &str, when: When) -> Result<&'a Life, ResolveError> {
     // One address has many spellings, and histories know one.
-    let canonical = name.parse::<IpAddr>().map_or_else(|_| name.to_owned(), |ip| ip.to_string());
+    let canonical = name
+        .parse::<IpAddr>()
+        .map_or_else(|_| name.to_owned(), |ip| ip.to_string());
     let had_it: Vec<&Life> = match lives.iter().find(|life| life.uid == name) {
         Some(life) => vec![life],
         None => lives
@@ -232,7 +252,11 @@ pub fn resolve<'a>(lives: &'a [Life], name: &str, when: When) -> Result<&'a Life
     let has_it_then = |life: &&&Life| match when {
         _ if life.uid == name => when != When::Now || life.is_live(),
         When::Now => {
-            life.is_live() && life.namings.last().is_some_and(|naming| naming.is(&canonical))
+            life.is_live()
+                && life
+                    .namings
+                    .last()
+                    .is_some_and(|naming| naming.is(&canonical))
         }
         When::Span(from, to) => life
             .namings
@@ -251,11 +275,17 @@ pub fn resolve<'a>(lives: &'a [Life], name: &str, when: When) -> Result<&'a Life
             nearest: nearest(lives, &canonical, when),
         }),
         ([], Some(last)) => Err(match last.gone_at {
-            Some(gone_at) => ResolveError::Gone { name: canonical, gone_at },
+            Some(gone_at) => ResolveError::Gone {
+                name: canonical,
+                gone_at,
+            },
             // The life goes on under another name.
             None => ResolveError::Unknown {
                 name: canonical,
-                nearest: vec![last.registration.ip.clone(), last.registration.hostname.clone()],
+                nearest: vec![
+                    last.registration.ip.clone(),
+                    last.registration.hostname.clone(),
+                ],
             },
         }),
         (many, _) => Err(ResolveError::Ambiguous {
@@ -280,7 +310,11 @@ fn nearest(lives: &[Life], name: &str, when: When) -> Vec<String> {
         .collect();
     close.sort_unstable();
     close.dedup();
-    close.into_iter().take(5).map(|(_, known)| known.to_owned()).collect()
+    close
+        .into_iter()
+        .take(5)
+        .map(|(_, known)| known.to_owned())
+        .collect()
 }
 
 /// Levenshtein's distance in bytes, one row at a time.
@@ -341,9 +375,21 @@ mod tests {
         assert_eq!(field(registration("", "10.0.0.1")), Err("hostname"));
         assert_eq!(field(registration("<b>", "10.0.0.1")), Err("hostname"));
         let uid = Some("a/b".to_owned());
-        assert_eq!(field(Registration { uid, ..registration("a", "10.0.0.1") }), Err("uid"));
+        assert_eq!(
+            field(Registration {
+                uid,
+                ..registration("a", "10.0.0.1")
+            }),
+            Err("uid")
+        );
         let os = Some("x".repeat(300));
-        assert_eq!(field(Registration { os, ..registration("a", "10.0.0.1") }), Err("os"));
+        assert_eq!(
+            field(Registration {
+                os,
+                ..registration("a", "10.0.0.1")
+            }),
+            Err("os")
+        );
     }
 
     #[test]
@@ -357,26 +403,47 @@ mod tests {
         assert_eq!(uid("10.0.0.1", When::Span(at(250), at(400))), Ok("new"));
         assert_eq!(uid("old", When::Span(at(250), at(400))), Ok("old"));
         assert_eq!(uid("A", When::Span(at(0), at(1000))), Ok("old"));
-        assert!(matches!(uid("a", When::Now), Err(ResolveError::Gone { .. })));
-        assert!(matches!(uid("old", When::Now), Err(ResolveError::Gone { .. })));
+        assert!(matches!(
+            uid("a", When::Now),
+            Err(ResolveError::Gone { .. })
+        ));
+        assert!(matches!(
+            uid("old", When::Now),
+            Err(ResolveError::Gone { .. })
+        ));
         let both = uid("10.0.0.1", When::Span(at(100), at(400)));
         let uids = vec!["old".to_owned(), "new".to_owned()];
-        assert_eq!(both, Err(ResolveError::Ambiguous { name: "10.0.0.1".into(), uids }));
+        assert_eq!(
+            both,
+            Err(ResolveError::Ambiguous {
+                name: "10.0.0.1".into(),
+                uids
+            })
+        );
     }
 
     #[test]
     fn two_live_owners_are_an_error_that_names_both() {
-        let lives = [life("x", "a", "10.0.0.1", 100), life("y", "b", "10.0.0.1", 100)];
+        let lives = [
+            life("x", "a", "10.0.0.1", 100),
+            life("y", "b", "10.0.0.1", 100),
+        ];
         let error = resolve(&lives, "10.0.0.1", When::Now).expect_err("ambiguous");
         assert!(matches!(error, ResolveError::Ambiguous { uids, .. } if uids == ["x", "y"]));
-        assert_eq!(resolve(&lives, "b", When::Now).map(|life| &*life.uid), Ok("y"));
+        assert_eq!(
+            resolve(&lives, "b", When::Now).map(|life| &*life.uid),
+            Ok("y")
+        );
     }
 
     #[test]
     fn a_past_before_the_registration_belongs_to_who_has_the_name() {
         let lives = [life("x", "a", "10.0.0.1", 1000)];
         let span = When::Span(at(0), at(10));
-        assert_eq!(resolve(&lives, "10.0.0.1", span).map(|life| &*life.uid), Ok("x"));
+        assert_eq!(
+            resolve(&lives, "10.0.0.1", span).map(|life| &*life.uid),
+            Ok("x")
+        );
     }
 
     #[test]
@@ -403,7 +470,10 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_answered_with_the_nearest() {
-        let lives = [life("x", "web-1", "10.0.0.1", 100), life("y", "db-1", "10.0.0.2", 100)];
+        let lives = [
+            life("x", "web-1", "10.0.0.1", 100),
+            life("y", "db-1", "10.0.0.2", 100),
+        ];
         let Err(ResolveError::Unknown { nearest, .. }) = resolve(&lives, "web-2", When::Now) else {
             panic!("web-2 is unknown");
         };

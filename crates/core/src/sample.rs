@@ -272,6 +272,7 @@ impl Process {
 
     /// CPU time of its ended children, in ticks.
     pub fn children_ticks(&self) -> u64 {
-        self.children_user_ticks.saturating_add(self.children_system_ticks)
+        self.children_user_ticks
+            .saturating_add(self.children_system_ticks)
     }
 }

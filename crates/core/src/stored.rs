@@ -60,8 +60,12 @@ pub fn read(bytes: &[u8]) -> Result<Stored<'_>, Error> {
     match bytes.split_first() {
         Some((&FRAME, frame)) => Frame::read(frame).map(Stored::Frame).map_err(Error::Frame),
         Some((&READING, packed)) => {
-            let claimed = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
-            let capacity = claimed.map_or(READING_LIMIT, |size| size.min(READING_LIMIT as u64) as usize);
+            let claimed = zstd::zstd_safe::get_frame_content_size(packed)
+                .ok()
+                .flatten();
+            let capacity = claimed.map_or(READING_LIMIT, |size| {
+                size.min(READING_LIMIT as u64) as usize
+            });
             let json = zstd::bulk::decompress(packed, capacity).map_err(Error::Unpack)?;
             let reading = serde_json::from_slice(&json).map_err(Error::Reading)?;
             Ok(Stored::Reading(Box::new(reading)))
@@ -86,9 +90,15 @@ mod tests {
 
     #[test]
     fn a_reading_comes_back_as_it_was_put() {
-        let reading = Reading { memory_usage_percent: Some(32.0), ..Reading::default() };
+        let reading = Reading {
+            memory_usage_percent: Some(32.0),
+            ..Reading::default()
+        };
         let bytes = from_reading(&reading);
-        assert_eq!(read(&bytes).expect("well formed"), Stored::Reading(Box::new(reading)));
+        assert_eq!(
+            read(&bytes).expect("well formed"),
+            Stored::Reading(Box::new(reading))
+        );
         assert!(matches!(read(&[9]), Err(Error::Kind)));
         assert!(matches!(read(&[]), Err(Error::Kind)));
         assert!(read(&bytes[..bytes.len() - 1]).is_err());

@@ -34,14 +34,21 @@ impl Question {
         let full = ("view", "full".to_owned());
         let Some(node) = &get.node else {
             let (kind, path) = (Kind::Nodes, routes::NODES.to_owned());
-            return Ok(Self { kind, path, query: vec![full], history: false });
+            return Ok(Self {
+                kind,
+                path,
+                query: vec![full],
+                history: false,
+            });
         };
         let (kind, suffix) = match get {
             Get { cpu: true, .. } => (Kind::Cpu, "/cpu".to_owned()),
             Get { memory: true, .. } => (Kind::Memory, "/memory".to_owned()),
             Get { disk: true, .. } => (Kind::Disk, "/disk".to_owned()),
             Get { network: true, .. } => (Kind::Network, "/network".to_owned()),
-            Get { processes: true, .. } => (Kind::Processes, "/proc".to_owned()),
+            Get {
+                processes: true, ..
+            } => (Kind::Processes, "/proc".to_owned()),
             Get { pid: Some(pid), .. } => (Kind::Process, format!("/proc/{pid}")),
             _ => (Kind::Node, String::new()),
         };
@@ -68,7 +75,12 @@ impl Question {
             query.extend([full, ("sort", sort.to_owned())]);
             query.extend(get.limit.map(|limit| ("limit", limit.to_string())));
         }
-        Ok(Self { kind, path: format!("{}{suffix}", routes::node(node)), query, history })
+        Ok(Self {
+            kind,
+            path: format!("{}{suffix}", routes::node(node)),
+            query,
+            history,
+        })
     }
 }
 
@@ -80,7 +92,9 @@ mod tests {
     use crate::{Arguments, Command};
 
     fn question(line: &str) -> Question {
-        let words = ["kubectl-nodestats", "get"].into_iter().chain(line.split(' '));
+        let words = ["kubectl-nodestats", "get"]
+            .into_iter()
+            .chain(line.split(' '));
         let Command::Get(get) = Arguments::try_parse_from(words).expect(line).command;
         Question::new(&get, &TimeZone::fixed(jiff::tz::offset(2))).expect(line)
     }
@@ -99,8 +113,16 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused() {
-        for line in ["--cpu", "a --cpu --memory", "a --sort cpu", "a --limit 5", "a --processes --limit 0"] {
-            let words = ["kubectl-nodestats", "get"].into_iter().chain(line.split(' '));
+        for line in [
+            "--cpu",
+            "a --cpu --memory",
+            "a --sort cpu",
+            "a --limit 5",
+            "a --processes --limit 0",
+        ] {
+            let words = ["kubectl-nodestats", "get"]
+                .into_iter()
+                .chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_err(), "{line}");
         }
     }

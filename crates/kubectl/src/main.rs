@@ -99,12 +99,16 @@ enum Output {
 }
 
 /// A server has this long to answer; a long history is streamed within it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(arguments)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(arguments)));
     nodestats_runtime::exit(result)
 }
 
@@ -117,7 +121,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Command::Get(get) = arguments.command;
     let zone = jiff::tz::TimeZone::system();
     let question = ask::Question::new(&get, &zone)?;
-    let body = client.get(&question.path, &question.query).await.map_err(with_hint)?;
+    let body = client
+        .get(&question.path, &question.query)
+        .await
+        .map_err(with_hint)?;
     show::print(&get, &question, &body, &zone)
 }
 
@@ -128,5 +135,9 @@ fn with_hint(error: client::Error) -> anyhow::Error {
         _ => String::new(),
     };
     let error = anyhow::Error::from(error);
-    if names.is_empty() { error } else { anyhow::anyhow!("{error}\nhint: known names: {}", table::plain(&names)) }
+    if names.is_empty() {
+        error
+    } else {
+        anyhow::anyhow!("{error}\nhint: known names: {}", table::plain(&names))
+    }
 }

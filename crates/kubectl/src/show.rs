@@ -15,7 +15,12 @@ use crate::table::{Table, bytes, or_dash, percent};
 use crate::{Get, Output, times};
 
 /// Prints an answer in the form that was asked for.
-pub(crate) fn print(get: &Get, question: &Question, body: &[u8], zone: &TimeZone) -> anyhow::Result<()> {
+pub(crate) fn print(
+    get: &Get,
+    question: &Question,
+    body: &[u8],
+    zone: &TimeZone,
+) -> anyhow::Result<()> {
     let text = match get.output {
         Output::Json => {
             let mut body = body.to_vec();
@@ -29,7 +34,9 @@ pub(crate) fn print(get: &Get, question: &Question, body: &[u8], zone: &TimeZone
         }
         Output::Table | Output::Wide => {
             let wide = get.output == Output::Wide;
-            render(question, body, wide, zone).context(FOREIGN)?.into_bytes()
+            render(question, body, wide, zone)
+                .context(FOREIGN)?
+                .into_bytes()
         }
     };
     match std::io::stdout().write_all(&text) {
@@ -45,19 +52,62 @@ fn render(question: &Question, body: &[u8], wide: bool, zone: &TimeZone) -> anyh
     Ok(match question.kind {
         Kind::Nodes => nodes(&serde_json::from_slice::<Vec<NodeView>>(body)?, wide),
         Kind::Node => details::<Reading>(question, body, zone, |reading| reading.time, node_table)?,
-        Kind::Cpu => details::<Cpu>(question, body, zone, |cpu| cpu.time, |rows| cpu_table(rows, wide))?,
-        Kind::Memory => details::<Memory>(question, body, zone, |memory| memory.time, |rows| memory_table(rows, wide))?,
-        Kind::Disk => details::<Disk>(question, body, zone, |disk| disk.time, |rows| disk_table(rows, wide))?,
-        Kind::Network => details::<Network>(question, body, zone, |network| network.time, |rows| network_table(rows, wide))?,
-        Kind::Processes => details::<Processes>(question, body, zone, |table| table.time, |rows| {
-            let each = rows.iter().flat_map(|(time, table)| {
-                table.processes.iter().flatten().map(|process| (time.clone(), process))
-            });
-            process_table(each, wide)
-        })?,
-        Kind::Process => details::<Process>(question, body, zone, |process| process.time, |rows| {
-            process_table(rows.iter().map(|(time, process)| (time.clone(), process)), wide)
-        })?,
+        Kind::Cpu => details::<Cpu>(
+            question,
+            body,
+            zone,
+            |cpu| cpu.time,
+            |rows| cpu_table(rows, wide),
+        )?,
+        Kind::Memory => details::<Memory>(
+            question,
+            body,
+            zone,
+            |memory| memory.time,
+            |rows| memory_table(rows, wide),
+        )?,
+        Kind::Disk => details::<Disk>(
+            question,
+            body,
+            zone,
+            |disk| disk.time,
+            |rows| disk_table(rows, wide),
+        )?,
+        Kind::Network => details::<Network>(
+            question,
+            body,
+            zone,
+            |network| network.time,
+            |rows| network_table(rows, wide),
+        )?,
+        Kind::Processes => details::<Processes>(
+            question,
+            body,
+            zone,
+            |table| table.time,
+            |rows| {
+                let each = rows.iter().flat_map(|(time, table)| {
+                    table
+                        .processes
+                        .iter()
+                        .flatten()
+                        .map(|process| (time.clone(), process))
+                });
+                process_table(each, wide)
+            },
+        )?,
+        Kind::Process => details::<Process>(
+            question,
+            body,
+            zone,
+            |process| process.time,
+            |rows| {
+                process_table(
+                    rows.iter().map(|(time, process)| (time.clone(), process)),
+                    wide,
+                )
+            },
+        )?,
     })
 }
 
@@ -74,7 +124,11 @@ fn details<T: DeserializeOwned>(
     if !question.history {
         let value: T = serde_json::from_slice(body)?;
         let head = time_of(&value).map_or_else(String::new, |time| {
-            format!("{} ({})\n", times::local(zone, time), times::zone_name(zone, time))
+            format!(
+                "{} ({})\n",
+                times::local(zone, time),
+                times::zone_name(zone, time)
+            )
         });
         return Ok(head + &table(&[(String::new(), value)]).render());
     }
@@ -91,7 +145,11 @@ fn details<T: DeserializeOwned>(
         (time.unwrap_or(key), value)
     };
     let rows: Vec<Row<T>> = entries.into_iter().map(row).collect();
-    Ok(format!("times are {}\n{}", times::zone_name(zone, first), table(&rows).render()))
+    Ok(format!(
+        "times are {}\n{}",
+        times::zone_name(zone, first),
+        table(&rows).render()
+    ))
 }
 
 /// An object whose entries keep the order in which they came.
@@ -125,8 +183,15 @@ struct Timed {
 
 impl Timed {
     fn new(with_time: bool, headings: &[&str]) -> Self {
-        let headings: Vec<&str> = with_time.then_some("TIME").into_iter().chain(headings.iter().copied()).collect();
-        Self { table: Table::new(&headings), with_time }
+        let headings: Vec<&str> = with_time
+            .then_some("TIME")
+            .into_iter()
+            .chain(headings.iter().copied())
+            .collect();
+        Self {
+            table: Table::new(&headings),
+            with_time,
+        }
     }
 
     fn row(&mut self, time: &str, cells: Vec<String>) {
@@ -154,9 +219,19 @@ fn nodes(nodes: &[NodeView], wide: bool) -> String {
             NodeState::Gone => "gone",
         };
         let age = node.age_seconds.map(|age| format!("{age:.0}s ago"));
-        let mut row = vec![node.ip.clone(), node.hostname.clone(), state.to_owned(), or_dash(age)];
+        let mut row = vec![
+            node.ip.clone(),
+            node.hostname.clone(),
+            state.to_owned(),
+            or_dash(age),
+        ];
         if wide {
-            let facts = [&node.kernel, &node.os, &node.architecture, &node.agent_version];
+            let facts = [
+                &node.kernel,
+                &node.os,
+                &node.architecture,
+                &node.agent_version,
+            ];
             row.extend(facts.map(|fact| or_dash(fact.clone())));
             row.push(node.uid.clone());
         }
@@ -166,36 +241,60 @@ fn nodes(nodes: &[NodeView], wide: bool) -> String {
 }
 
 fn node_table(rows: &[Row<Reading>]) -> Table {
-    let mut table = Timed::new(is_history(rows), &["CPU%", "MEMORY%", "LOAD1", "LOAD5", "LOAD15", "PROCESSES"]);
+    let mut table = Timed::new(
+        is_history(rows),
+        &["CPU%", "MEMORY%", "LOAD1", "LOAD5", "LOAD15", "PROCESSES"],
+    );
     for (time, reading) in rows {
-        let cpus = reading.cpu_usage_percent.as_ref().filter(|cpus| !cpus.is_empty());
+        let cpus = reading
+            .cpu_usage_percent
+            .as_ref()
+            .filter(|cpus| !cpus.is_empty());
         let mean = cpus.map(|cpus| cpus.iter().sum::<f64>() / cpus.len() as f64);
-        let load = |index: usize| or_dash(reading.loadavg.map(|load| format!("{:.2}", load[index])));
-        table.row(time, vec![
-            percent(mean),
-            percent(reading.memory_usage_percent),
-            load(0),
-            load(1),
-            load(2),
-            or_dash(reading.process_count.map(|count| count.to_string())),
-        ]);
+        let load =
+            |index: usize| or_dash(reading.loadavg.map(|load| format!("{:.2}", load[index])));
+        table.row(
+            time,
+            vec![
+                percent(mean),
+                percent(reading.memory_usage_percent),
+                load(0),
+                load(1),
+                load(2),
+                or_dash(reading.process_count.map(|count| count.to_string())),
+            ],
+        );
     }
     table.table
 }
 
 fn cpu_table(rows: &[Row<Cpu>], wide: bool) -> Table {
-    let mut headings = vec!["CPU", "USAGE%", "USER%", "SYSTEM%", "IOWAIT%", "STEAL%", "MHZ"];
+    let mut headings = vec![
+        "CPU", "USAGE%", "USER%", "SYSTEM%", "IOWAIT%", "STEAL%", "MHZ",
+    ];
     if wide {
         headings.extend(["NICE%", "IRQ%", "SOFTIRQ%", "IDLE%"]);
     }
     let mut table = Timed::new(is_history(rows), &headings);
     for (time, cpu) in rows {
-        let all = CpuCore { usage_percent: cpu.usage_percent, modes: cpu.modes.clone(), ..CpuCore::default() };
+        let all = CpuCore {
+            usage_percent: cpu.usage_percent,
+            modes: cpu.modes.clone(),
+            ..CpuCore::default()
+        };
         for core in std::iter::once(&all).chain(cpu.cpus.iter().flatten()) {
             let modes = core.modes.clone().unwrap_or_default();
-            let name = core.cpu.map_or_else(|| "all".to_owned(), |number| number.to_string());
+            let name = core
+                .cpu
+                .map_or_else(|| "all".to_owned(), |number| number.to_string());
             let mhz = core.frequency_mhz.map(|mhz| format!("{mhz:.0}"));
-            let shares = [core.usage_percent, modes.user, modes.system, modes.iowait, modes.steal];
+            let shares = [
+                core.usage_percent,
+                modes.user,
+                modes.system,
+                modes.iowait,
+                modes.steal,
+            ];
             let mut row = vec![name];
             row.extend(shares.map(percent));
             row.push(or_dash(mhz));
@@ -209,7 +308,15 @@ fn cpu_table(rows: &[Row<Cpu>], wide: bool) -> Table {
 }
 
 fn memory_table(rows: &[Row<Memory>], wide: bool) -> Table {
-    let mut headings = vec!["TOTAL", "USED", "USED%", "FREE", "AVAILABLE", "SWAP", "SWAP USED"];
+    let mut headings = vec![
+        "TOTAL",
+        "USED",
+        "USED%",
+        "FREE",
+        "AVAILABLE",
+        "SWAP",
+        "SWAP USED",
+    ];
     if wide {
         headings.extend(["BUFFERS", "CACHED", "SHARED", "RECLAIMABLE"]);
     }
@@ -226,7 +333,12 @@ fn memory_table(rows: &[Row<Memory>], wide: bool) -> Table {
             size(memory.swap_used_bytes),
         ];
         if wide {
-            let more = [memory.buffers_bytes, memory.cached_bytes, memory.shared_bytes, memory.slab_reclaimable_bytes];
+            let more = [
+                memory.buffers_bytes,
+                memory.cached_bytes,
+                memory.shared_bytes,
+                memory.slab_reclaimable_bytes,
+            ];
             row.extend(more.map(size));
         }
         table.row(time, row);
@@ -235,7 +347,9 @@ fn memory_table(rows: &[Row<Memory>], wide: bool) -> Table {
 }
 
 fn disk_table(rows: &[Row<Disk>], wide: bool) -> Table {
-    let mut headings = vec!["DEVICE", "READ/S", "WRITE/S", "READS/S", "WRITES/S", "BUSY%"];
+    let mut headings = vec![
+        "DEVICE", "READ/S", "WRITE/S", "READS/S", "WRITES/S", "BUSY%",
+    ];
     if wide {
         headings.extend(["IN FLIGHT", "READ", "WRITTEN"]);
     }
@@ -251,7 +365,9 @@ fn disk_table(rows: &[Row<Disk>], wide: bool) -> Table {
                 percent(device.busy_percent),
             ];
             if wide {
-                row.push(or_dash(device.requests_in_flight.map(|count| count.to_string())));
+                row.push(or_dash(
+                    device.requests_in_flight.map(|count| count.to_string()),
+                ));
                 let totals = [device.read_bytes_total, device.write_bytes_total];
                 row.extend(totals.map(|total| bytes(total.map(|total| total as f64))));
             }
@@ -262,7 +378,13 @@ fn disk_table(rows: &[Row<Disk>], wide: bool) -> Table {
 }
 
 fn network_table(rows: &[Row<Network>], wide: bool) -> Table {
-    let mut headings = vec!["INTERFACE", "RECEIVE/S", "TRANSMIT/S", "RX PACKETS/S", "TX PACKETS/S"];
+    let mut headings = vec![
+        "INTERFACE",
+        "RECEIVE/S",
+        "TRANSMIT/S",
+        "RX PACKETS/S",
+        "TX PACKETS/S",
+    ];
     if wide {
         headings.extend(["RX ERRORS/S", "TX ERRORS/S", "RX DROPPED/S", "TX DROPPED/S"]);
     }
@@ -293,9 +415,20 @@ fn network_table(rows: &[Row<Network>], wide: bool) -> Table {
 
 fn process_table<'a>(rows: impl Iterator<Item = (String, &'a Process)>, wide: bool) -> Table {
     let rows: Vec<_> = rows.collect();
-    let mut headings = vec!["PID", "NAME", "USER", "CPU%", "MEMORY", "READ/S", "WRITE/S", "STATUS", "COMMAND"];
+    let mut headings = vec![
+        "PID", "NAME", "USER", "CPU%", "MEMORY", "READ/S", "WRITE/S", "STATUS", "COMMAND",
+    ];
     if wide {
-        headings.extend(["PPID", "THREADS", "FILES", "CPU SECONDS", "VIRTUAL", "STARTED", "CONTAINER", "POD"]);
+        headings.extend([
+            "PPID",
+            "THREADS",
+            "FILES",
+            "CPU SECONDS",
+            "VIRTUAL",
+            "STARTED",
+            "CONTAINER",
+            "POD",
+        ]);
     }
     let mut table = Timed::new(rows.iter().any(|(time, _)| !time.is_empty()), &headings);
     let longest = if wide { 400 } else { 60 };
@@ -321,7 +454,12 @@ fn process_table<'a>(rows: impl Iterator<Item = (String, &'a Process)>, wide: bo
                 percent(process.cpu_seconds),
                 bytes(process.virtual_bytes.map(|bytes| bytes as f64)),
                 or_dash(process.started_at.map(|time| time.to_string())),
-                or_dash(process.container_id.as_ref().map(|id| id.chars().take(12).collect())),
+                or_dash(
+                    process
+                        .container_id
+                        .as_ref()
+                        .map(|id| id.chars().take(12).collect()),
+                ),
                 text(&process.pod_uid),
             ]);
         }

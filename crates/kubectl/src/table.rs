@@ -10,7 +10,14 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()] }
+        Self {
+            rows: vec![
+                headings
+                    .iter()
+                    .map(|heading| (*heading).to_owned())
+                    .collect(),
+            ],
+        }
     }
 
     pub(crate) fn row(&mut self, row: Vec<String>) {
@@ -20,7 +27,11 @@ impl Table {
     pub(crate) fn render(&self) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column: usize| {
-            self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+            self.rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or_default()
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();
@@ -39,8 +50,13 @@ impl Table {
 /// Names and command lines come from hosts: what would steer a terminal is shown as `?`.
 pub(crate) fn plain(text: &str) -> String {
     // Control characters, and the marks that turn the direction of writing around.
-    let steers = |c: char| c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if steers(c) { '?' } else { c }).collect()
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .map(|c| if steers(c) { '?' } else { c })
+        .collect()
 }
 
 /// What is not known is a dash.
@@ -55,14 +71,20 @@ pub(crate) fn percent(value: Option<f64>) -> String {
 
 /// In the largest unit that leaves a digit before the point.
 pub(crate) fn bytes(value: Option<f64>) -> String {
-    let Some(mut value) = value else { return "-".to_owned() };
+    let Some(mut value) = value else {
+        return "-".to_owned();
+    };
     let mut unit = 0;
     while value >= 1024.0 && unit < 5 {
         value /= 1024.0;
         unit += 1;
     }
     let name = ["B", "Ki", "Mi", "Gi", "Ti", "Pi"][unit];
-    if unit == 0 { format!("{value:.0}{name}") } else { format!("{value:.1}{name}") }
+    if unit == 0 {
+        format!("{value:.0}{name}")
+    } else {
+        format!("{value:.1}{name}")
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +96,10 @@ mod tests {
         let mut table = Table::new(&["PID", "NAME"]);
         table.row(vec!["1".into(), "\u{1b}[31mred\n".into()]);
         table.row(vec!["12345".into(), "\u{202e}evil".into()]);
-        assert_eq!(table.render(), "PID     NAME\n1       ?[31mred?\n12345   ?evil\n");
+        assert_eq!(
+            table.render(),
+            "PID     NAME\n1       ?[31mred?\n12345   ?evil\n"
+        );
     }
 
     #[test]
@@ -82,7 +107,10 @@ mod tests {
         assert_eq!(bytes(Some(512.0)), "512B");
         assert_eq!(bytes(Some(1536.0)), "1.5Ki");
         assert_eq!(bytes(Some(8.0 * 1024.0 * 1024.0 * 1024.0)), "8.0Gi");
-        assert_eq!((bytes(None), percent(None)), ("-".to_owned(), "-".to_owned()));
+        assert_eq!(
+            (bytes(None), percent(None)),
+            ("-".to_owned(), "-".to_owned())
+        );
         assert_eq!(percent(Some(12.34)), "12.3");
     }
 }

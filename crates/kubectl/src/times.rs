@@ -9,10 +9,14 @@ use nodestats_wire::Timestamp;
 pub(crate) fn parse(text: &str, zone: &TimeZone) -> anyhow::Result<Timestamp> {
     let text = text.trim();
     // "Z" directly behind date and time, also with a blank before it.
-    let compact = text.strip_suffix(" Z").map_or_else(|| text.to_owned(), |text| format!("{text}Z"));
+    let compact = text
+        .strip_suffix(" Z")
+        .map_or_else(|| text.to_owned(), |text| format!("{text}Z"));
     // Hours and minutes suffice for a person.
     if let Ok(local) = compact.parse::<DateTime>() {
-        let time = zone.to_timestamp(local).with_context(|| format!("{text:?} does not exist here"))?;
+        let time = zone
+            .to_timestamp(local)
+            .with_context(|| format!("{text:?} does not exist here"))?;
         return Timestamp::from_micros(time.as_microsecond())
             .ok_or_else(|| anyhow!("{text:?} is before 1970"));
     }
@@ -33,7 +37,9 @@ pub(crate) fn zone_name(zone: &TimeZone, time: Timestamp) -> String {
 
 /// `YYYY-MM-DD HH:MM:SS` in the zone.
 pub(crate) fn local(zone: &TimeZone, time: Timestamp) -> String {
-    zone.to_datetime(time.jiff()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    zone.to_datetime(time.jiff())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }
 
 /// Reads a key of a history answer, which is UTC.

@@ -53,7 +53,12 @@ pub(crate) struct Standalone {
     pub(crate) hostname: Option<String>,
 
     /// Where the host's / is mounted.
-    #[arg(long, env = "NODESTATS_HOST_ROOT", value_name = "DIR", default_value = "/")]
+    #[arg(
+        long,
+        env = "NODESTATS_HOST_ROOT",
+        value_name = "DIR",
+        default_value = "/"
+    )]
     pub(crate) host_root: PathBuf,
 }
 
@@ -64,23 +69,39 @@ pub(crate) struct Api {
     pub(crate) serving: Serving,
 
     /// The database: `surrealkv://DIR` (embedded), `mem://` (embedded, gone at the end), or
-    /// `ws://HOST:PORT` and `wss://HOST:PORT` (a SurrealDB server).
+    /// `ws://HOST:PORT` and `wss://HOST:PORT` (a `SurrealDB` server).
     #[arg(long, env = "NODESTATS_DATABASE", value_name = "URL")]
     pub(crate) database: Location,
 
-    /// Root user of the SurrealDB server.
-    #[arg(long, env = "NODESTATS_DATABASE_USER", value_name = "NAME", requires = "database_password")]
+    /// Root user of the `SurrealDB` server.
+    #[arg(
+        long,
+        env = "NODESTATS_DATABASE_USER",
+        value_name = "NAME",
+        requires = "database_password"
+    )]
     pub(crate) database_user: Option<String>,
 
     /// Its password; better given as variable, since arguments can be read by others.
-    #[arg(long, env = "NODESTATS_DATABASE_PASSWORD", value_name = "PASSWORD", hide_env_values = true, requires = "database_user")]
+    #[arg(
+        long,
+        env = "NODESTATS_DATABASE_PASSWORD",
+        value_name = "PASSWORD",
+        hide_env_values = true,
+        requires = "database_user"
+    )]
     pub(crate) database_password: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Serving {
     /// Address to listen on; port 0 takes a free one. The line on standard output names it.
-    #[arg(long, env = "NODESTATS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "NODESTATS_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
     pub(crate) listen: SocketAddr,
 
     /// How long samples are kept, by their own time, such as 36h or 14d.
@@ -99,13 +120,17 @@ pub(crate) struct Serving {
 
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = parse_span(text).map_err(|error: ParseSpanError| error.to_string())?;
-    let allowed = Duration::from_millis(200)..=Duration::from_secs(3600);
-    if allowed.contains(&interval) { Ok(interval) } else { Err("an interval is from 200ms to 1h".to_owned()) }
+    let allowed = Duration::from_millis(200)..=Duration::from_hours(1);
+    if allowed.contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("an interval is from 200ms to 1h".to_owned())
+    }
 }
 
 fn retention(text: &str) -> Result<Duration, String> {
     let retention = parse_span(text).map_err(|error| error.to_string())?;
-    if retention < Duration::from_secs(60) {
+    if retention < Duration::from_mins(1) {
         return Err("a retention is at least 1m".to_owned());
     }
     Ok(retention)

@@ -15,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use crate::arguments::{Api, Serving, Standalone};
 
 /// Between two looks at what is older than the retention.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
 
 /// `nodestats standalone`.
 pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
-    let data_dir = arguments.data_dir.unwrap_or_else(|| directories::state("nodestats"));
+    let data_dir = arguments
+        .data_dir
+        .unwrap_or_else(|| directories::state("nodestats"));
     let location = Location::Directory(data_dir.clone());
     let (server, address) = Server::start(&arguments.serving, &location).await?;
     let config = nodestats_agent::Config {
@@ -77,7 +79,10 @@ impl Server {
             ),
         };
         let memory = MemoryBudget::from_limit(limits::memory());
-        let options = nodestats_store::Options { retention: serving.retention, memory };
+        let options = nodestats_store::Options {
+            retention: serving.retention,
+            memory,
+        };
         // The listener first: an address in use is found before a database is made.
         let listener = TcpListener::bind(listen)
             .await
@@ -88,8 +93,18 @@ impl Server {
             tracing::warn!(%address, "whoever reaches this address may read and write everything");
         }
         let body_limit = usize::from(serving.body_limit_mib) << 20;
-        let options = Options { body_limit, exposure };
-        Ok((Self { listener, store, options }, address))
+        let options = Options {
+            body_limit,
+            exposure,
+        };
+        Ok((
+            Self {
+                listener,
+                store,
+                options,
+            },
+            address,
+        ))
     }
 
     /// Serves until a signal; then the agent ends first, so that its last samples are taken, then
@@ -107,12 +122,11 @@ impl Server {
         });
         supervisor.spawn("retention", retention(self.store.clone(), stop.clone()));
         supervisor.spawn("the agent", async move {
-            let result = match agent {
-                Some(config) => nodestats_agent::run(config, stop).await,
-                None => {
-                    stop.cancelled().await;
-                    Ok(())
-                }
+            let result = if let Some(config) = agent {
+                nodestats_agent::run(config, stop).await
+            } else {
+                stop.cancelled().await;
+                Ok(())
             };
             server_stop.cancel();
             result
@@ -135,7 +149,10 @@ async fn retention(store: Store, stop: CancellationToken) -> anyhow::Result<()> 
         };
         if let Err(error) = done {
             // The database may be away for a while; the next look finds the rest.
-            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "retention failed");
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "retention failed"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(RETENTION_INTERVAL) => {}

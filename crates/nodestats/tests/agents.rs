@@ -16,7 +16,16 @@ fn agent(server: &str, state_dir: &Path, ip: &str) -> Program {
     let state_dir = state_dir.to_str().expect("UTF-8");
     Program::agent(
         server,
-        &["--state-dir", state_dir, "--node-ip", ip, "--hostname", "test-node", "--interval", "200ms"],
+        &[
+            "--state-dir",
+            state_dir,
+            "--node-ip",
+            ip,
+            "--hostname",
+            "test-node",
+            "--interval",
+            "200ms",
+        ],
     )
 }
 
@@ -28,7 +37,11 @@ async fn get(client: &Client, path: &str) -> Option<Value> {
 /// Times of all samples of a node, oldest first, in seconds.
 async fn times(client: &Client, node: &str) -> Option<Vec<f64>> {
     let history = get(client, &format!("/{node}?from=0")).await?;
-    let time = |key: &String| key.parse::<nodestats_wire::Timestamp>().expect("a time").seconds();
+    let time = |key: &String| {
+        key.parse::<nodestats_wire::Timestamp>()
+            .expect("a time")
+            .seconds()
+    };
     Some(history.as_object()?.keys().map(time).collect())
 }
 
@@ -42,11 +55,23 @@ async fn an_agent_registers_pushes_and_signs_off() {
         get(&client, "/nodes/192.168.2.10/cpu").await?["usage_percent"].as_f64()
     })
     .await;
-    assert_eq!(get(&client, "/nodes").await, Some(serde_json::json!(["192.168.2.10"])));
+    assert_eq!(
+        get(&client, "/nodes").await,
+        Some(serde_json::json!(["192.168.2.10"]))
+    );
     assert_eq!(agent.terminate().code(), Some(0));
     assert_eq!(get(&client, "/nodes").await, Some(serde_json::json!([])));
-    assert!(client.get("/nodes/192.168.2.10", &[]).await.is_err_and(|error| error.status() == Some(404)));
-    assert!(times(&client, "192.168.2.10").await.is_some_and(|times| times.len() >= 2));
+    assert!(
+        client
+            .get("/nodes/192.168.2.10", &[])
+            .await
+            .is_err_and(|error| error.status() == Some(404))
+    );
+    assert!(
+        times(&client, "192.168.2.10")
+            .await
+            .is_some_and(|times| times.len() >= 2)
+    );
 }
 
 #[tokio::test]
@@ -57,13 +82,18 @@ async fn what_was_sampled_while_the_server_was_away_is_not_lost() {
     let (url, port, client) = (server.url().to_owned(), server.port(), server.client());
     let agent = agent(&url, &state, "192.168.2.10");
     let before = eventually("samples", async || {
-        times(&client, "192.168.2.10").await.filter(|times| times.len() >= 3)
+        times(&client, "192.168.2.10")
+            .await
+            .filter(|times| times.len() >= 3)
     })
     .await;
     server.kill();
     // As many intervals pass without a server as there were samples.
     let away = std::time::Instant::now();
-    eventually("an outage", async || (away.elapsed().as_secs_f64() > 2.0).then_some(())).await;
+    eventually("an outage", async || {
+        (away.elapsed().as_secs_f64() > 2.0).then_some(())
+    })
+    .await;
     let server = api(&data, port);
     let back = nodestats_wire::Timestamp::from_system(std::time::SystemTime::now()).seconds();
     let after = eventually("the past and the present", async || {
@@ -85,9 +115,15 @@ async fn an_agent_that_the_server_forgot_registers_again() {
     let server = api(&folder.path().join("data"), 0);
     let client = server.client();
     let _agent = agent(server.url(), &folder.path().join("state"), "192.168.2.10");
-    let uid = async || get(&client, "/nodes?view=full").await?[0]["uid"].as_str().map(str::to_owned);
+    let uid = async || {
+        get(&client, "/nodes?view=full").await?[0]["uid"]
+            .as_str()
+            .map(str::to_owned)
+    };
     let first = eventually("a sample", async || {
-        times(&client, "192.168.2.10").await.filter(|times| !times.is_empty())?;
+        times(&client, "192.168.2.10")
+            .await
+            .filter(|times| !times.is_empty())?;
         uid().await
     })
     .await;
@@ -106,19 +142,35 @@ async fn two_agents_on_one_machine_are_two_nodes() {
     let server = api(&folder.path().join("data"), 0);
     let client = server.client();
     let state = folder.path().join("state");
-    let _agents = [agent(server.url(), &state, "192.168.2.10"), agent(server.url(), &state, "192.168.2.56")];
+    let _agents = [
+        agent(server.url(), &state, "192.168.2.10"),
+        agent(server.url(), &state, "192.168.2.56"),
+    ];
     eventually("both", async || {
-        let both = get(&client, "/nodes").await? == serde_json::json!(["192.168.2.10", "192.168.2.56"]);
+        let both =
+            get(&client, "/nodes").await? == serde_json::json!(["192.168.2.10", "192.168.2.56"]);
         both.then_some(())
     })
     .await;
     // They share a name: it is answered with both identities, never with a guess.
-    let error = client.get("/nodes/test-node/cpu", &[]).await.expect_err("ambiguous");
+    let error = client
+        .get("/nodes/test-node/cpu", &[])
+        .await
+        .expect_err("ambiguous");
     assert_eq!(error.status(), Some(409));
     let state_dir = state.to_str().expect("UTF-8");
     let third = Program::run(
         "nodestats-agent",
-        &["--server", server.url(), "--state-dir", state_dir, "--node-ip", "192.168.2.10", "--hostname", "test-node"],
+        &[
+            "--server",
+            server.url(),
+            "--state-dir",
+            state_dir,
+            "--node-ip",
+            "192.168.2.10",
+            "--hostname",
+            "test-node",
+        ],
     );
     assert_eq!(third.status.code(), Some(1), "{third:?}");
     assert!(third.stderr.contains("is this node already"), "{third:?}");
@@ -135,7 +187,11 @@ async fn the_plugin_shows_tables_to_people_and_the_apis_bytes_to_programs() {
     })
     .await;
     let plugin = |arguments: &[&str]| {
-        let all: Vec<&str> = ["--server", server.url(), "get"].iter().chain(arguments).copied().collect();
+        let all: Vec<&str> = ["--server", server.url(), "get"]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
         Program::run("kubectl-nodestats", &all)
     };
     for (arguments, expected) in [
@@ -145,20 +201,57 @@ async fn the_plugin_shows_tables_to_people_and_the_apis_bytes_to_programs() {
         (&["192.168.2.10", "--memory"], "AVAILABLE"),
         (&["192.168.2.10", "--disk"], "BUSY%"),
         (&["test-node", "--network", "-o", "wide"], "RX ERRORS/S"),
-        (&["test-node", "--processes", "--sort", "memory", "--limit", "5"], "COMMAND"),
+        (
+            &[
+                "test-node",
+                "--processes",
+                "--sort",
+                "memory",
+                "--limit",
+                "5",
+            ],
+            "COMMAND",
+        ),
         (&["test-node", "--pid", "0"], "System Idle process"),
-        (&["test-node", "--cpu", "--from", "2026-01-01", "--step", "1s"], "TIME"),
+        (
+            &["test-node", "--cpu", "--from", "2026-01-01", "--step", "1s"],
+            "TIME",
+        ),
         (&["test-node", "--cpu", "-o", "yaml"], "usage_percent:"),
     ] {
         let run = plugin(arguments);
-        assert!(run.status.success() && run.stdout.contains(expected), "{arguments:?}: {run:?}");
+        assert!(
+            run.status.success() && run.stdout.contains(expected),
+            "{arguments:?}: {run:?}"
+        );
     }
-    assert_eq!(plugin(&["test-node", "--processes", "--limit", "5"]).stdout.lines().count(), 7);
+    assert_eq!(
+        plugin(&["test-node", "--processes", "--limit", "5"])
+            .stdout
+            .lines()
+            .count(),
+        7
+    );
     // Once the agent is gone nothing changes any more.
     assert_eq!(agent.terminate().code(), Some(0));
-    let run = plugin(&["test-node", "--memory", "--from", "2026-01-01", "--to", "2036-01-01", "-o", "json"]);
-    let query = [("from", "2026-01-01".to_owned()), ("to", "2036-01-01".to_owned())];
-    let body = client.get("/nodes/test-node/memory", &query).await.expect("answered");
+    let run = plugin(&[
+        "test-node",
+        "--memory",
+        "--from",
+        "2026-01-01",
+        "--to",
+        "2036-01-01",
+        "-o",
+        "json",
+    ]);
+    let query = [
+        ("from", "2026-01-01".to_owned()),
+        ("to", "2036-01-01".to_owned()),
+    ];
+    let body = client
+        .get("/nodes/test-node/memory", &query)
+        .await
+        .expect("answered");
     assert_eq!(run.stdout.as_bytes(), body);
     let unknown = plugin(&["192.168.2.11", "--cpu"]);
     assert_eq!(unknown.status.code(), Some(1));

@@ -45,8 +45,13 @@ async fn push(
 ) -> (Frames, Option<(Timestamp, Vec<u8>)>, Vec<Timestamp>) {
     let mut done = Vec::new();
     loop {
-        let (time, frame) = unsure.take().unwrap_or_else(|| (frames.next_time(), frames.next_frame()));
-        match client.push_frames(&format!("uid-{node}"), frame.clone()).await {
+        let (time, frame) = unsure
+            .take()
+            .unwrap_or_else(|| (frames.next_time(), frames.next_frame()));
+        match client
+            .push_frames(&format!("uid-{node}"), frame.clone())
+            .await
+        {
             Ok(()) => {
                 done.push(time);
                 acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +67,9 @@ async fn what_was_acknowledged_survives_any_kill_and_counts_once() {
     let begin = Timestamp::from_system(SystemTime::now()).plus_micros(-12 * 3600 * 1_000_000);
     let begin = begin.floor_to(1_000_000);
     let mut kept: Vec<Vec<Timestamp>> = vec![Vec::new(); NODES];
-    let mut state: Vec<_> = (0..NODES).map(|_| Some((Frames::new(begin), None))).collect();
+    let mut state: Vec<_> = (0..NODES)
+        .map(|_| Some((Frames::new(begin), None)))
+        .collect();
     for round in 0..KILLS {
         let server = api(folder.path());
         let client = server.client();
@@ -74,7 +81,13 @@ async fn what_was_acknowledged_survives_any_kill_and_counts_once() {
         for (node, state) in state.iter_mut().enumerate() {
             let (frames, unsure) = state.take().expect("given back");
             let acknowledged = Arc::clone(&acknowledged);
-            pushing.push(tokio::spawn(push(client.clone(), node, frames, unsure, acknowledged)));
+            pushing.push(tokio::spawn(push(
+                client.clone(),
+                node,
+                frames,
+                unsure,
+                acknowledged,
+            )));
         }
         // From in the midst of the first pushes to some way into the flow.
         while acknowledged.load(Ordering::Relaxed) < round * 7 {
@@ -93,7 +106,10 @@ async fn what_was_acknowledged_survives_any_kill_and_counts_once() {
     let total: usize = kept.iter().map(Vec::len).sum();
     assert!(total as u64 > KILLS, "{total} pushes");
     for (node, kept) in kept.iter().enumerate() {
-        let body = client.get(&format!("/node-{node}?from=0"), &[]).await.expect("answered");
+        let body = client
+            .get(&format!("/node-{node}?from=0"), &[])
+            .await
+            .expect("answered");
         let history: Value = serde_json::from_slice(&body).expect("JSON");
         let found: Vec<&String> = history.as_object().expect("an object").keys().collect();
         // One frame a second: two of one time would show as keys with a fraction.
@@ -102,6 +118,11 @@ async fn what_was_acknowledged_survives_any_kill_and_counts_once() {
             assert!(found.contains(&&time.to_key()), "node {node} lost {time}");
         }
         // Each push under way at a kill may have been stored too, and no other.
-        assert!(found.len() <= kept.len() + 1, "{} of {}", found.len(), kept.len());
+        assert!(
+            found.len() <= kept.len() + 1,
+            "{} of {}",
+            found.len(),
+            kept.len()
+        );
     }
 }

@@ -9,7 +9,15 @@ use serde_json::Value;
 
 fn standalone(data_dir: &Path) -> Program {
     let data_dir = data_dir.to_str().expect("UTF-8");
-    Program::serve(&["standalone", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--interval", "1s"])
+    Program::serve(&[
+        "standalone",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data_dir,
+        "--interval",
+        "1s",
+    ])
 }
 
 async fn get(client: &Client, path: &str) -> Option<Value> {
@@ -21,7 +29,9 @@ fn refused(run: &Run) -> &str {
     assert_eq!(run.status.code(), Some(1), "{run:?}");
     assert_eq!(run.stdout, "", "{run:?}");
     let lines: Vec<&str> = run.stderr.lines().collect();
-    let [line] = lines[..] else { panic!("one sentence: {run:?}") };
+    let [line] = lines[..] else {
+        panic!("one sentence: {run:?}")
+    };
     line.strip_prefix("error: ").expect("an error")
 }
 
@@ -31,7 +41,12 @@ async fn this_host_answers_with_rates_and_has_this_process() {
     let server = standalone(folder.path());
     let client = server.client();
     let address = eventually("the node", async || {
-        get(&client, "/nodes").await?.as_array()?.first()?.as_str().map(str::to_owned)
+        get(&client, "/nodes")
+            .await?
+            .as_array()?
+            .first()?
+            .as_str()
+            .map(str::to_owned)
     })
     .await;
     let cpu = eventually("rates", async || {
@@ -39,8 +54,14 @@ async fn this_host_answers_with_rates_and_has_this_process() {
         cpu["usage_percent"].is_number().then_some(cpu)
     })
     .await;
-    assert!(cpu["cpus"].as_array().is_some_and(|cpus| !cpus.is_empty()), "{cpu}");
-    assert!(cpu["time"].is_string() && cpu["age_seconds"].is_number(), "{cpu}");
+    assert!(
+        cpu["cpus"].as_array().is_some_and(|cpus| !cpus.is_empty()),
+        "{cpu}"
+    );
+    assert!(
+        cpu["time"].is_string() && cpu["age_seconds"].is_number(),
+        "{cpu}"
+    );
     let own = std::process::id();
     let process = eventually("this process", async || {
         get(&client, &format!("/nodes/{address}/proc/{own}")).await
@@ -49,8 +70,16 @@ async fn this_host_answers_with_rates_and_has_this_process() {
     assert_eq!(process["pid"], own);
     let command: Vec<String> = std::env::args().collect();
     assert_eq!(process["command_line"], command.join(" "));
-    let node = get(&client, &format!("/nodes/{address}")).await.expect("the node");
-    for key in ["boottime", "loadavg", "cpu_usage_percent", "memory_usage_percent", "process_count"] {
+    let node = get(&client, &format!("/nodes/{address}"))
+        .await
+        .expect("the node");
+    for key in [
+        "boottime",
+        "loadavg",
+        "cpu_usage_percent",
+        "memory_usage_percent",
+        "process_count",
+    ] {
         assert!(!node[key].is_null(), "{key}: {node}");
     }
 }
@@ -76,7 +105,11 @@ async fn started_again_the_host_is_the_same_and_its_history_goes_on() {
         let begin = Instant::now();
         assert_eq!(server.terminate().code(), Some(0));
         // Part of what the program promises, with time to spare on a busy machine.
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begin.elapsed()
+        );
     }
     assert_eq!(uids[0], uids[1]);
 }
@@ -86,7 +119,10 @@ async fn a_data_directory_has_one_process_and_no_older_program() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data_dir = folder.path().to_str().expect("UTF-8");
     let start = |dir: &str| {
-        Program::run("nodestats", &["standalone", "--listen", "127.0.0.1:0", "--data-dir", dir])
+        Program::run(
+            "nodestats",
+            &["standalone", "--listen", "127.0.0.1:0", "--data-dir", dir],
+        )
     };
     let server = standalone(folder.path());
     let sentence = start(data_dir);
@@ -120,9 +156,19 @@ fn listing(folder: &Path) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime
 
 #[test]
 fn an_address_that_others_reach_needs_a_word() {
-    let run = Program::run("nodestats", &["api", "--listen", "0.0.0.0:0", "--database", "mem://"]);
+    let run = Program::run(
+        "nodestats",
+        &["api", "--listen", "0.0.0.0:0", "--database", "mem://"],
+    );
     assert!(refused(&run).contains("--insecure-no-auth"));
-    drop(Program::serve(&["api", "--listen", "0.0.0.0:0", "--database", "mem://", "--insecure-no-auth"]));
+    drop(Program::serve(&[
+        "api",
+        "--listen",
+        "0.0.0.0:0",
+        "--database",
+        "mem://",
+        "--insecure-no-auth",
+    ]));
 }
 
 #[test]
@@ -139,9 +185,12 @@ fn what_makes_no_sense_is_refused_before_anything_is_made() {
         let run = Program::run("nodestats", arguments);
         assert_eq!(run.status.code(), Some(2), "{arguments:?}: {run:?}");
     }
-    for (name, arguments) in
-        [("nodestats", &["--version"][..]), ("nodestats", &["standalone", "--help"]), ("nodestats-agent", &["--help"]), ("kubectl-nodestats", &["get", "--help"])]
-    {
+    for (name, arguments) in [
+        ("nodestats", &["--version"][..]),
+        ("nodestats", &["standalone", "--help"]),
+        ("nodestats-agent", &["--help"]),
+        ("kubectl-nodestats", &["get", "--help"]),
+    ] {
         let run = Program::run(name, arguments);
         assert!(run.status.success() && !run.stdout.is_empty(), "{run:?}");
     }

@@ -9,7 +9,9 @@ pub fn state(name: &str) -> PathBuf {
         return PathBuf::from("/var/lib").join(name);
     }
     let of_user = |variable: &str| std::env::var_os(variable).filter(|path| !path.is_empty());
-    let xdg = of_user("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let xdg = of_user("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     xdg.or_else(|| of_user("HOME").map(|home| PathBuf::from(home).join(".local/state")))
         .unwrap_or_else(std::env::temp_dir)
         .join(name)

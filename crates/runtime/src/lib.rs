@@ -22,11 +22,17 @@ pub async fn shutdown_signal() -> anyhow::Result<&'static str> {
 /// Runs a program's main function, and ends the process: 0, or one sentence on standard error
 /// and 1. Causes follow the sentence, each once.
 pub fn exit(result: anyhow::Result<()>) -> std::process::ExitCode {
-    let Err(error) = result else { return std::process::ExitCode::SUCCESS };
+    let Err(error) = result else {
+        return std::process::ExitCode::SUCCESS;
+    };
     let mut message = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !message.contains(&cause) {
-            message = if message.is_empty() { cause } else { format!("{message}: {cause}") };
+            message = if message.is_empty() {
+                cause
+            } else {
+                format!("{message}: {cause}")
+            };
         }
     }
     eprintln!("error: {message}");

@@ -15,7 +15,9 @@ pub fn memory() -> u64 {
 
 /// Without `/proc/meminfo` a small machine is assumed.
 fn host_memory(meminfo: &str) -> u64 {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let total = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = total.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(1 << 20).saturating_mul(1024)
 }
@@ -24,7 +26,8 @@ fn cgroup_limit(mount: &Path, cgroups: &str) -> Option<u64> {
     let mut limits = Vec::new();
     for line in cgroups.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next())
+        let (Some(_), Some(controllers), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
         else {
             continue;
         };
@@ -37,7 +40,10 @@ fn cgroup_limit(mount: &Path, cgroups: &str) -> Option<u64> {
         };
         // Each ancestor limits too; a private cgroup namespace shows only the last of them.
         let own = root.join(path.trim_start_matches('/'));
-        for folder in own.ancestors().take_while(|folder| folder.starts_with(&root)) {
+        for folder in own
+            .ancestors()
+            .take_while(|folder| folder.starts_with(&root))
+        {
             let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
             limits.extend(text.trim().parse::<u64>());
         }
@@ -50,7 +56,13 @@ fn cgroup_limit(mount: &Path, cgroups: &str) -> Option<u64> {
 pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                ..limit
+            },
+        );
     }
 }
 
@@ -66,11 +78,21 @@ mod tests {
         fs::write(own.join("memory.max"), "max\n").expect("written");
         fs::write(mount.path().join("kubepods/pod1/memory.max"), "268435456\n").expect("written");
         fs::write(mount.path().join("kubepods/memory.max"), "1073741824\n").expect("written");
-        assert_eq!(cgroup_limit(mount.path(), "0::/kubepods/pod1/c1\n"), Some(256 << 20));
+        assert_eq!(
+            cgroup_limit(mount.path(), "0::/kubepods/pod1/c1\n"),
+            Some(256 << 20)
+        );
         assert_eq!(cgroup_limit(mount.path(), "0::/\n"), None);
         fs::create_dir_all(mount.path().join("memory/a")).expect("made");
-        fs::write(mount.path().join("memory/a/memory.limit_in_bytes"), "1048576\n").expect("written");
-        assert_eq!(cgroup_limit(mount.path(), "5:cpu:/a\n4:memory:/a\n"), Some(1 << 20));
+        fs::write(
+            mount.path().join("memory/a/memory.limit_in_bytes"),
+            "1048576\n",
+        )
+        .expect("written");
+        assert_eq!(
+            cgroup_limit(mount.path(), "5:cpu:/a\n4:memory:/a\n"),
+            Some(1 << 20)
+        );
     }
 
     #[test]

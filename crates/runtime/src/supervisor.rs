@@ -72,10 +72,19 @@ mod tests {
                 Ok(())
             });
             supervisor.spawn("short", async move { task() });
-            supervisor.run(pending()).await.map_err(|error| format!("{error:#}"))
+            supervisor
+                .run(pending())
+                .await
+                .map_err(|error| format!("{error:#}"))
         };
-        assert_eq!(run(|| Ok(())).await, Err("short ended before it should".into()));
-        assert_eq!(run(|| bail!("broken")).await, Err("short failed: broken".into()));
+        assert_eq!(
+            run(|| Ok(())).await,
+            Err("short ended before it should".into())
+        );
+        assert_eq!(
+            run(|| bail!("broken")).await,
+            Err("short failed: broken".into())
+        );
         let panicked = run(|| panic!("out of luck")).await.expect_err("panicked");
         assert!(panicked.contains("panicked"), "{panicked}");
     }
@@ -88,6 +97,9 @@ mod tests {
             stop.cancelled().await;
             Ok(())
         });
-        supervisor.run(async { Ok("SIGTERM") }).await.expect("an orderly end");
+        supervisor
+            .run(async { Ok("SIGTERM") })
+            .await
+            .expect("an orderly end");
     }
 }

@@ -1,6 +1,6 @@
-//! The connection to SurrealDB: how it is opened, asked, and closed.
+//! The connection to `SurrealDB`: how it is opened, asked, and closed.
 //!
-//! The one place that uses SurrealDB's interfaces outside semver: only its datastore builder can
+//! The one place that uses `SurrealDB`'s interfaces outside semver: only its datastore builder can
 //! set the sizes of its caches.
 
 use std::path::Path;
@@ -45,7 +45,10 @@ const REMOTE_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
 enum Connection {
-    Embedded { client: Surreal<Db>, datastore: Arc<Datastore> },
+    Embedded {
+        client: Surreal<Db>,
+        datastore: Arc<Datastore>,
+    },
     Remote(Surreal<ws::Client>),
 }
 
@@ -65,7 +68,14 @@ impl Database {
         directory: Option<Directory>,
     ) -> Result<Self, Error> {
         let connection = match (location, &directory) {
-            (Location::Remote { tls, authority, credentials }, _) => {
+            (
+                Location::Remote {
+                    tls,
+                    authority,
+                    credentials,
+                },
+                _,
+            ) => {
                 let client = if *tls {
                     Surreal::new::<Wss>(authority.as_str()).await?
                 } else {
@@ -88,7 +98,11 @@ impl Database {
                 embedded(&surrealkv_url(directory.database()), configuration(memory)).await?
             }
         };
-        let database = Self { connection, closed: Arc::default(), _directory: directory.map(Arc::new) };
+        let database = Self {
+            connection,
+            closed: Arc::default(),
+            _directory: directory.map(Arc::new),
+        };
         let define = "DEFINE TABLE IF NOT EXISTS node SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS sample SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS meta SCHEMALESS;";
@@ -128,14 +142,19 @@ impl Database {
 
     /// The schema that the database says it has; `None` of a new one.
     pub(crate) async fn schema(&self) -> Result<Option<u32>, Error> {
-        let found: Vec<i64> =
-            self.select("SELECT VALUE version FROM meta:schema", Variables::new()).await?;
-        Ok(found.first().and_then(|version| u32::try_from(*version).ok()))
+        let found: Vec<i64> = self
+            .select("SELECT VALUE version FROM meta:schema", Variables::new())
+            .await?;
+        Ok(found
+            .first()
+            .and_then(|version| u32::try_from(*version).ok()))
     }
 
     pub(crate) async fn write_schema(&self, version: u32) -> Result<(), Error> {
         let variables = bind([("version", i64::from(version).into_value())]);
-        self.query("UPSERT meta:schema SET version = $version", variables).await.map(drop)
+        self.query("UPSERT meta:schema SET version = $version", variables)
+            .await
+            .map(drop)
     }
 
     /// Closes an embedded database in order; a server's connection ends with its last clone.
@@ -171,14 +190,17 @@ fn surrealkv_url(path: &Path) -> String {
 /// when every value in them is gone, so history would grow by each day's writes for ever.
 fn configuration(memory: &MemoryBudget) -> ConfigMap {
     ConfigMap::empty()
-        .with_key_value("surrealkv_block_cache_capacity", memory.block_cache.to_string())
+        .with_key_value(
+            "surrealkv_block_cache_capacity",
+            memory.block_cache.to_string(),
+        )
         .with_key_value("surrealkv_max_memtable_size", memory.memtable.to_string())
         .with_key_value("surrealkv_enable_vlog", "false")
         .with_key_value("datastore_sync", "every")
         .with_key_value("datastore_cache_size", memory.definitions.to_string())
 }
 
-/// Opens an embedded database without SurrealDB's maintenance tasks: there is no index, no change
+/// Opens an embedded database without `SurrealDB`'s maintenance tasks: there is no index, no change
 /// feed and no second server here for them to work on, and each of them writes.
 async fn embedded(path: &str, configuration: ConfigMap) -> Result<Connection, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Datastore(error.to_string());
@@ -188,8 +210,14 @@ async fn embedded(path: &str, configuration: ConfigMap) -> Result<Connection, Er
         .build_with_path(path)
         .await
         .map_err(|error| failed(&error))?;
-    datastore.check_version().await.map_err(|error| failed(&error))?;
-    datastore.bootstrap().await.map_err(|error| failed(&error))?;
+    datastore
+        .check_version()
+        .await
+        .map_err(|error| failed(&error))?;
+    datastore
+        .bootstrap()
+        .await
+        .map_err(|error| failed(&error))?;
     let client = Surreal::<Db>::unstable_from_datastore(Arc::clone(&datastore), None).await?;
     client
         .query("DEFINE NAMESPACE IF NOT EXISTS nodestats; USE NS nodestats; DEFINE DATABASE IF NOT EXISTS nodestats;")

@@ -53,7 +53,10 @@ pub(crate) struct Directory {
 impl Directory {
     /// Makes the folder where it is missing, and takes it.
     pub(crate) fn lock(path: &Path) -> Result<Self, Error> {
-        let not_writable = |source| Error::NotWritable { path: path.to_owned(), source };
+        let not_writable = |source| Error::NotWritable {
+            path: path.to_owned(),
+            source,
+        };
         // Before anything is written: a newer schema is left as it is.
         let schema_file = path.join(SCHEMA_FILE);
         let found = match fs::read_to_string(&schema_file) {
@@ -64,7 +67,10 @@ impl Directory {
         if let Some(found) = &found
             && found.parse::<u32>().map_or(true, |found| found > SCHEMA)
         {
-            return Err(Error::NewerSchema { path: path.to_owned(), found: found.clone() });
+            return Err(Error::NewerSchema {
+                path: path.to_owned(),
+                found: found.clone(),
+            });
         }
         fs::create_dir_all(path).map_err(not_writable)?;
         let lock = File::options()
@@ -75,14 +81,23 @@ impl Directory {
             .map_err(not_writable)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::InUse {
+                    path: path.to_owned(),
+                });
+            }
             Err(TryLockError::Error(source)) => return Err(not_writable(source)),
         }
         if found.is_none() {
             let mut file = File::create(&schema_file).map_err(not_writable)?;
-            writeln!(file, "{SCHEMA}").and_then(|()| file.sync_all()).map_err(not_writable)?;
+            writeln!(file, "{SCHEMA}")
+                .and_then(|()| file.sync_all())
+                .map_err(not_writable)?;
         }
-        Ok(Self { database: path.join("database"), _lock: lock })
+        Ok(Self {
+            database: path.join("database"),
+            _lock: lock,
+        })
     }
 
     /// The folder that belongs to the database itself.
@@ -110,7 +125,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         fs::write(folder.path().join(SCHEMA_FILE), "99\n").expect("written");
         let error = Directory::lock(folder.path()).expect_err("newer");
-        assert!(matches!(error, Error::NewerSchema { ref found, .. } if found == "99"), "{error}");
+        assert!(
+            matches!(error, Error::NewerSchema { ref found, .. } if found == "99"),
+            "{error}"
+        );
         assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1);
     }
 

@@ -1,4 +1,4 @@
-//! History and registry of nodestats in SurrealDB; no other room names the database.
+//! History and registry of nodestats in `SurrealDB`; no other room names the database.
 //!
 //! A push is one row whose payload is encoded, many pushes are one transaction, and a push is
 //! acknowledged when the database has synced it to disk. Keys begin with the node's UID and the
@@ -42,7 +42,8 @@ pub enum OpenError {
     /// The database was written by a newer nodestats.
     #[error(
         "the database {location} has schema {found}, and this nodestats knows {}: \
-         start the newer nodestats that wrote it", directory::SCHEMA
+         start the newer nodestats that wrote it",
+        directory::SCHEMA
     )]
     NewerSchema {
         /// Where it is.
@@ -94,8 +95,9 @@ impl Store {
             location: location.to_string(),
             source: Box::new(source),
         };
-        let database =
-            Database::open(location, &options.memory, directory).await.map_err(failed)?;
+        let database = Database::open(location, &options.memory, directory)
+            .await
+            .map_err(failed)?;
         let found = database.schema().await.map_err(failed)?;
         if found.is_some_and(|found| found > directory::SCHEMA) {
             return Err(OpenError::NewerSchema {
@@ -103,9 +105,16 @@ impl Store {
                 found: found.unwrap_or_default(),
             });
         }
-        database.write_schema(directory::SCHEMA).await.map_err(failed)?;
+        database
+            .write_schema(directory::SCHEMA)
+            .await
+            .map_err(failed)?;
         let writer = writer::Writer::start(database.clone());
-        Ok(Self { database, writer, retention: options.retention })
+        Ok(Self {
+            database,
+            writer,
+            retention: options.retention,
+        })
     }
 
     /// The oldest time that a sample may have at `now`.
@@ -116,7 +125,11 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn check(&self) -> Result<(), Error> {
-        self.database.schema().await.map(drop).map_err(Error::Unavailable)
+        self.database
+            .schema()
+            .await
+            .map(drop)
+            .map_err(Error::Unavailable)
     }
 
     /// Writes what was accepted, then closes the database. Later calls fail.

@@ -1,4 +1,4 @@
-//! Where the database is: a folder, memory, or a SurrealDB server.
+//! Where the database is: a folder, memory, or a `SurrealDB` server.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ pub enum Location {
     Directory(PathBuf),
     /// `mem://`: embedded, gone with the process.
     Memory,
-    /// `ws://HOST:PORT` or `wss://HOST:PORT`: a SurrealDB server.
+    /// `ws://HOST:PORT` or `wss://HOST:PORT`: a `SurrealDB` server.
     Remote {
         /// Over TLS.
         tls: bool,
@@ -22,7 +22,7 @@ pub enum Location {
     },
 }
 
-/// A root user of a SurrealDB server.
+/// A root user of a `SurrealDB` server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// Its name.
@@ -33,13 +33,17 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
 /// A text that names no database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a database: write surrealkv://DIR, mem://, ws://HOST:PORT or wss://HOST:PORT")]
+#[error(
+    "{0:?} is not a database: write surrealkv://DIR, mem://, ws://HOST:PORT or wss://HOST:PORT"
+)]
 pub struct LocationError(String);
 
 impl FromStr for Location {
@@ -79,10 +83,26 @@ mod tests {
 
     #[test]
     fn a_location_reads_back_as_written() {
-        for text in ["surrealkv:///var/lib/nodestats", "mem://", "ws://db:8000", "wss://db"] {
-            assert_eq!(text.parse::<Location>().map(|location| location.to_string()), Ok(text.into()));
+        for text in [
+            "surrealkv:///var/lib/nodestats",
+            "mem://",
+            "ws://db:8000",
+            "wss://db",
+        ] {
+            assert_eq!(
+                text.parse::<Location>()
+                    .map(|location| location.to_string()),
+                Ok(text.into())
+            );
         }
-        for text in ["", "mem", "surrealkv://", "rocksdb:///x", "ws://user:password@db", "/dir"] {
+        for text in [
+            "",
+            "mem",
+            "surrealkv://",
+            "rocksdb:///x",
+            "ws://user:password@db",
+            "/dir",
+        ] {
             assert!(text.parse::<Location>().is_err(), "{text}");
         }
     }

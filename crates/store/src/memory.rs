@@ -1,6 +1,6 @@
 //! How much memory the database's caches may take.
 //!
-//! SurrealDB sizes them from the host's memory (half of it, less 1 GiB), which kills a container.
+//! `SurrealDB` sizes them from the host's memory (half of it, less 1 GiB), which kills a container.
 //! Here they follow from what the process may use.
 
 const MIB: u64 = 1 << 20;
@@ -12,7 +12,7 @@ pub struct MemoryBudget {
     pub block_cache: u64,
     /// Writes that are not in a file yet; also the most that one transaction can hold.
     pub memtable: u64,
-    /// SurrealDB's cache of table and namespace definitions, in entries.
+    /// `SurrealDB`'s cache of table and namespace definitions, in entries.
     pub definitions: u64,
 }
 

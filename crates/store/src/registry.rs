@@ -31,7 +31,10 @@ impl Store {
     /// Writes a life as it is now.
     pub async fn save_life(&self, life: &Life) -> Result<(), Error> {
         let json = serde_json::to_value(life).expect("a life is plain data");
-        let variables = bind([("node", node_record(&life.uid)), ("life", json.into_value())]);
+        let variables = bind([
+            ("node", node_record(&life.uid)),
+            ("life", json.into_value()),
+        ]);
         self.database
             .query("UPSERT $node SET life = $life RETURN NONE", variables)
             .await
@@ -42,9 +45,13 @@ impl Store {
     /// Removes a life and all its samples.
     pub async fn purge(&self, uid: &str) -> Result<(), Error> {
         // The registry last: a purge that is cut off can be asked for again.
-        self.delete_before(uid, nodestats_wire::Timestamp::MAX).await?;
+        self.delete_before(uid, nodestats_wire::Timestamp::MAX)
+            .await?;
         self.database
-            .query("DELETE $node RETURN NONE", bind([("node", node_record(uid))]))
+            .query(
+                "DELETE $node RETURN NONE",
+                bind([("node", node_record(uid))]),
+            )
             .await
             .map(drop)
             .map_err(Error::Unavailable)

@@ -38,14 +38,22 @@ impl Store {
     async fn end_of_history(&self, uid: &str, order: Order) -> Result<Option<Timestamp>, Error> {
         let all = (Timestamp::MIN, Timestamp::MAX);
         let rows = self.samples(uid, all, None, order, 1).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        Ok(stored::read(row).map_err(|_| Error::Damaged("sample"))?.time())
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        Ok(stored::read(row)
+            .map_err(|_| Error::Damaged("sample"))?
+            .time())
     }
 
     pub(crate) async fn delete_before(&self, uid: &str, end: Timestamp) -> Result<(), Error> {
         while let Some(oldest) = self.oldest(uid).await?.filter(|oldest| *oldest < end) {
             let until = oldest.plus_micros(PIECE_MICROS).min(end);
-            let until = if until == Timestamp::MAX { until.plus_micros(1) } else { until };
+            let until = if until == Timestamp::MAX {
+                until.plus_micros(1)
+            } else {
+                until
+            };
             let range = time_range(uid, oldest, until);
             self.database
                 .query("DELETE $range RETURN NONE", bind([("range", range)]))

@@ -44,13 +44,22 @@ pub enum Order {
 impl NewSample {
     /// From an agent's frame: its own bytes and its header.
     pub fn from_frame(time: Timestamp, id: FrameId, frame: &[u8]) -> Self {
-        Self { key: SampleKey { time, push: Some(id) }, payload: stored::from_frame(frame) }
+        Self {
+            key: SampleKey {
+                time,
+                push: Some(id),
+            },
+            payload: stored::from_frame(frame),
+        }
     }
 
     /// From a third party's reading; its `time` is set to `time`.
     pub fn from_reading(time: Timestamp, mut reading: Reading) -> Self {
         reading.time = Some(time);
-        Self { key: SampleKey { time, push: None }, payload: stored::from_reading(&reading) }
+        Self {
+            key: SampleKey { time, push: None },
+            payload: stored::from_reading(&reading),
+        }
     }
 }
 
@@ -89,7 +98,12 @@ impl SampleKey {
 
 /// The bound that is before all samples of `time`.
 fn before(uid: &str, time: i64) -> RecordIdKey {
-    Array::from(vec![uid.to_owned().into_value(), RAW.into_value(), time.into_value()]).into()
+    Array::from(vec![
+        uid.to_owned().into_value(),
+        RAW.into_value(),
+        time.into_value(),
+    ])
+    .into()
 }
 
 pub(crate) fn time_range(uid: &str, from: Timestamp, until: Timestamp) -> Value {
@@ -135,10 +149,15 @@ impl Store {
         };
         let range = RecordId::new("sample", RecordIdKeyRange { start, end });
         let statement = format!("SELECT id, p FROM $range ORDER BY id {direction} LIMIT $limit");
-        let variables =
-            bind([("range", range.into_value()), ("limit", (limit as i64).into_value())]);
-        let rows: Vec<Value> =
-            self.database.select(&statement, variables).await.map_err(Error::Unavailable)?;
+        let variables = bind([
+            ("range", range.into_value()),
+            ("limit", (limit as i64).into_value()),
+        ]);
+        let rows: Vec<Value> = self
+            .database
+            .select(&statement, variables)
+            .await
+            .map_err(Error::Unavailable)?;
         rows.into_iter().map(payload).collect()
     }
 
@@ -153,12 +172,26 @@ impl Store {
         let range = time_range(uid, from, to.plus_micros(1));
         let statement = "SELECT VALUE id FROM $range LIMIT 1 START $n";
         let variables = bind([("range", range), ("n", (n as i64).into_value())]);
-        let ids: Vec<RecordId> =
-            self.database.select(statement, variables).await.map_err(Error::Unavailable)?;
-        let Some(id) = ids.into_iter().next() else { return Ok(None) };
-        let RecordIdKey::Array(parts) = id.key else { return Err(Error::Damaged("sample")) };
-        let micros = parts.into_vec().into_iter().nth(2).and_then(|part| i64::from_value(part).ok());
-        micros.and_then(Timestamp::from_micros).map(Some).ok_or(Error::Damaged("sample"))
+        let ids: Vec<RecordId> = self
+            .database
+            .select(statement, variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        let Some(id) = ids.into_iter().next() else {
+            return Ok(None);
+        };
+        let RecordIdKey::Array(parts) = id.key else {
+            return Err(Error::Damaged("sample"));
+        };
+        let micros = parts
+            .into_vec()
+            .into_iter()
+            .nth(2)
+            .and_then(|part| i64::from_value(part).ok());
+        micros
+            .and_then(Timestamp::from_micros)
+            .map(Some)
+            .ok_or(Error::Damaged("sample"))
     }
 
     /// How many samples of a node are kept.
@@ -175,7 +208,9 @@ impl Store {
 }
 
 fn payload(row: Value) -> Result<Bytes, Error> {
-    let Value::Object(mut row) = row else { return Err(Error::Damaged("sample")) };
+    let Value::Object(mut row) = row else {
+        return Err(Error::Damaged("sample"));
+    };
     match row.remove("p") {
         Some(Value::Bytes(payload)) => Ok(payload.into_inner()),
         _ => Err(Error::Damaged("sample")),

@@ -22,38 +22,66 @@ fn options(retention_seconds: u64) -> Options {
 }
 
 async fn in_memory() -> Store {
-    Store::open(&Location::Memory, &options(1000)).await.expect("opens")
+    Store::open(&Location::Memory, &options(1000))
+        .await
+        .expect("opens")
 }
 
 async fn in_folder(path: &Path) -> Store {
-    Store::open(&Location::Directory(path.into()), &options(1000)).await.expect("opens")
+    Store::open(&Location::Directory(path.into()), &options(1000))
+        .await
+        .expect("opens")
 }
 
 fn pushed(seconds: i64, sequence: u64) -> NewSample {
-    let id = FrameId { agent_start: Uuid::from_u128(1), sequence };
+    let id = FrameId {
+        agent_start: Uuid::from_u128(1),
+        sequence,
+    };
     let bytes = frame::encode(at(seconds), id, &Sample::default());
     NewSample::from_frame(at(seconds), id, &bytes)
 }
 
 fn reading(seconds: i64, memory: f64) -> NewSample {
-    let reading = Reading { memory_usage_percent: Some(memory), ..Reading::default() };
+    let reading = Reading {
+        memory_usage_percent: Some(memory),
+        ..Reading::default()
+    };
     NewSample::from_reading(at(seconds), reading)
 }
 
 async fn times(store: &Store, uid: &str, range: (Timestamp, Timestamp), order: Order) -> Vec<i64> {
-    let rows = store.samples(uid, range, None, order, 100).await.expect("read");
-    let time = |row: &bytes::Bytes| stored::read(row).expect("readable").time().expect("a time").second();
+    let rows = store
+        .samples(uid, range, None, order, 100)
+        .await
+        .expect("read");
+    let time = |row: &bytes::Bytes| {
+        stored::read(row)
+            .expect("readable")
+            .time()
+            .expect("a time")
+            .second()
+    };
     rows.iter().map(time).collect()
 }
 
 #[tokio::test]
 async fn a_range_holds_both_its_ends_in_either_order() {
     let store = in_memory().await;
-    store.append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect()).await.expect("kept");
+    store
+        .append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect())
+        .await
+        .expect("kept");
     store.append("b", vec![pushed(20, 9)]).await.expect("kept");
     let range = (at(10), at(30));
-    assert_eq!(times(&store, "a", range, Order::Ascending).await, [10, 20, 30]);
-    assert_eq!(times(&store, "a", range, Order::Descending).await, [30, 20, 10]);
+    assert_eq!(
+        times(&store, "a", range, Order::Ascending).await,
+        [10, 20, 30]
+    );
+    assert_eq!(
+        times(&store, "a", range, Order::Descending).await,
+        [30, 20, 10]
+    );
     assert_eq!(times(&store, "b", ALL, Order::Ascending).await, [20]);
     assert_eq!(times(&store, "nobody", ALL, Order::Ascending).await, [0; 0]);
     assert_eq!(store.count("a").await.expect("counted"), 5);
@@ -64,13 +92,20 @@ async fn a_range_holds_both_its_ends_in_either_order() {
 async fn a_page_goes_on_where_the_last_one_ended() {
     let store = in_memory().await;
     // Two samples of the same time: an agent's and a third party's.
-    store.append("a", vec![pushed(10, 1), reading(10, 1.0), pushed(20, 2)]).await.expect("kept");
-    for (order, expected) in
-        [(Order::Ascending, [10, 10, 20]), (Order::Descending, [20, 10, 10])]
-    {
+    store
+        .append("a", vec![pushed(10, 1), reading(10, 1.0), pushed(20, 2)])
+        .await
+        .expect("kept");
+    for (order, expected) in [
+        (Order::Ascending, [10, 10, 20]),
+        (Order::Descending, [20, 10, 10]),
+    ] {
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
-            let page = store.samples("a", ALL, after.as_ref(), order, 1).await.expect("read");
+            let page = store
+                .samples("a", ALL, after.as_ref(), order, 1)
+                .await
+                .expect("read");
             let Some(row) = page.first() else { break };
             let sample = stored::read(row).expect("readable");
             seen.push(sample.time().expect("a time").second());
@@ -83,7 +118,10 @@ async fn a_page_goes_on_where_the_last_one_ended() {
 #[tokio::test]
 async fn the_nth_time_of_a_range_is_found_by_keys() {
     let store = in_memory().await;
-    store.append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect()).await.expect("kept");
+    store
+        .append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect())
+        .await
+        .expect("kept");
     let nth = |n| store.nth_time("a", (at(10), at(30)), n);
     assert_eq!(nth(0).await.expect("read"), Some(at(10)));
     assert_eq!(nth(2).await.expect("read"), Some(at(30)));
@@ -94,12 +132,24 @@ async fn the_nth_time_of_a_range_is_found_by_keys() {
 async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
     let store = in_memory().await;
     for _ in 0..2 {
-        store.append("a", vec![pushed(10, 1), pushed(10, 1)]).await.expect("kept");
+        store
+            .append("a", vec![pushed(10, 1), pushed(10, 1)])
+            .await
+            .expect("kept");
     }
-    store.append("a", vec![reading(20, 1.0)]).await.expect("kept");
-    store.append("a", vec![reading(20, 1.5), reading(20, 2.0)]).await.expect("kept");
+    store
+        .append("a", vec![reading(20, 1.0)])
+        .await
+        .expect("kept");
+    store
+        .append("a", vec![reading(20, 1.5), reading(20, 2.0)])
+        .await
+        .expect("kept");
     assert_eq!(store.count("a").await.expect("counted"), 2);
-    let rows = store.samples("a", ALL, None, Order::Descending, 1).await.expect("read");
+    let rows = store
+        .samples("a", ALL, None, Order::Descending, 1)
+        .await
+        .expect("read");
     let Stored::Reading(kept) = stored::read(&rows[0]).expect("readable") else {
         panic!("a reading was put");
     };
@@ -110,13 +160,19 @@ async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
 async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
     let store = in_memory().await;
     let samples = [10, 1000, 1999, 2000, 2500, 90_000];
-    store.append("a", samples.map(|time| pushed(time, 0)).to_vec()).await.expect("kept");
+    store
+        .append("a", samples.map(|time| pushed(time, 0)).to_vec())
+        .await
+        .expect("kept");
     store.retain(at(3000)).await.expect("done");
     // Lives are what retention goes by: nothing of an unregistered node was touched.
     assert_eq!(store.count("a").await.expect("counted"), 6);
     store.save_life(&life("a")).await.expect("saved");
     store.retain(at(3000)).await.expect("done");
-    assert_eq!(times(&store, "a", ALL, Order::Ascending).await, [2000, 2500, 90_000]);
+    assert_eq!(
+        times(&store, "a", ALL, Order::Ascending).await,
+        [2000, 2500, 90_000]
+    );
 }
 
 #[tokio::test]
@@ -137,7 +193,10 @@ async fn a_purge_takes_one_life_with_its_history() {
     let store = in_memory().await;
     for uid in ["a", "b"] {
         store.save_life(&life(uid)).await.expect("saved");
-        store.append(uid, vec![pushed(10, 0), pushed(50_000, 1)]).await.expect("kept");
+        store
+            .append(uid, vec![pushed(10, 0), pushed(50_000, 1)])
+            .await
+            .expect("kept");
     }
     store.purge("a").await.expect("purged");
     assert_eq!(store.life("a").await.expect("read"), None);
@@ -153,7 +212,10 @@ async fn a_folder_keeps_everything_over_a_restart() {
     store.save_life(&life("a")).await.expect("saved");
     store.append("a", vec![pushed(10, 1)]).await.expect("kept");
     store.close().await;
-    assert!(matches!(store.append("a", vec![pushed(20, 2)]).await, Err(Error::Closing)));
+    assert!(matches!(
+        store.append("a", vec![pushed(20, 2)]).await,
+        Err(Error::Closing)
+    ));
     drop(store);
     let store = in_folder(folder.path()).await;
     assert_eq!(store.life("a").await.expect("read"), Some(life("a")));
@@ -166,12 +228,18 @@ async fn a_folder_is_open_once_and_never_by_an_older_program() {
     let location = Location::Directory(folder.path().into());
     let store = in_folder(folder.path()).await;
     let second = Store::open(&location, &options(10)).await;
-    assert!(matches!(second, Err(OpenError::Directory(directory::Error::InUse { .. }))));
+    assert!(matches!(
+        second,
+        Err(OpenError::Directory(directory::Error::InUse { .. }))
+    ));
     store.database.write_schema(99).await.expect("written");
     store.close().await;
     drop(store);
     let older = Store::open(&location, &options(10)).await;
-    assert!(matches!(older, Err(OpenError::NewerSchema { found: 99, .. })));
+    assert!(matches!(
+        older,
+        Err(OpenError::NewerSchema { found: 99, .. })
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,7 +250,10 @@ async fn many_writers_share_transactions_and_lose_nothing() {
         let store = store.clone();
         tokio::spawn(async move {
             for n in 0..10 {
-                store.append(&format!("node-{node}"), vec![pushed(n, n as u64)]).await.expect("kept");
+                store
+                    .append(&format!("node-{node}"), vec![pushed(n, n as u64)])
+                    .await
+                    .expect("kept");
             }
         })
     });
@@ -190,7 +261,10 @@ async fn many_writers_share_transactions_and_lose_nothing() {
         writer.await.expect("wrote");
     }
     for node in 0..20 {
-        assert_eq!(store.count(&format!("node-{node}")).await.expect("counted"), 10);
+        assert_eq!(
+            store.count(&format!("node-{node}")).await.expect("counted"),
+            10
+        );
     }
 }
 

@@ -8,9 +8,9 @@ use tokio::task::JoinHandle;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::Error;
 use crate::database::{self, Database, bind};
 use crate::samples::NewSample;
-use crate::Error;
 
 /// Most rows of a transaction: the cost of a row no longer falls beyond a few hundred.
 const BATCH_ROWS: usize = 500;
@@ -43,7 +43,11 @@ impl Writer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let stop = Arc::new(tokio::sync::Notify::new());
         let task = tokio::spawn(run(database, jobs, Arc::clone(&stop)));
-        Self { queue, task: Arc::new(Mutex::new(Some(task))), stop }
+        Self {
+            queue,
+            task: Arc::new(Mutex::new(Some(task))),
+            stop,
+        }
     }
 
     pub(crate) async fn write(&self, uid: &str, samples: Vec<NewSample>) -> Result<(), Error> {
@@ -51,7 +55,11 @@ impl Writer {
             return Ok(());
         }
         let (done, answer) = oneshot::channel();
-        let job = Job { uid: uid.to_owned(), samples, done };
+        let job = Job {
+            uid: uid.to_owned(),
+            samples,
+            done,
+        };
         self.queue.send(job).await.map_err(|_| Error::Closing)?;
         answer.await.map_err(|_| Error::Closing)?
     }
@@ -109,7 +117,11 @@ async fn write_batch(database: &Database, batch: Vec<Job>) {
         }
         Err(error) => {
             for job in batch {
-                let _ = job.done.send(Err(Error::Unavailable(database::Error::Datastore(error.to_string()))));
+                let _ = job
+                    .done
+                    .send(Err(Error::Unavailable(database::Error::Datastore(
+                        error.to_string(),
+                    ))));
             }
         }
     }
@@ -122,15 +134,24 @@ fn job_rows(job: &Job) -> BTreeMap<Vec<u8>, Value> {
         let order = format!("{key:?}").into_bytes();
         let object = Object::from_iter([
             ("id".to_owned(), key),
-            ("p".to_owned(), Value::Bytes(Bytes::from(sample.payload.clone()))),
+            (
+                "p".to_owned(),
+                Value::Bytes(Bytes::from(sample.payload.clone())),
+            ),
         ]);
         (order, object.into_value())
     };
     job.samples.iter().map(row).collect()
 }
 
-async fn insert(database: &Database, rows: BTreeMap<Vec<u8>, Value>) -> Result<(), database::Error> {
+async fn insert(
+    database: &Database,
+    rows: BTreeMap<Vec<u8>, Value>,
+) -> Result<(), database::Error> {
     let rows = Value::Array(Array::from(rows.into_values().collect::<Vec<_>>()));
     let statement = "INSERT INTO sample $rows ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE";
-    database.query(statement, bind([("rows", rows)])).await.map(drop)
+    database
+        .query(statement, bind([("rows", rows)]))
+        .await
+        .map(drop)
 }

@@ -37,17 +37,15 @@ def browser(tmp_path):
 
 
 def rows(browser):
-    return [
-        [cell.text for cell in row.find_elements(By.TAG_NAME, "td")]
-        for row in browser.find_elements(By.CSS_SELECTOR, "#processes tr")
-    ]
+    """The texts of the table, read at once: the page replaces its rows every few seconds."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#processes tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.textContent));"
+    )
 
 
 def wait(browser, condition):
-    from selenium.common.exceptions import StaleElementReferenceException
-
-    patient = WebDriverWait(browser, 60, 0.1, ignored_exceptions=[StaleElementReferenceException])
-    return patient.until(lambda _: condition())
+    return WebDriverWait(browser, 60, 0.1).until(lambda _: condition())
 
 
 def test_the_busiest_process_is_at_the_top_and_columns_sort(standalone, browser):

@@ -12,13 +12,16 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a condition; only a test that fails takes it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks again and again until there is an answer.
 ///
 /// # Panics
 /// After [`PATIENCE`], naming `what`.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let begin = Instant::now();
     loop {
         if let Some(answer) = ask().await {

@@ -30,9 +30,16 @@ pub struct Run {
 /// The path of a program of this workspace, beside the running test.
 fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test is a program");
-    let folder = test.ancestors().nth(2).expect("tests are in deps/ of the folder of programs");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("tests are in deps/ of the folder of programs");
     let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: cargo build --workspace makes it", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build --workspace makes it",
+        path.display()
+    );
     path
 }
 
@@ -40,7 +47,8 @@ fn command(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary(name));
     command.args(arguments).stdin(Stdio::null());
     // What a person has set must not reach a test.
-    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("NODESTATS_")) {
+    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("NODESTATS_"))
+    {
         command.env_remove(variable);
     }
     command
@@ -52,10 +60,15 @@ impl Program {
     /// # Panics
     /// Where it ends instead.
     pub fn serve(arguments: &[&str]) -> Self {
-        let mut child = command("nodestats", arguments).stdout(Stdio::piped()).spawn().expect("starts");
+        let mut child = command("nodestats", arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("readable");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("readable");
         let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
         let address = address.unwrap_or_else(|| panic!("nodestats {arguments:?} printed {line:?}"));
         Self { child, address }
@@ -63,16 +76,27 @@ impl Program {
 
     /// Starts an agent for the server at `server`.
     pub fn agent(server: &str, arguments: &[&str]) -> Self {
-        let all: Vec<&str> = ["--server", server].iter().chain(arguments).copied().collect();
+        let all: Vec<&str> = ["--server", server]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
         let child = command("nodestats-agent", &all).spawn().expect("starts");
-        Self { child, address: server.to_owned() }
+        Self {
+            child,
+            address: server.to_owned(),
+        }
     }
 
     /// Runs a program to its end.
     pub fn run(name: &str, arguments: &[&str]) -> Run {
         let output = command(name, arguments).output().expect("starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Run { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Run {
+            status: output.status,
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
     /// The server's URL.
@@ -82,7 +106,11 @@ impl Program {
 
     /// The server's port.
     pub fn port(&self) -> u16 {
-        self.address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+        self.address
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok())
+            .expect("a port")
     }
 
     /// A client for the server.

@@ -16,7 +16,11 @@ pub struct Frames {
 impl Frames {
     /// The first one is of `begin`, each next one a second later.
     pub fn new(begin: Timestamp) -> Self {
-        Self { agent_start: Uuid::new_v4(), begin, sequence: 0 }
+        Self {
+            agent_start: Uuid::new_v4(),
+            begin,
+            sequence: 0,
+        }
     }
 
     /// The time of the next frame.
@@ -47,7 +51,17 @@ impl Frames {
             ..Host::default()
         };
         self.sequence += 1;
-        let id = FrameId { agent_start: self.agent_start, sequence: n };
-        frame::encode(time, id, &Sample { host, processes: vec![process] })
+        let id = FrameId {
+            agent_start: self.agent_start,
+            sequence: n,
+        };
+        frame::encode(
+            time,
+            id,
+            &Sample {
+                host,
+                processes: vec![process],
+            },
+        )
     }
 }

@@ -92,7 +92,10 @@ impl Client {
     pub fn host_and_port(&self) -> (String, u16) {
         let host = self.base.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        (host.to_owned(), self.base.port_or_known_default().unwrap_or(80))
+        (
+            host.to_owned(),
+            self.base.port_or_known_default().unwrap_or(80),
+        )
     }
 
     /// Registers a node, and says whether it is new to the server.
@@ -126,7 +129,9 @@ impl Client {
 
     /// Signs a node off; its history stays.
     pub async fn deregister(&self, node: &str) -> Result<(), Error> {
-        self.send(self.request(Method::DELETE, &routes::node(node))).await.map(drop)
+        self.send(self.request(Method::DELETE, &routes::node(node)))
+            .await
+            .map(drop)
     }
 
     /// Asks for `path` and returns the body as the server sent it.
@@ -137,30 +142,47 @@ impl Client {
             request = self.request(Method::GET, &format!("{path}?{query}"));
         }
         let response = self.send(request).await?;
-        let body = response.bytes().await.map_err(|source| self.no_answer(source))?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|source| self.no_answer(source))?;
         Ok(body.to_vec())
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let url = self.base.join(path.trim_start_matches('/')).unwrap_or_else(|_| self.base.clone());
+        let url = self
+            .base
+            .join(path.trim_start_matches('/'))
+            .unwrap_or_else(|_| self.base.clone());
         self.http.request(method, url)
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
-        let response = request.send().await.map_err(|source| self.no_answer(source))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.no_answer(source))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let foreign = Error::Foreign { server: self.base.to_string(), status };
-        let Ok(body) = response.bytes().await else { return Err(foreign) };
+        let foreign = Error::Foreign {
+            server: self.base.to_string(),
+            status,
+        };
+        let Ok(body) = response.bytes().await else {
+            return Err(foreign);
+        };
         Err(serde_json::from_slice::<Problem>(&body)
             .map_or(foreign, |problem| Error::Refused(Box::new(problem))))
     }
 
     fn no_answer(&self, source: reqwest::Error) -> Error {
         // The URL stands in our own text already.
-        Error::NoAnswer { server: self.base.to_string(), source: source.without_url() }
+        Error::NoAnswer {
+            server: self.base.to_string(),
+            source: source.without_url(),
+        }
     }
 }
 
@@ -172,10 +194,16 @@ mod tests {
     fn an_address_that_is_no_url_is_refused() {
         let client = |address| Client::new(address, Duration::from_secs(1));
         for address in ["", "localhost:8080", "ftp://a", "http://", "127.0.0.1"] {
-            assert!(matches!(client(address), Err(Error::Address(_))), "{address}");
+            assert!(
+                matches!(client(address), Err(Error::Address(_))),
+                "{address}"
+            );
         }
         let parts = |address| client(address).map(|client| client.host_and_port()).ok();
         assert_eq!(parts("http://[::1]:81"), Some(("::1".to_owned(), 81)));
-        assert_eq!(parts("https://a.example/below"), Some(("a.example".to_owned(), 443)));
+        assert_eq!(
+            parts("https://a.example/below"),
+            Some(("a.example".to_owned(), 443))
+        );
     }
 }

@@ -33,20 +33,31 @@ impl Timestamp {
 
     /// From microseconds since 1970; `None` outside [`Self::MIN`] to [`Self::MAX`].
     pub fn from_micros(micros: i64) -> Option<Self> {
-        (Self::MIN.0..=Self::MAX.0).contains(&micros).then_some(Self(micros))
+        (Self::MIN.0..=Self::MAX.0)
+            .contains(&micros)
+            .then_some(Self(micros))
     }
 
     /// From seconds since 1970, rounded to microseconds; `None` outside the range.
     pub fn from_seconds(seconds: f64) -> Option<Self> {
-        seconds.is_finite().then(|| (seconds * MICROS as f64).round()).and_then(|micros| {
-            (micros >= 0.0 && micros <= Self::MAX.0 as f64).then_some(Self(micros as i64))
-        })
+        seconds
+            .is_finite()
+            .then(|| (seconds * MICROS as f64).round())
+            .and_then(|micros| {
+                (micros >= 0.0 && micros <= Self::MAX.0 as f64).then_some(Self(micros as i64))
+            })
     }
 
     /// The time that this system clock reading means; clamped to the range.
     pub fn from_system(time: std::time::SystemTime) -> Self {
-        let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX).clamp(Self::MIN.0, Self::MAX.0))
+        let since = time
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self(
+            i64::try_from(since.as_micros())
+                .unwrap_or(i64::MAX)
+                .clamp(Self::MIN.0, Self::MAX.0),
+        )
     }
 
     /// Microseconds since 1970.
@@ -72,7 +83,11 @@ impl Timestamp {
     /// This time moved by so many microseconds, held within the range.
     #[must_use]
     pub fn plus_micros(self, micros: i64) -> Self {
-        Self(self.0.saturating_add(micros).clamp(Self::MIN.0, Self::MAX.0))
+        Self(
+            self.0
+                .saturating_add(micros)
+                .clamp(Self::MIN.0, Self::MAX.0),
+        )
     }
 
     /// The start of the step of `step_micros` that this time lies in, counted from 1970.
@@ -186,7 +201,9 @@ pub struct ParseSpanError(String);
 pub fn parse_span(text: &str) -> Result<std::time::Duration, ParseSpanError> {
     let error = || ParseSpanError(text.chars().take(40).collect());
     let trimmed = text.trim();
-    let split = trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len());
+    let split = trimmed
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(trimmed.len());
     let number: f64 = trimmed[..split].trim().parse().map_err(|_| error())?;
     let unit = match &trimmed[split..] {
         "ms" => 0.001,
@@ -226,7 +243,16 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        for text in ["", "yesterday", "2022-13-01 00:00:00", "-5", "NaN", "inf", "1e300", "9e15"] {
+        for text in [
+            "",
+            "yesterday",
+            "2022-13-01 00:00:00",
+            "-5",
+            "NaN",
+            "inf",
+            "1e300",
+            "9e15",
+        ] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
     }
@@ -236,7 +262,10 @@ mod tests {
         let quarter = time("2022-03-01 13:45:00.25");
         assert_eq!(quarter.to_key(), "2022-03-01 13:45:00");
         assert_eq!(quarter.to_precise_key(), "2022-03-01 13:45:00.250");
-        assert_eq!(quarter.plus_micros(1).to_precise_key(), "2022-03-01 13:45:00.250001");
+        assert_eq!(
+            quarter.plus_micros(1).to_precise_key(),
+            "2022-03-01 13:45:00.250001"
+        );
         assert_eq!(quarter.to_string(), "2022-03-01T13:45:00.25Z");
         assert_eq!(time(&quarter.to_precise_key()), quarter);
         assert_eq!(time(&Timestamp::MAX.to_key()), Timestamp::MAX);

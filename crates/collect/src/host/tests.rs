@@ -11,7 +11,11 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn fixture(name: &str) -> HostRoot {
-    HostRoot::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name))
+    HostRoot::new(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fixtures")
+            .join(name),
+    )
 }
 
 fn read(root: &HostRoot) -> Sample {
@@ -29,16 +33,40 @@ fn linux_6_18_of_a_virtual_machine() {
     let host = &sample.host;
     assert_eq!(failed(&sample), [""; 0]);
     assert_eq!(host.cpus.len(), 2);
-    assert!(host.cpus.iter().all(|cpu| cpu.frequency_mhz.is_some_and(|mhz| mhz > 1000.0)));
+    assert!(
+        host.cpus
+            .iter()
+            .all(|cpu| cpu.frequency_mhz.is_some_and(|mhz| mhz > 1000.0))
+    );
     assert!(host.boot_time_seconds.is_some_and(|boot| boot > 1.7e9));
     let memory = host.memory.expect("memory");
-    assert!(memory.available.is_some_and(|available| available <= memory.total));
-    assert!(host.pressure.is_some_and(|pressure| pressure.cpu.is_some_and(|cpu| cpu.full.is_some())));
+    assert!(
+        memory
+            .available
+            .is_some_and(|available| available <= memory.total)
+    );
+    assert!(
+        host.pressure
+            .is_some_and(|pressure| pressure.cpu.is_some_and(|cpu| cpu.full.is_some()))
+    );
     let disks = host.disks.as_ref().expect("disks");
-    assert!(disks.iter().any(|disk| disk.device == "vda" && disk.written_bytes > 0));
+    assert!(
+        disks
+            .iter()
+            .any(|disk| disk.device == "vda" && disk.written_bytes > 0)
+    );
     let interfaces = host.interfaces.as_ref().expect("interfaces");
-    assert!(interfaces.iter().any(|interface| interface.interface == "lo"));
-    assert!(sample.processes.iter().any(|process| process.pid == 1 && process.command_line.is_some()));
+    assert!(
+        interfaces
+            .iter()
+            .any(|interface| interface.interface == "lo")
+    );
+    assert!(
+        sample
+            .processes
+            .iter()
+            .any(|process| process.pid == 1 && process.command_line.is_some())
+    );
 }
 
 #[test]
@@ -46,12 +74,19 @@ fn linux_5_4_with_devices_of_18_fields_and_partitions() {
     let sample = read(&fixture("linux-5.4"));
     let host = &sample.host;
     assert_eq!(failed(&sample), [""; 0]);
-    let devices: Vec<&str> =
-        host.disks.iter().flatten().map(|disk| disk.device.as_str()).collect();
+    let devices: Vec<&str> = host
+        .disks
+        .iter()
+        .flatten()
+        .map(|disk| disk.device.as_str())
+        .collect();
     // No /sys/block of partitions, and no loop device that nobody uses.
     assert_eq!(devices, ["nvme0n1"]);
     // Before 5.13 the CPU has no line "full".
-    let cpu = host.pressure.and_then(|pressure| pressure.cpu).expect("pressure of CPUs");
+    let cpu = host
+        .pressure
+        .and_then(|pressure| pressure.cpu)
+        .expect("pressure of CPUs");
     assert_eq!(cpu.full, None);
     assert_eq!(host.cpus[1].frequency_mhz, Some(2200.5));
 }
@@ -63,18 +98,36 @@ fn linux_3_10_without_available_memory_and_pressure() {
     assert_eq!(failed(&sample), [""; 0]);
     let memory = reading.memory.expect("memory");
     assert_eq!(memory.total_bytes, Some(16_268_000 * 1024));
-    assert_eq!((memory.available_bytes, memory.used_bytes, memory.usage_percent), (None, None, None));
+    assert_eq!(
+        (
+            memory.available_bytes,
+            memory.used_bytes,
+            memory.usage_percent
+        ),
+        (None, None, None)
+    );
     assert_eq!(reading.pressure, None);
-    assert!(sample.host.disks.is_some_and(|disks| disks.iter().any(|disk| disk.device == "sda")));
+    assert!(
+        sample
+            .host
+            .disks
+            .is_some_and(|disks| disks.iter().any(|disk| disk.device == "sda"))
+    );
 }
 
 #[test]
 fn a_broken_host_gives_what_can_be_read_and_names_the_rest() {
     let sample = read(&fixture("broken"));
-    assert_eq!(failed(&sample), ["memory", "disk", "network", "filesystems"]);
+    assert_eq!(
+        failed(&sample),
+        ["memory", "disk", "network", "filesystems"]
+    );
     let host = &sample.host;
     assert!(host.cpu_total.is_some() && host.load_average.is_some());
-    assert_eq!((host.memory, &host.disks, &host.interfaces), (None, &None, &None));
+    assert_eq!(
+        (host.memory, &host.disks, &host.interfaces),
+        (None, &None, &None)
+    );
     let json = serde_json::to_value(host_reading(None, host)).expect("plain data");
     assert_eq!(json.get("memory"), None);
 }
@@ -82,7 +135,10 @@ fn a_broken_host_gives_what_can_be_read_and_names_the_rest() {
 #[test]
 fn a_root_that_is_no_host_is_refused() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    assert!(matches!(Reader::open(&HostRoot::new(folder.path())), Err(OpenError::NoProc { .. })));
+    assert!(matches!(
+        Reader::open(&HostRoot::new(folder.path())),
+        Err(OpenError::NoProc { .. })
+    ));
 }
 
 #[test]
@@ -90,9 +146,16 @@ fn facts_of_a_mounted_host_are_its_own() {
     let folder = tempfile::tempdir().expect("temporary folder");
     fs::create_dir_all(folder.path().join("etc")).expect("made");
     fs::write(folder.path().join("etc/hostname"), "elsewhere\n").expect("written");
-    fs::write(folder.path().join("etc/os-release"), "NAME=x\nPRETTY_NAME=\"X 1\"\n").expect("written");
+    fs::write(
+        folder.path().join("etc/os-release"),
+        "NAME=x\nPRETTY_NAME=\"X 1\"\n",
+    )
+    .expect("written");
     let facts = HostFacts::read(&HostRoot::new(folder.path()));
-    assert_eq!((facts.hostname.as_str(), facts.os.as_deref()), ("elsewhere", Some("X 1")));
+    assert_eq!(
+        (facts.hostname.as_str(), facts.os.as_deref()),
+        ("elsewhere", Some("X 1"))
+    );
 }
 
 #[test]
@@ -104,33 +167,55 @@ fn both_readers_agree_on_this_machine() {
     let (_, first) = own.read(PATIENCE);
     let second = other.read();
     assert_eq!(failed(&first), [""; 0]);
-    let (a, b) = (first.host.memory.expect("memory"), second.host.memory.expect("memory"));
+    let (a, b) = (
+        first.host.memory.expect("memory"),
+        second.host.memory.expect("memory"),
+    );
     assert_eq!((a.total, a.swap_total), (b.total, b.swap_total));
     let apart = |a: Option<u64>, b: Option<u64>| a.expect("read").abs_diff(b.expect("read"));
-    assert!(apart(a.available, b.available) < a.total / 20, "{a:?} {b:?}");
+    assert!(
+        apart(a.available, b.available) < a.total / 20,
+        "{a:?} {b:?}"
+    );
     assert_eq!(first.host.cpus.len(), second.host.cpus.len());
     let boot = |sample: &Sample| sample.host.boot_time_seconds.expect("known");
     assert!((boot(&first) - boot(&second)).abs() <= 1.0);
     let load = |sample: &Sample| sample.host.load_average.expect("known")[2];
     assert!((load(&first) - load(&second)).abs() < 0.5);
 
-    let by_pid: HashMap<u32, _> = second.processes.iter().map(|process| (process.pid, process)).collect();
+    let by_pid: HashMap<u32, _> = second
+        .processes
+        .iter()
+        .map(|process| (process.pid, process))
+        .collect();
     let both: Vec<_> = first
         .processes
         .iter()
         .filter_map(|process| Some((process, *by_pid.get(&process.pid)?)))
         .collect();
-    assert!(both.len() * 10 >= first.processes.len() * 9, "a process in ten may start or end");
+    assert!(
+        both.len() * 10 >= first.processes.len() * 9,
+        "a process in ten may start or end"
+    );
     let own_pid = std::process::id();
-    let (a, b) = both.iter().find(|(process, _)| process.pid == own_pid).expect("this process");
+    let (a, b) = both
+        .iter()
+        .find(|(process, _)| process.pid == own_pid)
+        .expect("this process");
     assert_eq!((a.ppid, &*a.name), (b.ppid, &*b.name));
-    assert_eq!((&a.command_line, a.virtual_bytes), (&b.command_line, b.virtual_bytes));
+    assert_eq!(
+        (&a.command_line, a.virtual_bytes),
+        (&b.command_line, b.virtual_bytes)
+    );
     assert!(a.resident_bytes.abs_diff(b.resident_bytes) < 16 << 20);
     // Ticks of 10 ms there, milliseconds here.
     assert!((a.cpu_ticks() * 10).abs_diff(b.cpu_ticks()) < 1000);
     for (a, b) in &both {
         let start = |process: &nodestats_core::sample::Process, hz| process.start_ticks as f64 / hz;
-        assert!((start(a, 100.0) - start(b, 1000.0)).abs() < 2.0, "{a:?} {b:?}");
+        assert!(
+            (start(a, 100.0) - start(b, 1000.0)).abs() < 2.0,
+            "{a:?} {b:?}"
+        );
     }
 }
 
@@ -154,7 +239,13 @@ fn two_passes_give_rates_and_the_books_add_up() {
     assert_eq!(cpus.len(), second.host.cpus.len());
     let rows = process_rows(Some(&first), &second);
     assert_eq!(rows[0].pid, 0);
-    let own = rows.iter().find(|row| row.pid == std::process::id()).expect("this process");
+    let own = rows
+        .iter()
+        .find(|row| row.pid == std::process::id())
+        .expect("this process");
     assert!(own.cpu_percent.is_some_and(|cpu| cpu > 0.0), "{own:?}");
-    assert!(rows.iter().all(|row| row.cpu_percent.is_none_or(|cpu| cpu >= 0.0)));
+    assert!(
+        rows.iter()
+            .all(|row| row.cpu_percent.is_none_or(|cpu| cpu >= 0.0))
+    );
 }

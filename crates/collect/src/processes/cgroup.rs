@@ -54,19 +54,35 @@ mod tests {
         let id = "0123456789abcdef".repeat(4);
         let uid = "3c1f5a52-8e37-4c5e-9f5d-0a2b3c4d5e6f";
         let under = uid.replace('-', "_");
-        let both = Place { container_id: Some(id.clone()), pod_uid: Some(uid.into()) };
+        let both = Place {
+            container_id: Some(id.clone()),
+            pod_uid: Some(uid.into()),
+        };
         for path in [
             format!("/kubepods/burstable/pod{uid}/{id}"),
-            format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{id}.scope"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{id}.scope"
+            ),
             format!("/../../kubepods-pod{under}.slice/crio-{id}.scope"),
-            format!("/system.slice/containerd.service/kubepods-besteffort-pod{under}.slice:cri-containerd:{id}"),
+            format!(
+                "/system.slice/containerd.service/kubepods-besteffort-pod{under}.slice:cri-containerd:{id}"
+            ),
         ] {
             let found = parse(&format!("0::{path}\n"));
             assert_eq!(found.container_id, both.container_id, "{path}");
         }
-        assert_eq!(parse(&format!("12:cpu:/\n11:memory:/kubepods/pod{uid}/{id}\n")), both);
-        assert_eq!(parse(&format!("0::/system.slice/docker-{id}.scope\n")).container_id, Some(id));
-        assert_eq!(parse("0::/user.slice/user-0.slice/session-1.scope\n"), Place::default());
+        assert_eq!(
+            parse(&format!("12:cpu:/\n11:memory:/kubepods/pod{uid}/{id}\n")),
+            both
+        );
+        assert_eq!(
+            parse(&format!("0::/system.slice/docker-{id}.scope\n")).container_id,
+            Some(id)
+        );
+        assert_eq!(
+            parse("0::/user.slice/user-0.slice/session-1.scope\n"),
+            Place::default()
+        );
         assert_eq!(parse(""), Place::default());
         assert_eq!(pod_uid("kubepods-burstable.slice"), None);
     }

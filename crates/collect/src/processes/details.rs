@@ -21,9 +21,12 @@ fn is_kernel_thread(process: &Process) -> bool {
 
 /// Whether any memory is swapped out; true where that cannot be told.
 pub(super) fn swap_in_use(root: &HostRoot) -> bool {
-    let Ok(text) = root.read("proc/meminfo") else { return true };
+    let Ok(text) = root.read("proc/meminfo") else {
+        return true;
+    };
     let field = |key: &str| {
-        text.lines().find_map(|line| memory::bytes(line.strip_prefix(key)?.strip_prefix(':')?))
+        text.lines()
+            .find_map(|line| memory::bytes(line.strip_prefix(key)?.strip_prefix(':')?))
     };
     field("SwapTotal").is_none() || field("SwapTotal") != field("SwapFree")
 }
@@ -35,13 +38,20 @@ pub(super) fn refresh(directory: &ProcDirectory, process: &mut Process, users: &
         let length = directory.read(process.pid, file, &mut buffer).ok()?;
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     };
-    let user = read("status").and_then(|status| uid(&status)).map(|uid| users.name(uid));
+    let user = read("status")
+        .and_then(|status| uid(&status))
+        .map(|uid| users.name(uid));
     share(&mut process.user, user);
     if is_kernel_thread(process) {
         return;
     }
-    share(&mut process.command_line, read("cmdline").and_then(|raw| command_line(&raw)));
-    let cgroup = read("cgroup").map(|text| cgroup::parse(&text)).unwrap_or_default();
+    share(
+        &mut process.command_line,
+        read("cmdline").and_then(|raw| command_line(&raw)),
+    );
+    let cgroup = read("cgroup")
+        .map(|text| cgroup::parse(&text))
+        .unwrap_or_default();
     share(&mut process.container_id, cgroup.container_id);
     share(&mut process.pod_uid, cgroup.pod_uid);
 }
@@ -61,7 +71,10 @@ pub(super) fn update(directory: &ProcDirectory, process: &mut Process, swap_in_u
     let (mut shared, mut swapped) = (None, (!swap_in_use).then_some(0));
     let (mut read_bytes, mut written_bytes) = (None, None);
     read("statm", &mut |statm| {
-        let pages = statm.split(|&byte| byte == b' ').nth(2).and_then(parse_number);
+        let pages = statm
+            .split(|&byte| byte == b' ')
+            .nth(2)
+            .and_then(parse_number);
         shared = pages.map(|pages| pages.saturating_mul(directory.page_size()));
     });
     read("io", &mut |io| {
@@ -85,7 +98,10 @@ pub(super) fn update(directory: &ProcDirectory, process: &mut Process, swap_in_u
 fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let at = text.windows(key.len()).position(|window| window == key)?;
     let rest = &text[at + key.len()..];
-    let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
+    let end = rest
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .unwrap_or(rest.len());
     Some(rest[..end].trim_ascii())
 }
 
@@ -99,7 +115,9 @@ fn uid(status: &str) -> Option<u32> {
 fn command_line(raw: &str) -> Option<String> {
     let mut line = raw.trim_end_matches('\0').replace('\0', " ");
     if line.len() > COMMAND_LINE_LIMIT {
-        let end = (0..=COMMAND_LINE_LIMIT).rev().find(|&end| line.is_char_boundary(end));
+        let end = (0..=COMMAND_LINE_LIMIT)
+            .rev()
+            .find(|&end| line.is_char_boundary(end));
         line.truncate(end.unwrap_or(0));
     }
     (!line.is_empty()).then_some(line)
@@ -126,7 +144,10 @@ mod tests {
 
     #[test]
     fn arguments_are_joined_and_cut_at_a_character() {
-        assert_eq!(command_line("sleep\0infinity\0").as_deref(), Some("sleep infinity"));
+        assert_eq!(
+            command_line("sleep\0infinity\0").as_deref(),
+            Some("sleep infinity")
+        );
         assert_eq!(command_line("\0\0"), None);
         let long = command_line(&"\u{1F980}".repeat(1000)).expect("not empty");
         assert!(long.len() <= COMMAND_LINE_LIMIT && long.ends_with('\u{1F980}'));

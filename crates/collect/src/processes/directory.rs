@@ -27,7 +27,7 @@ impl ProcDirectory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(root.path("proc"), flags, Mode::empty())?;
         let is_procfs = rustix::fs::fstatfs(&directory)
-            .is_ok_and(|filesystem| i64::from(filesystem.f_type) == PROC_SUPER_MAGIC);
+            .is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC);
         // This process has files open, so a size of 0 means that the kernel does not say.
         let sized = rustix::fs::stat("/proc/self/fd").is_ok_and(|fd| fd.st_size > 0);
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -56,8 +56,9 @@ impl ProcDirectory {
         let mut buffer = [MaybeUninit::uninit(); 16 << 10];
         let mut entries = RawDir::new(&self.directory, &mut buffer);
         while let Some(entry) = entries.next() {
-            let name = entry?.file_name().to_bytes().to_vec();
-            pids.extend(super::stat::parse_number(&name).and_then(|pid| u32::try_from(pid).ok()));
+            let entry = entry?;
+            let number = super::stat::parse_number(entry.file_name().to_bytes());
+            pids.extend(number.and_then(|pid| u32::try_from(pid).ok()));
         }
         pids.sort_unstable();
         Ok(())
@@ -65,7 +66,12 @@ impl ProcDirectory {
 
     pub(super) fn open_file(&self, pid: u32, file: &str) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        openat(&self.directory, Path::new(pid, file).as_str(), flags, Mode::empty())
+        openat(
+            &self.directory,
+            Path::new(pid, file).as_str(),
+            flags,
+            Mode::empty(),
+        )
     }
 
     /// Reads the beginning of a file into `buffer`, and returns how much there is.
@@ -76,8 +82,14 @@ impl ProcDirectory {
     /// How many files a process has open; `None` where that may not be known.
     pub(super) fn open_files(&self, pid: u32) -> Option<u64> {
         if self.counts_open_files {
-            let status = statat(&self.directory, Path::new(pid, "fd").as_str(), AtFlags::empty());
-            return status.ok().and_then(|status| u64::try_from(status.st_size).ok());
+            let status = statat(
+                &self.directory,
+                Path::new(pid, "fd").as_str(),
+                AtFlags::empty(),
+            );
+            return status
+                .ok()
+                .and_then(|status| u64::try_from(status.st_size).ok());
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = Path::new(pid, "fd");
@@ -101,7 +113,10 @@ struct Path {
 
 impl Path {
     fn new(pid: u32, file: &str) -> Self {
-        let mut path = Self { bytes: [0; 32], length: 0 };
+        let mut path = Self {
+            bytes: [0; 32],
+            length: 0,
+        };
         write!(path, "{pid}/{file}").expect("ten digits and a short name fit");
         path
     }
@@ -114,7 +129,10 @@ impl Path {
 impl std::fmt::Write for Path {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.bytes
+            .get_mut(self.length..end)
+            .ok_or(std::fmt::Error)?
+            .copy_from_slice(text.as_bytes());
         self.length = end;
         Ok(())
     }

@@ -102,7 +102,10 @@ struct Fields<'a>(&'a [u8]);
 impl<'a> Fields<'a> {
     fn next_field(&mut self) -> Option<&'a [u8]> {
         let line = self.0;
-        let end = line.iter().position(|&byte| byte == b' ' || byte == b'\n').unwrap_or(line.len());
+        let end = line
+            .iter()
+            .position(|&byte| byte == b' ' || byte == b'\n')
+            .unwrap_or(line.len());
         let (field, rest) = line.split_at(end);
         self.0 = rest.get(1..).unwrap_or_default();
         (!field.is_empty()).then_some(field)
@@ -151,14 +154,29 @@ mod tests {
         assert_eq!((process.state, process.ppid, process.threads), ('S', 1, 9));
         assert_eq!((process.minor_faults, process.major_faults), (100, 3));
         assert_eq!((process.user_ticks, process.system_ticks), (50, 60));
-        assert_eq!((process.children_user_ticks, process.children_system_ticks), (70, 80));
-        assert_eq!((process.start_ticks, process.virtual_bytes), (12345, 1_048_576));
+        assert_eq!(
+            (process.children_user_ticks, process.children_system_ticks),
+            (70, 80)
+        );
+        assert_eq!(
+            (process.start_ticks, process.virtual_bytes),
+            (12345, 1_048_576)
+        );
         assert_eq!(process.resident_bytes, 256 * 4096);
     }
 
     #[test]
     fn a_hostile_name_does_not_shift_the_fields() {
-        for name in [") R 1 1", "a (b) c", "(((", ")))", "", "a\nb c", "\u{1F980}", "1 (x) 2"] {
+        for name in [
+            ") R 1 1",
+            "a (b) c",
+            "(((",
+            ")))",
+            "",
+            "a\nb c",
+            "\u{1F980}",
+            "1 (x) 2",
+        ] {
             let line = line(name);
             let stat = Stat::parse(&line).expect(name);
             assert_eq!((stat.name, stat.start_ticks), (name.as_bytes(), 12345));
@@ -166,13 +184,19 @@ mod tests {
         let mut raw = line("xx");
         let at = raw.iter().position(|&byte| byte == b'x').expect("the name");
         raw[at] = 0xff;
-        assert_eq!(Stat::parse(&raw).expect("well formed").name_lossy(), "\u{fffd}x");
+        assert_eq!(
+            Stat::parse(&raw).expect("well formed").name_lossy(),
+            "\u{fffd}x"
+        );
     }
 
     #[test]
     fn a_line_cut_off_anywhere_before_its_last_field_is_none() {
         let whole = line("bash");
-        let end = whole.windows(5).position(|bytes| bytes == b" 256 ").expect("field 24");
+        let end = whole
+            .windows(5)
+            .position(|bytes| bytes == b" 256 ")
+            .expect("field 24");
         for length in 0..=end {
             assert_eq!(Stat::parse(&whole[..length]), None, "{length}");
         }

@@ -10,7 +10,8 @@ fn stat_line(pid: u32, name: &[u8], start: u64, user_ticks: u64) -> Vec<u8> {
     let mut line = format!("{pid} (").into_bytes();
     line.extend_from_slice(name);
     line.extend_from_slice(
-        format!(") S 1 1 1 0 -1 0 10 0 0 0 {user_ticks} 2 3 4 20 0 5 0 {start} 8192 2 0\n").as_bytes(),
+        format!(") S 1 1 1 0 -1 0 10 0 0 0 {user_ticks} 2 3 4 20 0 5 0 {start} 8192 2 0\n")
+            .as_bytes(),
     );
     line
 }
@@ -20,9 +21,17 @@ fn add_process(root: &Path, pid: u32, name: &[u8], start: u64, user_ticks: u64) 
     fs::create_dir_all(folder.join("fd")).expect("made");
     fs::write(folder.join("stat"), stat_line(pid, name, start, user_ticks)).expect("written");
     fs::write(folder.join("statm"), "100 50 25 1 0 10 0\n").expect("written");
-    fs::write(folder.join("status"), "Name:\tx\nUid:\t0\t33\t0\t0\nVmSwap:\t  12 kB\n").expect("written");
+    fs::write(
+        folder.join("status"),
+        "Name:\tx\nUid:\t0\t33\t0\t0\nVmSwap:\t  12 kB\n",
+    )
+    .expect("written");
     fs::write(folder.join("cmdline"), b"/bin/x\0--flag\0").expect("written");
-    fs::write(folder.join("io"), "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 4096\nwrite_bytes: 8192\n").expect("written");
+    fs::write(
+        folder.join("io"),
+        "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 4096\nwrite_bytes: 8192\n",
+    )
+    .expect("written");
     for descriptor in 0..3 {
         fs::write(folder.join(format!("fd/{descriptor}")), "").expect("written");
     }
@@ -33,7 +42,11 @@ fn fixture() -> tempfile::TempDir {
     fs::create_dir_all(folder.path().join("etc")).expect("made");
     fs::write(folder.path().join("etc/passwd"), "web:x:33:33::/:/bin/sh\n").expect("written");
     fs::create_dir_all(folder.path().join("proc/sys")).expect("made");
-    fs::write(folder.path().join("proc/meminfo"), "SwapTotal: 100 kB\nSwapFree: 50 kB\n").expect("written");
+    fs::write(
+        folder.path().join("proc/meminfo"),
+        "SwapTotal: 100 kB\nSwapFree: 50 kB\n",
+    )
+    .expect("written");
     folder
 }
 
@@ -41,14 +54,27 @@ fn fixture() -> tempfile::TempDir {
 fn a_process_has_all_that_its_files_say() {
     let folder = fixture();
     add_process(folder.path(), 42, b"x", 1000, 7);
-    let read = Processes::default().read(&HostRoot::new(folder.path())).expect("read");
-    let [process] = &read[..] else { panic!("one process: {read:?}") };
+    let read = Processes::default()
+        .read(&HostRoot::new(folder.path()))
+        .expect("read");
+    let [process] = &read[..] else {
+        panic!("one process: {read:?}")
+    };
     let page = rustix::param::page_size() as u64;
-    assert_eq!((process.pid, &*process.name, process.user_ticks), (42, "x", 7));
+    assert_eq!(
+        (process.pid, &*process.name, process.user_ticks),
+        (42, "x", 7)
+    );
     assert_eq!(process.user.as_deref(), Some("web"));
     assert_eq!(process.command_line.as_deref(), Some("/bin/x --flag"));
-    assert_eq!((process.read_bytes, process.written_bytes), (Some(4096), Some(8192)));
-    assert_eq!((process.shared_bytes, process.swapped_bytes), (Some(25 * page), Some(12 << 10)));
+    assert_eq!(
+        (process.read_bytes, process.written_bytes),
+        (Some(4096), Some(8192))
+    );
+    assert_eq!(
+        (process.shared_bytes, process.swapped_bytes),
+        (Some(25 * page), Some(12 << 10))
+    );
     assert_eq!(process.open_files, Some(3));
 }
 
@@ -56,22 +82,48 @@ fn a_process_has_all_that_its_files_say() {
 fn without_swap_in_use_nobody_has_any() {
     let folder = fixture();
     add_process(folder.path(), 42, b"x", 1000, 7);
-    fs::write(folder.path().join("proc/meminfo"), "SwapTotal: 0 kB\nSwapFree: 0 kB\n").expect("written");
-    let read = Processes::default().read(&HostRoot::new(folder.path())).expect("read");
+    fs::write(
+        folder.path().join("proc/meminfo"),
+        "SwapTotal: 0 kB\nSwapFree: 0 kB\n",
+    )
+    .expect("written");
+    let read = Processes::default()
+        .read(&HostRoot::new(folder.path()))
+        .expect("read");
     assert_eq!(read[0].swapped_bytes, Some(0));
 }
 
 #[test]
 fn hostile_names_are_kept_and_shift_nothing() {
     let folder = fixture();
-    let names: [&[u8]; 5] = [b"a) R 1 (b", b"with space", b"new\nline", b"\xff\xfe", b"<script>"];
+    let names: [&[u8]; 5] = [
+        b"a) R 1 (b",
+        b"with space",
+        b"new\nline",
+        b"\xff\xfe",
+        b"<script>",
+    ];
     for (pid, name) in (1..).zip(names) {
         add_process(folder.path(), pid, name, 1000, 7);
     }
-    let read = Processes::default().read(&HostRoot::new(folder.path())).expect("read");
+    let read = Processes::default()
+        .read(&HostRoot::new(folder.path()))
+        .expect("read");
     let found: Vec<&str> = read.iter().map(|process| &*process.name).collect();
-    assert_eq!(found, ["a) R 1 (b", "with space", "new\nline", "\u{fffd}\u{fffd}", "<script>"]);
-    assert!(read.iter().all(|process| process.start_ticks == 1000 && process.user_ticks == 7));
+    assert_eq!(
+        found,
+        [
+            "a) R 1 (b",
+            "with space",
+            "new\nline",
+            "\u{fffd}\u{fffd}",
+            "<script>"
+        ]
+    );
+    assert!(
+        read.iter()
+            .all(|process| process.start_ticks == 1000 && process.user_ticks == 7)
+    );
 }
 
 #[test]
@@ -82,9 +134,14 @@ fn what_cannot_be_read_is_absent_and_the_rest_is_there() {
         fs::remove_file(folder.path().join("proc/42").join(file)).expect("removed");
     }
     fs::remove_dir_all(folder.path().join("proc/42/fd")).expect("removed");
-    let read = Processes::default().read(&HostRoot::new(folder.path())).expect("read");
+    let read = Processes::default()
+        .read(&HostRoot::new(folder.path()))
+        .expect("read");
     let process = &read[0];
-    assert_eq!((process.read_bytes, process.shared_bytes, process.open_files), (None, None, None));
+    assert_eq!(
+        (process.read_bytes, process.shared_bytes, process.open_files),
+        (None, None, None)
+    );
     assert_eq!((&process.user, &process.command_line), (&None, &None));
     assert_eq!(process.user_ticks, 7);
 }
@@ -130,10 +187,17 @@ fn one_that_becomes_another_program_has_the_new_command_line() {
     add_process(folder.path(), 42, b"sh", 1000, 7);
     let mut processes = Processes::default();
     processes.read(&root).expect("read");
-    fs::write(folder.path().join("proc/42/stat"), stat_line(42, b"sleep", 1000, 8)).expect("written");
+    fs::write(
+        folder.path().join("proc/42/stat"),
+        stat_line(42, b"sleep", 1000, 8),
+    )
+    .expect("written");
     fs::write(folder.path().join("proc/42/cmdline"), b"sleep\x005\0").expect("written");
     let read = processes.read(&root).expect("read");
-    assert_eq!((&*read[0].name, read[0].command_line.as_deref()), ("sleep", Some("sleep 5")));
+    assert_eq!(
+        (&*read[0].name, read[0].command_line.as_deref()),
+        ("sleep", Some("sleep 5"))
+    );
 }
 
 #[test]
@@ -143,22 +207,43 @@ fn io_is_read_again_only_where_a_counter_moved() {
     add_process(folder.path(), 42, b"x", 1000, 7);
     let mut processes = Processes::default();
     processes.read(&root).expect("read");
-    fs::write(folder.path().join("proc/42/io"), "x\nread_bytes: 1\nwrite_bytes: 2\n").expect("written");
-    assert_eq!(processes.read(&root).expect("read")[0].read_bytes, Some(4096));
-    fs::write(folder.path().join("proc/42/stat"), stat_line(42, b"x", 1000, 8)).expect("written");
+    fs::write(
+        folder.path().join("proc/42/io"),
+        "x\nread_bytes: 1\nwrite_bytes: 2\n",
+    )
+    .expect("written");
+    assert_eq!(
+        processes.read(&root).expect("read")[0].read_bytes,
+        Some(4096)
+    );
+    fs::write(
+        folder.path().join("proc/42/stat"),
+        stat_line(42, b"x", 1000, 8),
+    )
+    .expect("written");
     assert_eq!(processes.read(&root).expect("read")[0].read_bytes, Some(1));
 }
 
 #[test]
 fn this_machine_lists_this_very_process() {
-    let read = Processes::default().read(&HostRoot::new("/")).expect("read");
+    let read = Processes::default()
+        .read(&HostRoot::new("/"))
+        .expect("read");
     let own = std::process::id();
-    let process = read.iter().find(|process| process.pid == own).expect("this process");
+    let process = read
+        .iter()
+        .find(|process| process.pid == own)
+        .expect("this process");
     let name = fs::read_to_string("/proc/self/comm").expect("readable");
     assert_eq!(*process.name, *name.trim_end());
     assert!(process.resident_bytes > 0 && process.threads > 0);
     assert!(process.open_files.is_some_and(|files| files > 0));
-    assert!(process.command_line.as_deref().is_some_and(|line| !line.is_empty()));
+    assert!(
+        process
+            .command_line
+            .as_deref()
+            .is_some_and(|line| !line.is_empty())
+    );
 }
 
 #[test]
@@ -169,7 +254,9 @@ fn a_file_without_permission_is_an_absent_field() {
     fs::set_permissions(&io, fs::Permissions::from_mode(0o000)).expect("set");
     // Root reads it all the same, so the test holds for either.
     let readable = fs::read(&io).is_ok();
-    let read = Processes::default().read(&HostRoot::new(folder.path())).expect("read");
+    let read = Processes::default()
+        .read(&HostRoot::new(folder.path()))
+        .expect("read");
     assert_eq!(read[0].read_bytes.is_some(), readable);
     assert_eq!(read[0].user_ticks, 7);
 }

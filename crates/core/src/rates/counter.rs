@@ -14,7 +14,9 @@ impl Span {
     pub(super) fn between(previous: &Host, current: &Host) -> Option<Self> {
         let micros = current.uptime_micros.checked_sub(previous.uptime_micros)?;
         let same_boot = previous.boot_id == current.boot_id && !current.boot_id.is_empty();
-        (same_boot && micros >= 1000).then(|| Self { seconds: micros as f64 / 1e6 })
+        (same_boot && micros >= 1000).then(|| Self {
+            seconds: micros as f64 / 1e6,
+        })
     }
 
     /// The growth of a counter per second. One that shrank was reset (an interface made anew, a

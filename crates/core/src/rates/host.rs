@@ -19,7 +19,10 @@ pub fn host_reading(previous: Option<&Host>, current: &Host) -> Reading {
         collectors: Some(current.collectors.iter().map(collector).collect()),
         memory: current.memory.as_ref().map(memory),
         disk: current.disks.as_ref().map(|disks| disk(span, disks)),
-        network: current.interfaces.as_ref().map(|interfaces| network(span, interfaces)),
+        network: current
+            .interfaces
+            .as_ref()
+            .map(|interfaces| network(span, interfaces)),
         filesystems: current.filesystems.as_ref().map(|list| Filesystems {
             filesystems: Some(list.iter().map(filesystem).collect()),
             ..Filesystems::default()
@@ -56,11 +59,16 @@ fn fill_summary(reading: &mut Reading) {
         reading.loadavg = reading.loadavg.or(cpu.loadavg);
         if reading.cpu_usage_percent.is_none() {
             let cpus = cpu.cpus.iter().flatten();
-            reading.cpu_usage_percent =
-                cpus.map(|cpu| cpu.usage_percent).collect::<Option<Vec<_>>>().filter(|all| !all.is_empty());
+            reading.cpu_usage_percent = cpus
+                .map(|cpu| cpu.usage_percent)
+                .collect::<Option<Vec<_>>>()
+                .filter(|all| !all.is_empty());
         }
     }
-    let memory = reading.memory.as_ref().and_then(|memory| memory.usage_percent);
+    let memory = reading
+        .memory
+        .as_ref()
+        .and_then(|memory| memory.usage_percent);
     reading.memory_usage_percent = reading.memory_usage_percent.or(memory);
 }
 
@@ -76,11 +84,10 @@ fn cpu(previous: Option<&Host>, current: &Host) -> Option<Cpu> {
     if current.cpu_total.is_none() && current.cpus.is_empty() {
         return None;
     }
-    let total = previous
-        .and_then(|previous| shares(&previous.cpu_total?, &current.cpu_total?));
+    let total = previous.and_then(|previous| shares(&previous.cpu_total?, &current.cpu_total?));
     let cpus = current.cpus.iter().map(|cpu| {
-        let before = previous
-            .and_then(|previous| previous.cpus.iter().find(|before| before.cpu == cpu.cpu));
+        let before =
+            previous.and_then(|previous| previous.cpus.iter().find(|before| before.cpu == cpu.cpu));
         let modes = before.and_then(|before| shares(&before.times, &cpu.times));
         CpuCore {
             cpu: Some(cpu.cpu),
@@ -100,9 +107,7 @@ fn cpu(previous: Option<&Host>, current: &Host) -> Option<Cpu> {
 
 /// Shares of the ticks that passed; `None` where none did.
 fn shares(previous: &CpuTimes, current: &CpuTimes) -> Option<CpuModes> {
-    let grown = |field: fn(&CpuTimes) -> u64| {
-        field(current).saturating_sub(field(previous)) as f64
-    };
+    let grown = |field: fn(&CpuTimes) -> u64| field(current).saturating_sub(field(previous)) as f64;
     let ticks = [
         grown(|times| times.user),
         grown(|times| times.nice),
@@ -116,7 +121,16 @@ fn shares(previous: &CpuTimes, current: &CpuTimes) -> Option<CpuModes> {
     let all: f64 = ticks.iter().sum();
     let [user, nice, system, idle, iowait, irq, softirq, steal] =
         ticks.map(|ticks| percent(ticks, all));
-    user.is_some().then_some(CpuModes { user, nice, system, idle, iowait, irq, softirq, steal })
+    user.is_some().then_some(CpuModes {
+        user,
+        nice,
+        system,
+        idle,
+        iowait,
+        irq,
+        softirq,
+        steal,
+    })
 }
 
 fn usage(modes: &CpuModes) -> f64 {
@@ -126,8 +140,13 @@ fn usage(modes: &CpuModes) -> f64 {
 
 fn memory(memory: &sample::Memory) -> Memory {
     let total = memory.total as f64;
-    let used = memory.available.map(|available| memory.total.saturating_sub(available));
-    let swap_used = memory.swap_total.zip(memory.swap_free).map(|(all, free)| all.saturating_sub(free));
+    let used = memory
+        .available
+        .map(|available| memory.total.saturating_sub(available));
+    let swap_used = memory
+        .swap_total
+        .zip(memory.swap_free)
+        .map(|(all, free)| all.saturating_sub(free));
     Memory {
         total_bytes: Some(memory.total),
         used_bytes: used,
@@ -163,20 +182,27 @@ fn disk(span: Option<(Span, &Host)>, disks: &[sample::DiskCounters]) -> Disk {
             reads_per_second: rate(|disk| disk.reads),
             writes_per_second: rate(|disk| disk.writes),
             // Milliseconds busy a second are tenths of a percent; the kernel rounds up a little.
-            busy_percent: rate(|disk| disk.busy_millis).map(|millis| round(millis / 10.0).min(100.0)),
+            busy_percent: rate(|disk| disk.busy_millis)
+                .map(|millis| round(millis / 10.0).min(100.0)),
             requests_in_flight: Some(now.in_flight),
             read_bytes_total: Some(now.read_bytes),
             write_bytes_total: Some(now.written_bytes),
         }
     };
-    Disk { devices: Some(disks.iter().map(device).collect()), ..Disk::default() }
+    Disk {
+        devices: Some(disks.iter().map(device).collect()),
+        ..Disk::default()
+    }
 }
 
 fn network(span: Option<(Span, &Host)>, interfaces: &[sample::InterfaceCounters]) -> Network {
     let interface = |now: &sample::InterfaceCounters| {
         let before = span.and_then(|(span, previous)| {
             let mut interfaces = previous.interfaces.iter().flatten();
-            Some((span, interfaces.find(|before| before.interface == now.interface)?))
+            Some((
+                span,
+                interfaces.find(|before| before.interface == now.interface)?,
+            ))
         });
         let receive = |field: fn(&DirectionCounters) -> u64| {
             before.map(|(span, before)| span.rate(field(&before.receive), field(&now.receive)))
@@ -198,7 +224,10 @@ fn network(span: Option<(Span, &Host)>, interfaces: &[sample::InterfaceCounters]
             transmit_bytes_total: Some(now.transmit.bytes),
         }
     };
-    Network { interfaces: Some(interfaces.iter().map(interface).collect()), ..Network::default() }
+    Network {
+        interfaces: Some(interfaces.iter().map(interface).collect()),
+        ..Network::default()
+    }
 }
 
 fn filesystem(filesystem: &sample::Filesystem) -> Filesystem {
@@ -211,7 +240,10 @@ fn filesystem(filesystem: &sample::Filesystem) -> Filesystem {
         total_bytes: Some(filesystem.total),
         used_bytes: Some(used),
         available_bytes: Some(filesystem.available),
-        usage_percent: percent(used as f64, used.saturating_add(filesystem.available) as f64),
+        usage_percent: percent(
+            used as f64,
+            used.saturating_add(filesystem.available) as f64,
+        ),
         inodes_total: (filesystem.inodes > 0).then_some(filesystem.inodes),
         inodes_used_percent: percent(inodes_used as f64, filesystem.inodes as f64),
         read_only: Some(filesystem.read_only),
@@ -229,7 +261,10 @@ fn pressure(pressure: &sample::Pressure) -> Pressure {
         }
     };
     let resource = |stall: Option<sample::Stall>| {
-        stall.map(|stall| PressureResource { some: Some(line(stall.some)), full: stall.full.map(line) })
+        stall.map(|stall| PressureResource {
+            some: Some(line(stall.some)),
+            full: stall.full.map(line),
+        })
     };
     Pressure {
         cpu: resource(pressure.cpu),

@@ -30,10 +30,13 @@ pub fn process_rows(previous: Option<&Sample>, current: &Sample) -> Vec<v1::Proc
         });
         row(before, process, &current.host)
     };
-    idle_task(span.map(|(span, previous)| (span, &previous.host)), &current.host)
-        .into_iter()
-        .chain(current.processes.iter().map(row))
-        .collect()
+    idle_task(
+        span.map(|(span, previous)| (span, &previous.host)),
+        &current.host,
+    )
+    .into_iter()
+    .chain(current.processes.iter().map(row))
+    .collect()
 }
 
 /// What is known of a process at the sample before.
@@ -72,14 +75,17 @@ fn row(before: Option<(Span, Before)>, now: &Process, host: &Host) -> v1::Proces
         name: Some(now.name.to_string()),
         status: status(now.state).map(str::to_owned),
         user: now.user.as_deref().map(str::to_owned),
-        cpu_percent: cpu_ticks.map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
+        cpu_percent: cpu_ticks
+            .map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
         cpu_seconds: Some(round(seconds(now.cpu_ticks(), host.ticks_per_second))),
         children_cpu_seconds: Some(round(seconds(now.children_ticks(), host.ticks_per_second))),
         memory_percent: host
             .memory
             .and_then(|memory| percent(now.resident_bytes as f64, memory.total as f64)),
         rss_bytes: Some(now.resident_bytes),
-        anonymous_bytes: now.shared_bytes.map(|shared| now.resident_bytes.saturating_sub(shared)),
+        anonymous_bytes: now
+            .shared_bytes
+            .map(|shared| now.resident_bytes.saturating_sub(shared)),
         shared_bytes: now.shared_bytes,
         swapped_bytes: now.swapped_bytes,
         virtual_bytes: Some(now.virtual_bytes),
@@ -116,7 +122,8 @@ fn idle_task(previous: Option<(Span, &Host)>, host: &Host) -> Option<v1::Process
         name: Some("System Idle process".to_owned()),
         status: Some("running".to_owned()),
         user: Some("root".to_owned()),
-        cpu_percent: rate.map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
+        cpu_percent: rate
+            .map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
         cpu_seconds: Some(round(seconds(idle, host.ticks_per_second))),
         threads: Some(host.cpus.len() as u32),
         started_at: host.boot_time_seconds.and_then(Timestamp::from_seconds),

@@ -1,0 +1,113 @@
+//! Which crate may use which: the rooms of ARCHITECTURE.md, checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, ensure};
+
+use crate::process;
+
+/// Each crate, and which of ours it may use outside its tests. A crate that is not here is a
+/// mistake too.
+const ALLOWED: [(&str, &[&str]); 11] = [
+    ("nodestats-wire", &[]),
+    ("nodestats-core", &["nodestats-wire"]),
+    ("nodestats-collect", &["nodestats-core"]),
+    ("nodestats-store", &["nodestats-core", "nodestats-wire"]),
+    ("nodestats-runtime", &[]),
+    (
+        "nodestats-api",
+        &["nodestats-core", "nodestats-store", "nodestats-wire"],
+    ),
+    (
+        "nodestats-agent",
+        &[
+            "nodestats-collect",
+            "nodestats-core",
+            "nodestats-runtime",
+            "nodestats-wire",
+        ],
+    ),
+    (
+        "nodestats-kubectl",
+        &["nodestats-runtime", "nodestats-wire"],
+    ),
+    (
+        "nodestats",
+        &[
+            "nodestats-agent",
+            "nodestats-api",
+            "nodestats-runtime",
+            "nodestats-store",
+            "nodestats-wire",
+        ],
+    ),
+    ("nodestats-testkit", &["nodestats-core", "nodestats-wire"]),
+    ("xtask", &[]),
+];
+
+/// Crates from elsewhere that only these rooms may name.
+const EXCLUSIVE: [(&str, &[&str]); 6] = [
+    ("surrealdb", &["nodestats-store"]),
+    ("surrealdb-core", &["nodestats-store"]),
+    ("axum", &["nodestats-api"]),
+    ("sysinfo", &["nodestats-collect"]),
+    ("procfs", &[]),
+    ("reqwest", &["nodestats-wire"]),
+];
+
+/// Checks all edges.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let edges = edges()?;
+    let mut wrong = Vec::new();
+    let rooms: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    for (crate_name, used) in &edges {
+        let Some(allowed) = rooms.get(crate_name.as_str()) else {
+            wrong.push(format!(
+                "{crate_name} is in no row of the table in xtask/src/edges.rs"
+            ));
+            continue;
+        };
+        for name in used {
+            if rooms.contains_key(name.as_str()) && !allowed.contains(&name.as_str()) {
+                wrong.push(format!("{crate_name} must not use {name}"));
+            }
+            let exclusive = EXCLUSIVE.iter().find(|(foreign, _)| foreign == name);
+            if exclusive.is_some_and(|(_, rooms)| !rooms.contains(&crate_name.as_str())) {
+                wrong.push(format!("{crate_name} must not name {name}"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    println!("edges: {} crates, as drawn", edges.len());
+    Ok(())
+}
+
+/// What each crate of the workspace uses outside its tests.
+fn edges() -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+    let output = process::cargo()
+        .args(["metadata", "--format-version=1", "--no-deps"])
+        .output()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata lists packages")?;
+    let mut edges = BTreeMap::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default().to_owned();
+        let dependencies = package["dependencies"].as_array().context("a list")?;
+        let used = dependencies
+            .iter()
+            .filter(|dependency| dependency["kind"].is_null());
+        let names = used.filter_map(|dependency| dependency["name"].as_str().map(str::to_owned));
+        edges.insert(name, names.collect());
+    }
+    Ok(edges)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_crates_use_each_other_as_drawn() {
+        super::run().expect("as drawn");
+    }
+}

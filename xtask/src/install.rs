@@ -1,0 +1,88 @@
+//! What the tests need beyond Rust: Python with its libraries, and a browser.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::process;
+
+/// Debian's packages of the browser and of what drives it.
+const BROWSER: [&str; 2] = ["chromium", "chromium-driver"];
+
+/// A virtual environment with exactly what `requirements.txt` pins; made anew when that changes.
+pub(crate) fn python() -> anyhow::Result<PathBuf> {
+    let requirements = crate::root().join("crates/testkit/python/requirements.txt");
+    let wanted = fs::read_to_string(&requirements)?;
+    let folder = process::target_dir("xtask-python")?;
+    let (python, stamp) = (folder.join("bin/python"), folder.join("requirements.txt"));
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) && runs(&python) {
+        return Ok(python);
+    }
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let venv = || process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
+    if venv().is_err() {
+        apt(&["python3", "python3-venv"])?;
+        venv()?;
+    }
+    process::run(
+        Command::new(&python)
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "-r",
+            ])
+            .arg(&requirements),
+    )?;
+    fs::write(stamp, wanted)?;
+    Ok(python)
+}
+
+/// Chromium and its driver; installed where they are missing.
+pub(crate) fn browser() -> anyhow::Result<()> {
+    let chromium = std::env::var_os("CHROMIUM").map_or("/usr/bin/chromium".into(), PathBuf::from);
+    let driver =
+        std::env::var_os("CHROMEDRIVER").map_or("/usr/bin/chromedriver".into(), PathBuf::from);
+    if runs(&chromium) && runs(&driver) {
+        return Ok(());
+    }
+    apt(&BROWSER).context("CHROMIUM and CHROMEDRIVER name them where they are elsewhere")
+}
+
+fn runs(program: &Path) -> bool {
+    let mut command = Command::new(program);
+    command
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn apt(packages: &[&str]) -> anyhow::Result<()> {
+    if !runs(Path::new("apt-get")) {
+        bail!(
+            "the tests need {}: install them, then try again",
+            packages.join(" and ")
+        );
+    }
+    println!("installing {}", packages.join(" "));
+    let quiet = |command: &mut Command| {
+        process::run(
+            command
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .stdout(Stdio::null()),
+        )
+    };
+    quiet(Command::new("apt-get").args(["update", "-qq"]))?;
+    quiet(
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(packages),
+    )
+}

@@ -1,0 +1,95 @@
+//! What contributors and the gate run: `cargo xtask COMMAND`.
+
+mod bench;
+mod edges;
+mod install;
+mod measure;
+mod process;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tests, checks, benchmarks and measurements of nodestats.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Installs what the tests need, runs all of them, and counts them.
+    Test,
+    /// Formatting, clippy, and the edges between crates.
+    Lint,
+    /// Writes the generated files.
+    Generate {
+        /// Only compares them with what would be written.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Checks which crate may use which.
+    Edges,
+    /// Runs a benchmark.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// Measures memory, CPU and the first answer of the release programs on this host.
+    Measure {
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// How long the programs run, in seconds.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
+    /// What is too slow for each change: the tests, the benchmark and the measurement.
+    ReleaseCheck,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// One pass over all processes: our reader beside sysinfo and procfs.
+    Collect {
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    let xtask = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask
+        .parent()
+        .expect("xtask is in the workspace")
+        .to_owned()
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Test => test::run(),
+        Command::Lint => test::lint(),
+        Command::Generate { check } => test::generate(check),
+        Command::Edges => edges::run(),
+        Command::Bench {
+            what: Bench::Collect { json },
+        } => bench::collect(json),
+        Command::Measure { json, seconds } => measure::run(json, seconds),
+        Command::ReleaseCheck => test::run()
+            .and_then(|()| bench::collect(true))
+            .and_then(|()| measure::run(true, 600)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! All checks and tests, one after another, and the count of them.
+
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::{edges, install, process};
+
+/// How many passed and failed so far.
+#[derive(Debug, Default)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+impl Count {
+    /// A step that is one test by itself.
+    fn step(&mut self, name: &str, result: anyhow::Result<()>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                eprintln!("{name} failed: {error:#}");
+                self.failed += 1;
+            }
+        }
+    }
+
+    /// A runner that counts its tests itself. One that failed without a failed test, or ran none,
+    /// is a failure.
+    fn suite(&mut self, name: &str, ran: anyhow::Result<(Self, bool)>) {
+        match ran {
+            Ok((counted, success)) => {
+                self.passed += counted.passed;
+                self.failed += counted.failed;
+                if counted.failed == 0 && (!success || counted.passed == 0) {
+                    eprintln!("{name} could not run");
+                    self.failed += 1;
+                }
+            }
+            Err(error) => {
+                eprintln!("{name} could not run: {error:#}");
+                self.failed += 1;
+            }
+        }
+    }
+}
+
+/// `cargo xtask test`.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let mut count = Count::default();
+    let started = std::time::Instant::now();
+    let heading = |name: &str| println!("\n== {name} ({} s)", started.elapsed().as_secs());
+    heading("format");
+    count.step("format", format());
+    heading("edges");
+    count.step("edges", edges::run());
+    heading("programs");
+    count.step(
+        "programs",
+        process::run(process::cargo().args(["build", "--workspace"])),
+    );
+    heading("tests in Rust");
+    count.suite("tests in Rust", rust());
+    heading("tests in Python");
+    count.suite("tests in Python", python());
+    heading("generated files");
+    count.step("generated files", generate(true));
+    heading("clippy");
+    count.step("clippy", clippy());
+    println!(
+        "\nall took {} s\n{} passed, {} failed",
+        started.elapsed().as_secs(),
+        count.passed,
+        count.failed
+    );
+    if count.failed > 0 {
+        bail!("{} of the tests failed", count.failed);
+    }
+    Ok(())
+}
+
+/// `cargo xtask lint`.
+pub(crate) fn lint() -> anyhow::Result<()> {
+    format()?;
+    edges::run()?;
+    clippy()
+}
+
+fn format() -> anyhow::Result<()> {
+    process::run(process::cargo().args(["fmt", "--check"]))
+}
+
+fn clippy() -> anyhow::Result<()> {
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    process::run(process::cargo().args(arguments))
+}
+
+/// `cargo xtask generate`: the description of the API.
+pub(crate) fn generate(check: bool) -> anyhow::Result<()> {
+    let mut command = process::cargo();
+    command.args([
+        "test",
+        "--quiet",
+        "--package",
+        "nodestats-api",
+        "--test",
+        "router",
+        "golden",
+    ]);
+    if !check {
+        command.env("NODESTATS_GENERATE", "1");
+    }
+    process::run(&mut command)
+}
+
+fn rust() -> anyhow::Result<(Count, bool)> {
+    let mut command = process::cargo();
+    let (text, success) = process::tee(command.args(["test", "--workspace", "--no-fail-fast"]))?;
+    let mut count = Count::default();
+    // "test result: ok. 12 passed; 0 failed; 0 ignored; …", one line a program.
+    for line in text
+        .lines()
+        .filter_map(|line| line.strip_prefix("test result: "))
+    {
+        let number = |word: &str| {
+            let before = line.split(word).next()?;
+            before.split_whitespace().last()?.parse::<u64>().ok()
+        };
+        count.passed += number(" passed").context("cargo test counts")?;
+        count.failed += number(" failed").context("cargo test counts")?;
+    }
+    Ok((count, success))
+}
+
+fn python() -> anyhow::Result<(Count, bool)> {
+    let python = install::python()?;
+    install::browser()?;
+    let mut command = Command::new(python);
+    command
+        .current_dir(crate::root().join("crates/testkit/python"))
+        .args(["-B", "-m", "pytest", "-p", "no:cacheprovider", "-q", "."])
+        .env(
+            "NODESTATS_BINARY",
+            process::target_dir("debug")?.join("nodestats"),
+        );
+    let (text, success) = process::tee(&mut command)?;
+    let mut count = Count::default();
+    // The last line: "2 failed, 5 passed in 10.00s".
+    let last = text.lines().rev().find(|line| {
+        line.contains(" passed") || line.contains(" failed") || line.contains(" error")
+    });
+    for part in last.unwrap_or_default().split(", ") {
+        let mut words = part.split_whitespace();
+        let number = words
+            .next()
+            .and_then(|word| word.parse::<u64>().ok())
+            .unwrap_or_default();
+        match words.next() {
+            Some("passed") => count.passed += number,
+            Some("failed" | "error" | "errors" | "skipped") => count.failed += number,
+            _ => {}
+        }
+    }
+    Ok((count, success))
+}
