@@ -7,43 +7,44 @@ use std::time::{Duration, Instant};
 use nodestats_collect::{HostRoot, Processes};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
-/// Passes of each reader, in turn.
-const ROUNDS: usize = 101;
+/// Blocks of passes of each reader, the readers in turn, so that a slow spell of the machine hits
+/// all of them.
+const BLOCKS: usize = 6;
+/// Passes of a block.
+const PASSES: usize = 20;
 
 fn main() {
     let root = HostRoot::new("/");
     let mut own = Processes::default();
     let mut system = System::new().expect("a known system");
-    let mut counts = Vec::new();
+    let mut processes = 0;
     let (mut ours, mut sysinfos, mut procfses) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
-        let begin = Instant::now();
-        let processes = own.read(&root).expect("this machine has /proc");
-        let pass = begin.elapsed();
-        counts.push(processes.len());
-
-        let begin = Instant::now();
-        refresh(&mut system);
-        let sysinfo_pass = begin.elapsed();
-
-        let begin = Instant::now();
-        std::hint::black_box(procfs_pass());
-        let procfs_pass = begin.elapsed();
-        // The first pass opens and learns everything; it is not what a node pays each interval.
-        if round > 0 {
-            ours.push(pass);
-            sysinfos.push(sysinfo_pass);
-            procfses.push(procfs_pass);
-        }
+    for _ in 0..BLOCKS {
+        time_block(&mut ours, || {
+            processes = own.read(&root).expect("this machine has /proc").len();
+        });
+        time_block(&mut sysinfos, || refresh(&mut system));
+        time_block(&mut procfses, || {
+            std::hint::black_box(procfs_pass());
+        });
     }
-    counts.sort_unstable();
     println!(
-        "{{\"processes\": {}, \"pass_micros\": {}, \"sysinfo_micros\": {}, \"procfs_micros\": {}}}",
-        counts[counts.len() / 2],
+        "{{\"processes\": {processes}, \"pass_micros\": {}, \"sysinfo_micros\": {}, \"procfs_micros\": {}}}",
         median(ours),
         median(sysinfos),
         median(procfses),
     );
+}
+
+/// The first pass of a block is not counted: in the first block it opens and learns everything,
+/// in later ones it finds its caches used by another reader.
+fn time_block(times: &mut Vec<Duration>, mut pass: impl FnMut()) {
+    pass();
+    for _ in 0..PASSES {
+        let begin = Instant::now();
+        pass();
+        times.push(begin.elapsed());
+    }
 }
 
 fn refresh(system: &mut System) {

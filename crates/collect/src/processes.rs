@@ -3,7 +3,7 @@
 //! `stat` of all is read through descriptors that stay open, which costs a third of opening them
 //! anew; `statm`, `io` and the count of open files only where a counter moved; what rarely
 //! changes once a process. Everything is read again about once a minute, spread over the passes.
-//! A process that did not change costs no allocation.
+//! A process that did not change costs no allocation. Two threads share the work of a pass.
 
 mod cgroup;
 mod details;
@@ -13,6 +13,7 @@ mod stat;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nodestats_core::sample::Process;
@@ -30,10 +31,21 @@ const REFRESH: Duration = Duration::from_mins(1);
 /// Reads all processes, and remembers what it saw.
 #[derive(Default)]
 pub struct Processes {
-    known: HashMap<u32, Known>,
     users: Users,
     directory: Option<ProcDirectory>,
     pids: Vec<u32>,
+    shards: [Shard; SHARDS],
+}
+
+/// The processes are read by so many threads, so that a sample is closer to one moment.
+const SHARDS: usize = 2;
+/// Fewer processes than this are not worth a thread.
+const SHARD_MINIMUM: usize = 64;
+
+/// Every second process, by pid.
+#[derive(Default)]
+struct Shard {
+    known: HashMap<u32, Known>,
     pass: u64,
 }
 
@@ -59,36 +71,73 @@ impl Collector for Processes {
 impl Processes {
     /// One pass over all processes below `root`, sorted by pid.
     pub fn read(&mut self, root: &HostRoot) -> Result<Vec<Process>, Error> {
-        let now = Instant::now();
-        self.pass += 1;
         self.users.refresh(root);
         let directory = match self.directory.take() {
             Some(directory) => directory,
             None => ProcDirectory::open(root).map_err(Error::read("proc"))?,
         };
-        // Without swap in use nobody has any, and nobody's `status` need be read for it.
-        let swap_in_use = details::swap_in_use(root);
         let mut pids = std::mem::take(&mut self.pids);
         directory.list(&mut pids).map_err(Error::read("proc"))?;
-        let mut processes = Vec::with_capacity(pids.len());
-        for &pid in &pids {
-            processes.extend(self.read_one(&directory, pid, swap_in_use, now));
-        }
-        let pass = self.pass;
-        self.known.retain(|_, known| known.seen == pass);
+        let pass = Pass {
+            directory: &directory,
+            users: &self.users,
+            pids: &pids,
+            // Without swap in use nobody has any, and nobody's `status` need be read for it.
+            swap_in_use: details::swap_in_use(root),
+            now: Instant::now(),
+        };
+        let [even, odd] = &mut self.shards;
+        let mut processes = if pids.len() < SHARD_MINIMUM {
+            let mut processes = even.read(&pass, 0);
+            processes.extend(odd.read(&pass, 1));
+            processes
+        } else {
+            thread::scope(|scope| {
+                let second = scope.spawn(|| odd.read(&pass, 1));
+                let mut processes = even.read(&pass, 0);
+                // A panic there is a panic here: the collector's thread ends, and it is reported.
+                processes.extend(second.join().expect("reading does not panic"));
+                processes
+            })
+        };
+        processes.sort_unstable_by_key(|process| process.pid);
         self.pids = pids;
         self.directory = Some(directory);
         Ok(processes)
     }
+}
+
+/// What the threads of one pass share.
+struct Pass<'a> {
+    directory: &'a ProcDirectory,
+    users: &'a Users,
+    pids: &'a [u32],
+    swap_in_use: bool,
+    now: Instant,
+}
+
+impl Shard {
+    fn read(&mut self, pass: &Pass, number: u32) -> Vec<Process> {
+        self.pass += 1;
+        let own = pass
+            .pids
+            .iter()
+            .filter(|pid| *pid % SHARDS as u32 == number);
+        let mut processes = Vec::with_capacity(pass.pids.len());
+        processes.extend(own.filter_map(|&pid| self.read_one(pass, pid)));
+        let this_pass = self.pass;
+        self.known.retain(|_, known| known.seen == this_pass);
+        processes
+    }
 
     /// `None` where it ended before it could be read.
-    fn read_one(
-        &mut self,
-        directory: &ProcDirectory,
-        pid: u32,
-        swap_in_use: bool,
-        now: Instant,
-    ) -> Option<Process> {
+    fn read_one(&mut self, pass: &Pass, pid: u32) -> Option<Process> {
+        let &Pass {
+            directory,
+            swap_in_use,
+            now,
+            ..
+        } = pass;
         let mut buffer = [0; stat::BUFFER];
         if let Some(known) = self.known.get_mut(&pid) {
             let read = match &known.stat {
@@ -108,7 +157,7 @@ impl Processes {
                 let refresh = renamed || now >= known.refresh_at;
                 if refresh {
                     known.refresh_at = now + REFRESH;
-                    details::refresh(directory, &mut known.last, &self.users);
+                    details::refresh(directory, &mut known.last, pass.users);
                 }
                 if moved || refresh {
                     details::update(directory, &mut known.last, swap_in_use);
@@ -118,16 +167,16 @@ impl Processes {
             // It ended; the pid may be another's now.
             self.known.remove(&pid);
         }
-        self.discover(directory, pid, swap_in_use, now)
+        self.discover(pass, pid)
     }
 
-    fn discover(
-        &mut self,
-        directory: &ProcDirectory,
-        pid: u32,
-        swap_in_use: bool,
-        now: Instant,
-    ) -> Option<Process> {
+    fn discover(&mut self, pass: &Pass, pid: u32) -> Option<Process> {
+        let &Pass {
+            directory,
+            swap_in_use,
+            now,
+            ..
+        } = pass;
         let mut buffer = [0; stat::BUFFER];
         let file = directory.open_file(pid, "stat").ok()?;
         let length = match rustix::io::pread(file.as_fd(), &mut buffer, 0) {
@@ -145,9 +194,9 @@ impl Processes {
             ..Process::default()
         };
         stat.copy_to(&mut last, directory.page_size());
-        details::refresh(directory, &mut last, &self.users);
+        details::refresh(directory, &mut last, pass.users);
         details::update(directory, &mut last, swap_in_use);
-        let keep_open = self.known.len() < directory.descriptor_limit();
+        let keep_open = self.known.len() < directory.descriptor_limit() / SHARDS;
         // Spread by pid, so that not all are refreshed in the same pass.
         let refresh_at = now + REFRESH / 2 + REFRESH * (pid % 64) / 64;
         let process = last.clone();

@@ -203,10 +203,9 @@ fn both_readers_agree_on_this_machine() {
         .find(|(process, _)| process.pid == own_pid)
         .expect("this process");
     assert_eq!((a.ppid, &*a.name), (b.ppid, &*b.name));
-    assert_eq!(
-        (&a.command_line, a.virtual_bytes),
-        (&b.command_line, b.virtual_bytes)
-    );
+    assert_eq!(a.command_line, b.command_line);
+    // Other tests of this process allocate meanwhile.
+    assert!(a.virtual_bytes.abs_diff(b.virtual_bytes) < 512 << 20);
     assert!(a.resident_bytes.abs_diff(b.resident_bytes) < 16 << 20);
     // Ticks of 10 ms there, milliseconds here.
     assert!((a.cpu_ticks() * 10).abs_diff(b.cpu_ticks()) < 1000);

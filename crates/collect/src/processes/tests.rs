@@ -163,7 +163,35 @@ fn one_that_vanishes_in_mid_read_leaves_the_others() {
     assert_eq!(pids(&mut processes), [41, 42]);
     fs::remove_dir_all(folder.path().join("proc/42")).expect("removed");
     assert_eq!(pids(&mut processes), [41]);
-    assert_eq!(processes.known.len(), 1);
+    assert_eq!(
+        processes
+            .shards
+            .iter()
+            .map(|shard| shard.known.len())
+            .sum::<usize>(),
+        1
+    );
+}
+
+#[test]
+fn many_processes_are_all_there_and_in_order() {
+    let folder = fixture();
+    for pid in 1..=200 {
+        add_process(folder.path(), pid, b"x", 1000, u64::from(pid));
+    }
+    let read = Processes::default()
+        .read(&HostRoot::new(folder.path()))
+        .expect("read");
+    let found: Vec<(u32, u64)> = read
+        .iter()
+        .map(|process| (process.pid, process.user_ticks))
+        .collect();
+    assert_eq!(
+        found,
+        (1..=200)
+            .map(|pid| (pid, u64::from(pid)))
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]
