@@ -1,7 +1,6 @@
 //! Bodies of requests: read within limits of size, time and memory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -13,8 +12,6 @@ use crate::{ApiError, App};
 
 /// All bodies that are being read or worked on take at most this many KiB together.
 const BUDGET_KIB: u32 = 64 << 10;
-/// A body arrives within this time, or it is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// A value in JSON can be two bytes and takes hundreds in memory: more values than this are
 /// refused before they are parsed. A sample of 4,000 processes has a tenth of it.
 const VALUES_LIMIT: usize = 1_000_000;
@@ -49,11 +46,15 @@ pub(crate) async fn receive(app: &App, body: Body) -> Result<Received, ApiError>
         .map_or(limit, |upper| upper.min(limit as u64) as usize);
     let share_kib = ((most >> 10) as u32 + 1).min(BUDGET_KIB);
     let share = Arc::clone(&app.bodies.0).acquire_many_owned(share_kib);
-    let share = tokio::time::timeout(PATIENCE, share)
+    let share = tokio::time::timeout(app.options.body_patience, share)
         .await
         .map_err(|_| ApiError::unavailable("too many large bodies are being worked on"))?
         .expect("the budget is never closed");
-    let read = tokio::time::timeout(PATIENCE, Limited::new(body, limit).collect()).await;
+    let read = tokio::time::timeout(
+        app.options.body_patience,
+        Limited::new(body, limit).collect(),
+    )
+    .await;
     match read.map_err(|_| ApiError::slow_body())? {
         Ok(collected) => Ok(Received {
             bytes: collected.to_bytes(),

@@ -20,7 +20,7 @@ mod serve;
 mod system;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nodestats_store::Store;
 use nodestats_wire::Timestamp;
@@ -46,6 +46,8 @@ pub struct App {
 pub struct Options {
     /// The largest body of a request, in bytes.
     pub body_limit: usize,
+    /// A body arrives within this time, or it is given up.
+    pub body_patience: Duration,
     /// Who can reach the listener.
     pub exposure: Exposure,
 }
@@ -54,6 +56,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             body_limit: 8 << 20,
+            body_patience: Duration::from_secs(30),
             exposure: Exposure::Loopback,
         }
     }
