@@ -661,7 +661,7 @@ async fn the_page_is_one_document_under_a_strict_policy() {
 async fn a_hundred_large_bodies_at_once_are_answered_within_the_budget() {
     let server = Server::with(Options {
         body_limit: 4 << 20,
-        body_patience: Duration::from_secs(60),
+        body_patience: Duration::from_mins(1),
         exposure: Exposure::Loopback,
     })
     .await;

@@ -96,6 +96,7 @@ impl Server {
         let options = Options {
             body_limit,
             exposure,
+            ..Options::default()
         };
         Ok((
             Self {
