@@ -12,8 +12,10 @@ pub(crate) fn parse(text: &str, zone: &TimeZone) -> anyhow::Result<Timestamp> {
     let compact = text
         .strip_suffix(" Z")
         .map_or_else(|| text.to_owned(), |text| format!("{text}Z"));
+    // A time with a zone first: as a local one its offset would be passed over.
+    let with_zone = compact.parse::<jiff::Timestamp>().is_ok();
     // Hours and minutes suffice for a person.
-    if let Ok(local) = compact.parse::<DateTime>() {
+    if !with_zone && let Ok(local) = compact.parse::<DateTime>() {
         let time = zone
             .to_timestamp(local)
             .with_context(|| format!("{text:?} does not exist here"))?;
