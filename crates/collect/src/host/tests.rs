@@ -69,9 +69,56 @@ fn linux_6_18_of_a_virtual_machine() {
     );
 }
 
+/// What is known of a recorded kernel: its disk, its odd process, its busy one, and whether it
+/// has pressure stall information, for CPUs also the line `full`.
+type Recorded = (&'static str, &'static str, u32, u32, Option<bool>);
+
 #[test]
-fn linux_5_4_with_devices_of_18_fields_and_partitions() {
-    let sample = read(&fixture("linux-5.4"));
+fn recorded_kernels_are_read_whole() {
+    let recorded: [Recorded; 3] = [
+        ("linux-4.4", "vda", 129, 130, None),
+        ("linux-5.4", "sda", 202, 203, Some(false)),
+        ("linux-6.1", "vda", 114, 115, Some(true)),
+    ];
+    for (folder, device, odd, busy, pressure) in recorded {
+        let sample = read(&fixture(folder));
+        let host = &sample.host;
+        assert_eq!(failed(&sample), [""; 0], "{folder}");
+        assert_eq!(host.cpus.len(), 2, "{folder}");
+        assert!(!host.boot_id.is_empty() && host.load_average.is_some());
+        let memory = host.memory.expect("memory");
+        assert!(memory.total > 480_000 * 1024 && memory.total < 512 << 20);
+        assert!(memory.available.is_some_and(|bytes| bytes < memory.total));
+        let disks = host.disks.iter().flatten();
+        let used: Vec<_> = disks.filter(|disk| disk.writes > 0).collect();
+        assert_eq!(used.len(), 1, "{folder}");
+        assert_eq!(used[0].device, device);
+        assert_eq!(used[0].written_bytes, 2596 * 512);
+        let full = host
+            .pressure
+            .map(|pressure| pressure.cpu.expect("pressure of CPUs").full.is_some());
+        assert_eq!(full, pressure, "{folder}");
+        let process = |pid| {
+            let found = sample.processes.iter().find(|process| process.pid == pid);
+            found.expect("it was recorded")
+        };
+        assert_eq!(&*process(odd).name, "a) (b\n\u{FFFD}", "{folder}");
+        assert_eq!(process(odd).command_line.as_deref(), Some("sleep 1000"));
+        assert_eq!(process(odd).user.as_deref(), Some("root"));
+        assert!(process(busy).user_ticks > 300 && process(busy).state == 'R');
+        for pid in [odd, busy] {
+            let process = process(pid);
+            assert!(process.read_bytes.is_some() && process.shared_bytes.is_some());
+            assert!(process.resident_bytes > 0 && process.threads == 1);
+        }
+        // A kernel thread has no command line.
+        assert_eq!(process(2).command_line, None);
+    }
+}
+
+#[test]
+fn partitions_and_unused_loop_devices_are_no_disks() {
+    let sample = read(&fixture("written-nvme"));
     let host = &sample.host;
     assert_eq!(failed(&sample), [""; 0]);
     let devices: Vec<&str> = host
@@ -92,8 +139,8 @@ fn linux_5_4_with_devices_of_18_fields_and_partitions() {
 }
 
 #[test]
-fn linux_3_10_without_available_memory_and_pressure() {
-    let sample = read(&fixture("linux-3.10"));
+fn a_kernel_without_available_memory_and_pressure() {
+    let sample = read(&fixture("written-3.10"));
     let reading = host_reading(None, &sample.host);
     assert_eq!(failed(&sample), [""; 0]);
     let memory = reading.memory.expect("memory");
