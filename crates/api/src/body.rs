@@ -1,5 +1,7 @@
 //! Bodies of requests: read within limits of size, time and memory.
 
+mod objects;
+
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -77,15 +79,16 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         )));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path = error.path().to_string();
-        let message = shorten(&error.inner().to_string());
-        if error.inner().is_data() {
-            ApiError::field(field_name(&path, &message), message)
-        } else {
-            ApiError::malformed(format!("the body is not JSON: {message}"))
-        }
-    })?;
+    let value: T =
+        serde_path_to_error::deserialize(objects::Objects(&mut reader)).map_err(|error| {
+            let path = error.path().to_string();
+            let message = shorten(&error.inner().to_string());
+            if error.inner().is_data() {
+                ApiError::field(field_name(&path, &message), message)
+            } else {
+                ApiError::malformed(format!("the body is not JSON: {message}"))
+            }
+        })?;
     reader.end().map_err(|error| {
         ApiError::malformed(format!(
             "the body is not JSON: {}",
@@ -157,6 +160,22 @@ mod tests {
             (422, Some("processes[0].pid".into()))
         );
         assert_eq!(refused(r#"{"loadavg": [1, 2]}"#).0, 422);
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        for (text, field) in [
+            ("[]", ""),
+            (r#"{"cpu": []}"#, "cpu"),
+            (r#"{"cpu": {"cpus": [[0]]}}"#, "cpu.cpus[0]"),
+            (r#"{"processes": [[1]]}"#, "processes[0]"),
+        ] {
+            assert_eq!(refused(text), (422, Some(field.to_owned())), "{text}");
+        }
+        let kept =
+            br#"{"cpu": {"cpus": [{"cpu": 0, "usage_percent": 1}]}, "loadavg": [1, 2.5, 3]}"#;
+        let reading: Reading = json(kept).expect("an object");
+        assert_eq!(reading.loadavg, Some([1.0, 2.5, 3.0]));
     }
 
     #[test]
