@@ -9,15 +9,16 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nodestats_wire::routes;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// Connections at once; further ones wait in the kernel.
-const CONNECTIONS: usize = 1024;
-/// A client sends the head of a request within this time.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// Connections at once; further ones wait in the kernel. Each agent keeps one between its pushes.
+const CONNECTIONS: usize = 8192;
+/// Most bytes of the head of a request.
+const HEAD_BYTES: usize = 16 << 10;
 /// Requests under way at the end have this long to finish.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -27,8 +28,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let graceful = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .max_buf_size(64 << 10);
+        // hyper has one patience for the wait for a request and for the rest of its head.
+        .header_read_timeout(routes::SERVER_KEEP_ALIVE)
+        .max_buf_size(HEAD_BYTES);
     loop {
         let accept = async {
             let place = Arc::clone(&places)

@@ -80,6 +80,7 @@ impl Client {
             .timeout(timeout)
             .connect_timeout(timeout.min(Duration::from_secs(5)))
             .user_agent(concat!("nodestats/", env!("CARGO_PKG_VERSION")))
+            .pool_idle_timeout(routes::CLIENT_KEEP_ALIVE)
             .redirect(reqwest::redirect::Policy::none())
             // The host's certificates are read only where they are needed: they cost a megabyte.
             .tls_built_in_root_certs(base.scheme() == "https")

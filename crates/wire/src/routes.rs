@@ -1,6 +1,8 @@
 //! The paths of the HTTP API, and the header and media-type names it uses: one place for server
 //! and clients.
 
+use std::time::Duration;
+
 /// The list of nodes; POST registers one.
 pub const NODES: &str = "/nodes";
 /// The program is running.
@@ -22,6 +24,13 @@ pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
 pub const SAMPLE_TIME_HEADER: &str = "nodestats-sample-time";
 /// Response header: which level of history answers from when to when.
 pub const RESOLUTION_HEADER: &str = "nodestats-resolution";
+
+/// The server closes a connection that has been idle for so long.
+pub const SERVER_KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// A client does not use a connection again that has been idle for so long: the server never
+/// closes it at the moment a request is under way.
+pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(60);
+const _: () = assert!(CLIENT_KEEP_ALIVE.as_secs() + 10 < SERVER_KEEP_ALIVE.as_secs());
 
 /// The path of one node, `name` being a UID, a host name or an address.
 pub fn node(name: &str) -> String {
