@@ -40,10 +40,10 @@ pub enum Error {
     Timeout(Duration),
 }
 
-/// A server has this long to answer; the embedded database needs no limit.
-const REMOTE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A server has this long to answer, less than an agent waits for us; the embedded database needs
+/// no limit.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(8);
 
-#[derive(Clone)]
 enum Connection {
     Embedded {
         client: Surreal<Db>,
@@ -55,7 +55,9 @@ enum Connection {
 /// The open database. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Database {
-    connection: Connection,
+    // Shared, since a clone of a client is a session of its own, in which a server has not signed
+    // us in: its requests were never answered.
+    connection: Arc<Connection>,
     closed: Arc<AtomicBool>,
     // Given back when the last clone is gone.
     _directory: Option<Arc<Directory>>,
@@ -99,7 +101,7 @@ impl Database {
             }
         };
         let database = Self {
-            connection,
+            connection: Arc::new(connection),
             closed: Arc::default(),
             _directory: directory.map(Arc::new),
         };
@@ -119,7 +121,7 @@ impl Database {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        match &self.connection {
+        match &*self.connection {
             Connection::Embedded { client, .. } => {
                 Ok(client.query(statements).bind(variables).await?.check()?)
             }
@@ -160,13 +162,13 @@ impl Database {
     /// Closes an embedded database in order; a server's connection ends with its last clone.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        if let Connection::Embedded { client, datastore } = &self.connection {
+        if let Connection::Embedded { datastore, .. } = &*self.connection {
             if let Err(error) = datastore.shutdown().await {
                 tracing::warn!(%error, "the database did not close in order");
             }
             // The last client to be dropped closes the datastore again, which fails and is logged
             // as an error; this one never is.
-            std::mem::forget(client.clone());
+            std::mem::forget(Arc::clone(&self.connection));
         }
     }
 }
