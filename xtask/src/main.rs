@@ -24,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Installs what the tests need, runs all of them, and counts them.
     Test,
+    /// Builds the programs that the tests run: ours, and a SurrealDB server.
+    Programs,
     /// Formatting, clippy, and the edges between crates.
     Lint,
     /// Writes the generated files.
@@ -74,6 +76,7 @@ fn root() -> PathBuf {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test => test::run(),
+        Command::Programs => test::programs(),
         Command::Lint => test::lint(),
         Command::Generate { check } => test::generate(check),
         Command::Edges => edges::run(),

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use nodestats_testkit::{Program, eventually};
+use nodestats_testkit::{Program, eventually, get};
 use nodestats_wire::client::Client;
-use serde_json::Value;
 
 fn api(data_dir: &Path, port: u16) -> Program {
     let listen = format!("127.0.0.1:{port}");
@@ -27,11 +26,6 @@ fn agent(server: &str, state_dir: &Path, ip: &str) -> Program {
             "200ms",
         ],
     )
-}
-
-async fn get(client: &Client, path: &str) -> Option<Value> {
-    let body = client.get(path, &[]).await.ok()?;
-    serde_json::from_slice(&body).ok()
 }
 
 /// Times of all samples of a node, oldest first, in seconds.

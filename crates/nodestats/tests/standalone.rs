@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nodestats_testkit::{Program, Run, eventually};
-use nodestats_wire::client::Client;
-use serde_json::Value;
+use nodestats_testkit::{Program, Run, eventually, get};
 
 fn standalone(data_dir: &Path) -> Program {
     let data_dir = data_dir.to_str().expect("UTF-8");
@@ -18,11 +16,6 @@ fn standalone(data_dir: &Path) -> Program {
         "--interval",
         "1s",
     ])
-}
-
-async fn get(client: &Client, path: &str) -> Option<Value> {
-    let body = client.get(path, &[]).await.ok()?;
-    serde_json::from_slice(&body).ok()
 }
 
 fn refused(run: &Run) -> &str {
@@ -112,6 +105,45 @@ async fn started_again_the_host_is_the_same_and_its_history_goes_on() {
         );
     }
     assert_eq!(uids[0], uids[1]);
+}
+
+#[tokio::test]
+async fn a_shorter_retention_deletes_what_is_older_and_refuses_it() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = format!("surrealkv://{}", folder.path().display());
+    let serve = |retention| {
+        let arguments = ["--database", &database, "--retention", retention];
+        Program::serve(&[&["api", "--listen", "127.0.0.1:0"][..], &arguments].concat())
+    };
+    let server = serve("36500d");
+    let client = server.client();
+    let registration = serde_json::json!({"ip": "192.168.2.10", "hostname": "old"});
+    let registration = serde_json::from_value(registration).expect("a registration");
+    client.register(&registration).await.expect("registered");
+    let reading = |time: nodestats_wire::Timestamp| {
+        let reading = serde_json::json!({"time": time, "memory_usage_percent": 32.0});
+        vec![serde_json::from_value(reading).expect("a reading")]
+    };
+    let now = nodestats_wire::Timestamp::from_system(std::time::SystemTime::now());
+    let hours = |hours: i64| now.plus_micros(-hours * 3_600_000_000);
+    for time in [hours(30_000), hours(49), hours(1)] {
+        let put = client.put_readings("old", &reading(time)).await;
+        put.expect("stored");
+    }
+    let count = async |client| Some(get(client, "/old?from=0").await?.as_object()?.len());
+    assert_eq!(count(&client).await, Some(3));
+    assert_eq!(server.terminate().code(), Some(0));
+
+    let server = serve("2d");
+    let client = server.client();
+    eventually("the deletion", async || {
+        (count(&client).await? == 1).then_some(())
+    })
+    .await;
+    let refused = client.put_readings("old", &reading(hours(49))).await;
+    let refused = refused.expect_err("older than the retention");
+    assert_eq!(refused.status(), Some(422));
+    assert!(refused.to_string().contains("retention"), "{refused}");
 }
 
 #[tokio::test]

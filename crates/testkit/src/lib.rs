@@ -2,14 +2,19 @@
 //!
 //! Tests wait for conditions, never for a guessed time.
 
+mod database;
 mod program;
 mod samples;
 
+pub use database::DatabaseServer;
 pub use program::{Program, Run};
 pub use samples::Frames;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
+
+use nodestats_wire::client::Client;
+use serde_json::Value;
 
 /// Longest wait for a condition; only a test that fails takes it.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -30,4 +35,10 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
         assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+}
+
+/// The JSON that a path answers; `None` where it answers an error, or not at all.
+pub async fn get(client: &Client, path: &str) -> Option<Value> {
+    let body = client.get(path, &[]).await.ok()?;
+    serde_json::from_slice(&body).ok()
 }

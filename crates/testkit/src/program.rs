@@ -37,13 +37,13 @@ fn binary(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.exists(),
-        "{} is missing: cargo build --workspace makes it",
+        "{} is missing: cargo xtask programs makes it",
         path.display()
     );
     path
 }
 
-fn command(name: &str, arguments: &[&str]) -> Command {
+pub(crate) fn command(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary(name));
     command.args(arguments).stdin(Stdio::null());
     // What a person has set must not reach a test.
