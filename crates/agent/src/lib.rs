@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nodestats_collect::{HostFacts, HostRoot, Reader};
 use nodestats_wire::client::Client;
+use nodestats_wire::time::parse_span;
 use nodestats_wire::v1::Registration;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,18 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Bytes of samples that wait while the server is away.
     pub buffer_bytes: usize,
+}
+
+/// Reads the time between two samples, such as `10s`: from 200 ms, below which a pass over many
+/// processes would not be done, to an hour. The error is a sentence for a person.
+pub fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_span(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(200)..=Duration::from_hours(1);
+    if allowed.contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("an interval is from 200ms to 1h".to_owned())
+    }
 }
 
 /// How long one request to the server may take.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::Parser;
 use nodestats_agent::Config;
 use nodestats_runtime::{Supervisor, directories, limits, logs};
-use nodestats_wire::time::{ParseSpanError, parse_span};
 
 /// Samples this host and pushes what it sees to a nodestats server.
 ///
@@ -27,7 +26,7 @@ struct Arguments {
     server: String,
 
     /// Time between two samples, such as 10s or 1m.
-    #[arg(long, env = "NODESTATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = interval)]
+    #[arg(long, env = "NODESTATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = nodestats_agent::parse_interval)]
     interval: Duration,
 
     /// The node's address [default: the one that the route to the server uses].
@@ -60,16 +59,6 @@ struct Arguments {
         default_value_t = 16
     )]
     buffer_mib: u16,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_span(text).map_err(|error: ParseSpanError| error.to_string())?;
-    let allowed = Duration::from_millis(200)..=Duration::from_hours(1);
-    if allowed.contains(&interval) {
-        Ok(interval)
-    } else {
-        Err("an interval is from 200ms to 1h".to_owned())
-    }
 }
 
 fn main() -> ExitCode {

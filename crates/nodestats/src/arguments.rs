@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use nodestats_store::Location;
-use nodestats_wire::time::{ParseSpanError, parse_span};
+use nodestats_wire::time::parse_span;
 
 /// Shows what every process on every node does with CPU, memory and disk, now and at any past
 /// moment.
@@ -41,7 +41,7 @@ pub(crate) struct Standalone {
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Time between two samples of this host, such as 10s or 1m.
-    #[arg(long, env = "NODESTATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = interval)]
+    #[arg(long, env = "NODESTATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = nodestats_agent::parse_interval)]
     pub(crate) interval: Duration,
 
     /// This node's address [default: the one that the way out uses].
@@ -116,16 +116,6 @@ pub(crate) struct Serving {
     /// reaches it reads every process of every node and writes samples.
     #[arg(long, env = "NODESTATS_INSECURE_NO_AUTH")]
     pub(crate) insecure_no_auth: bool,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_span(text).map_err(|error: ParseSpanError| error.to_string())?;
-    let allowed = Duration::from_millis(200)..=Duration::from_hours(1);
-    if allowed.contains(&interval) {
-        Ok(interval)
-    } else {
-        Err("an interval is from 200ms to 1h".to_owned())
-    }
 }
 
 fn retention(text: &str) -> Result<Duration, String> {
