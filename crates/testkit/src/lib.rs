@@ -5,10 +5,12 @@
 mod database;
 mod program;
 mod samples;
+mod small_disk;
 
 pub use database::DatabaseServer;
 pub use program::{Program, Run};
 pub use samples::Frames;
+pub use small_disk::SmallDisk;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

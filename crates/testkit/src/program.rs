@@ -28,7 +28,7 @@ pub struct Run {
 }
 
 /// The path of a program of this workspace, beside the running test.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test is a program");
     let folder = test
         .ancestors()
@@ -60,17 +60,19 @@ impl Program {
     /// # Panics
     /// Where it ends instead.
     pub fn serve(arguments: &[&str]) -> Self {
-        let mut child = command("nodestats", arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
+        Self::serve_by(&mut command("nodestats", arguments))
+    }
+
+    /// Runs `command`, which becomes `nodestats`, and waits until it listens.
+    pub(crate) fn serve_by(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout)
             .read_line(&mut line)
             .expect("readable");
         let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
-        let address = address.unwrap_or_else(|| panic!("nodestats {arguments:?} printed {line:?}"));
+        let address = address.unwrap_or_else(|| panic!("{command:?} printed {line:?}"));
         Self { child, address }
     }
 
