@@ -6,10 +6,20 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
+/// What `cargo run` tells a program about its package.
+const OWN_PACKAGE: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+
 /// The cargo that runs us.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::root());
+    // ring's build script asks for these, and so ring and all above it, SurrealDB too, would be
+    // built again after each cargo that was started by hand.
+    for (variable, _) in std::env::vars() {
+        if OWN_PACKAGE.iter().any(|own| variable.starts_with(own)) {
+            command.env_remove(variable);
+        }
+    }
     command
 }
 

@@ -116,15 +116,10 @@ fn clippy() -> anyhow::Result<()> {
 /// `cargo xtask generate`: the description of the API.
 pub(crate) fn generate(check: bool) -> anyhow::Result<()> {
     let mut command = process::cargo();
-    command.args([
-        "test",
-        "--quiet",
-        "--package",
-        "nodestats-api",
-        "--test",
-        "router",
-        "golden",
-    ]);
+    // The whole workspace: one package alone would have fewer features of its dependencies, which
+    // builds SurrealDB a second time.
+    let arguments = ["test", "--quiet", "--workspace", "--test", "router"];
+    command.args(arguments).arg("golden");
     if !check {
         command.env("NODESTATS_GENERATE", "1");
     }
