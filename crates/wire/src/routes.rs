@@ -29,7 +29,7 @@ pub const RESOLUTION_HEADER: &str = "nodestats-resolution";
 pub const SERVER_KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// A client does not use a connection again that has been idle for so long: the server never
 /// closes it at the moment a request is under way.
-pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(60);
+pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_mins(1);
 const _: () = assert!(CLIENT_KEEP_ALIVE.as_secs() + 10 < SERVER_KEEP_ALIVE.as_secs());
 
 /// The path of one node, `name` being a UID, a host name or an address.
