@@ -24,7 +24,7 @@ struct Arguments {
 enum Command {
     /// Installs what the tests need, runs all of them, and counts them.
     Test,
-    /// Builds the programs that the tests run: ours, and a SurrealDB server.
+    /// Builds the programs that the tests run: ours, and a database server.
     Programs,
     /// Formatting, clippy, and the edges between crates.
     Lint,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 
 use crate::{edges, install, process};
 
-/// The package of the SurrealDB server that tests run.
+/// The package of the database server that tests run.
 const DATABASE_SERVER: &str = "xtask/surrealdb/Cargo.toml";
 
 /// How many passed and failed so far.

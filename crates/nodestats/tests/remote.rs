@@ -1,4 +1,4 @@
-//! `nodestats api` before a real SurrealDB server.
+//! `nodestats api` before a real `SurrealDB` server.
 
 use std::time::SystemTime;
 
