@@ -97,7 +97,9 @@ async fn what_was_sampled_while_the_server_was_away_is_not_lost() {
         (complete && *times.last()? > back).then_some(times)
     })
     .await;
-    assert!(after.starts_with(&before));
+    // A sample that was alone in its second when it was asked for had a key without a fraction.
+    let same = |(before, after): (&f64, &f64)| [*after, after.floor()].contains(before);
+    assert!(before.iter().zip(&after).all(same), "{before:?} {after:?}");
     assert!(after.len() > before.len() + 5, "{before:?} {after:?}");
     assert_eq!(agent.terminate().code(), Some(0));
     drop(server);
