@@ -342,16 +342,7 @@ mod tests {
     }
 
     fn registration(hostname: &str, ip: &str) -> Registration {
-        Registration {
-            ip: ip.into(),
-            hostname: hostname.into(),
-            uid: None,
-            kernel: None,
-            os: None,
-            architecture: None,
-            agent_version: None,
-            interval_seconds: None,
-        }
+        Registration::new(ip, hostname)
     }
 
     fn life(uid: &str, hostname: &str, ip: &str, born: i64) -> Life {

@@ -22,14 +22,8 @@ fn api(data_dir: &Path) -> Program {
 
 async fn register(client: &Client, node: usize) {
     let registration = Registration {
-        ip: format!("10.0.0.{node}"),
-        hostname: format!("node-{node}"),
         uid: Some(format!("uid-{node}")),
-        kernel: None,
-        os: None,
-        architecture: None,
-        agent_version: None,
-        interval_seconds: None,
+        ..Registration::new(format!("10.0.0.{node}"), format!("node-{node}"))
     };
     client.register(&registration).await.expect("registered");
 }

@@ -3,11 +3,14 @@
 use nodestats_testkit::{SmallDisk, get};
 use nodestats_wire::Timestamp;
 use nodestats_wire::client::Client;
-use serde_json::json;
+use nodestats_wire::v1::{Reading, Registration};
 
 async fn put(client: &Client, time: Timestamp) -> Option<u16> {
-    let reading = json!({"time": time, "memory_usage_percent": 32.0});
-    let reading = serde_json::from_value(reading).expect("a reading");
+    let reading = Reading {
+        time: Some(time),
+        memory_usage_percent: Some(32.0),
+        ..Reading::default()
+    };
     let put = client.put_readings("small", &[reading]).await;
     put.err().map(|error| error.status().expect("an answer"))
 }
@@ -29,8 +32,7 @@ async fn a_full_disk_refuses_writes_until_it_has_room_and_loses_nothing() {
     let arguments = ["api", "--listen", "127.0.0.1:0", "--database", &database];
     let server = disk.serve(&arguments);
     let client = server.client();
-    let registration = json!({"ip": "192.168.2.10", "hostname": "small"});
-    let registration = serde_json::from_value(registration).expect("a registration");
+    let registration = Registration::new("192.168.2.10", "small");
     client.register(&registration).await.expect("registered");
     let begin = Timestamp::from_system(std::time::SystemTime::now()).floor_to(1_000_000);
     let second = |n: i64| begin.plus_micros((n - 3600) * 1_000_000);

@@ -18,19 +18,6 @@ fn serve(database: &str) -> Program {
     Program::serve(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-fn registration() -> Registration {
-    Registration {
-        ip: "192.168.2.10".to_owned(),
-        hostname: "test-node".to_owned(),
-        uid: None,
-        kernel: None,
-        os: None,
-        architecture: None,
-        agent_version: None,
-        interval_seconds: None,
-    }
-}
-
 fn keys(history: &Value) -> Vec<&String> {
     history.as_object().expect("an object").keys().collect()
 }
@@ -41,7 +28,8 @@ async fn replicas_share_a_server_and_outlive_its_absence() {
     let database = DatabaseServer::start(folder.path());
     let servers = [serve(&database.url()), serve(&database.url())];
     let clients = servers.each_ref().map(Program::client);
-    assert!(clients[0].register(&registration()).await.expect("new"));
+    let registration = Registration::new("192.168.2.10", "test-node");
+    assert!(clients[0].register(&registration).await.expect("new"));
     // What one replica took the other answers.
     let begin = Timestamp::from_system(SystemTime::now()).plus_micros(-3600 * 1_000_000);
     let mut frames = Frames::new(begin.floor_to(1_000_000));

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nodestats_testkit::{Program, Run, eventually, get};
+use nodestats_wire::v1::{Reading, Registration};
 
 fn standalone(data_dir: &Path) -> Program {
     let data_dir = data_dir.to_str().expect("UTF-8");
@@ -117,12 +118,14 @@ async fn a_shorter_retention_deletes_what_is_older_and_refuses_it() {
     };
     let server = serve("36500d");
     let client = server.client();
-    let registration = serde_json::json!({"ip": "192.168.2.10", "hostname": "old"});
-    let registration = serde_json::from_value(registration).expect("a registration");
+    let registration = Registration::new("192.168.2.10", "old");
     client.register(&registration).await.expect("registered");
-    let reading = |time: nodestats_wire::Timestamp| {
-        let reading = serde_json::json!({"time": time, "memory_usage_percent": 32.0});
-        vec![serde_json::from_value(reading).expect("a reading")]
+    let reading = |time| {
+        [Reading {
+            time: Some(time),
+            memory_usage_percent: Some(32.0),
+            ..Reading::default()
+        }]
     };
     let now = nodestats_wire::Timestamp::from_system(std::time::SystemTime::now());
     let hours = |hours: i64| now.plus_micros(-hours * 3_600_000_000);

@@ -270,14 +270,9 @@ async fn many_writers_share_transactions_and_lose_nothing() {
 
 fn life(uid: &str) -> Life {
     let registration = Registration {
-        ip: "10.0.0.1".into(),
-        hostname: format!("host-{uid}"),
         uid: Some(uid.into()),
-        kernel: None,
-        os: None,
-        architecture: None,
-        agent_version: None,
         interval_seconds: Some(10),
+        ..Registration::new("10.0.0.1", format!("host-{uid}"))
     };
     Life::new(uid.into(), registration, at(5))
 }

@@ -1,15 +1,15 @@
 //! A real `SurrealDB` server.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use crate::PATIENCE;
-use crate::program::command;
+use crate::program::{Running, command};
+use crate::wait_for;
 
 /// A `SurrealDB` server that runs; killed when it is dropped.
 pub struct DatabaseServer {
-    child: Child,
+    child: Running,
     port: u16,
     directory: PathBuf,
 }
@@ -37,17 +37,13 @@ impl DatabaseServer {
         let storage = format!("surrealkv://{}", directory.display());
         let mut arguments = vec!["start", "--no-banner", "--log", "error", "--bind", &bind];
         arguments.extend(["--user", Self::USER, "--pass", Self::PASSWORD, &storage]);
-        let mut child = command("surrealdb-server", &arguments)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("starts");
-        let begin = std::time::Instant::now();
-        while std::net::TcpStream::connect(&bind).is_err() {
-            let ended = child.try_wait().expect("a child of ours");
+        let mut command = command("surrealdb-server", &arguments);
+        let mut child = Running(command.stdout(Stdio::null()).spawn().expect("starts"));
+        wait_for("the database server", || {
+            let ended = child.0.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "the database server ended: {ended:?}");
-            assert!(begin.elapsed() < PATIENCE, "it does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+            TcpStream::connect(&bind).ok()
+        });
         Self {
             child,
             port,
@@ -62,16 +58,9 @@ impl DatabaseServer {
 
     /// Kills it (SIGKILL), and returns what starts it again: same place, same data.
     pub fn kill(mut self) -> impl FnOnce() -> Self + use<> {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ended");
-        let (port, directory) = (self.port, self.directory.clone());
+        self.child.0.kill().expect("it runs");
+        self.child.0.wait().expect("it ended");
+        let (port, directory) = (self.port, self.directory);
         move || Self::start_at(port, &directory)
-    }
-}
-
-impl Drop for DatabaseServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -39,6 +39,18 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
+/// The same for what is no request: a process, a file, a port.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The JSON that a path answers; `None` where it answers an error, or not at all.
 pub async fn get(client: &Client, path: &str) -> Option<Value> {
     let body = client.get(path, &[]).await.ok()?;

@@ -1,18 +1,18 @@
 //! The real programs as processes.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
 
 use nodestats_wire::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::PATIENCE;
+use crate::{PATIENCE, wait_for};
 
 /// A program that runs; killed when it is dropped.
 pub struct Program {
-    child: Child,
+    child: Running,
     address: String,
 }
 
@@ -44,9 +44,15 @@ pub(crate) fn binary(name: &str) -> PathBuf {
 }
 
 pub(crate) fn command(name: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary(name));
-    command.args(arguments).stdin(Stdio::null());
-    // What a person has set must not reach a test.
+    let mut command = isolated(binary(name));
+    command.args(arguments);
+    command
+}
+
+/// What a person has typed or set must not reach a test.
+pub(crate) fn isolated(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
     for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("NODESTATS_"))
     {
         command.env_remove(variable);
@@ -73,7 +79,10 @@ impl Program {
             .expect("readable");
         let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
         let address = address.unwrap_or_else(|| panic!("{command:?} printed {line:?}"));
-        Self { child, address }
+        Self {
+            child: Running(child),
+            address,
+        }
     }
 
     /// Starts an agent for the server at `server`.
@@ -85,7 +94,7 @@ impl Program {
             .collect();
         let child = command("nodestats-agent", &all).spawn().expect("starts");
         Self {
-            child,
+            child: Running(child),
             address: server.to_owned(),
         }
     }
@@ -122,8 +131,7 @@ impl Program {
 
     /// Kills it without a chance to do anything (SIGKILL).
     pub fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ended");
+        self.child.0.kill().expect("it runs");
     }
 
     /// Asks it to end (SIGTERM), and waits until it did.
@@ -131,22 +139,20 @@ impl Program {
     /// # Panics
     /// Where it has not ended within [`PATIENCE`].
     pub fn terminate(mut self) -> ExitStatus {
-        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let pid = i32::try_from(self.child.0.id()).expect("a pid");
         kill_process(Pid::from_raw(pid).expect("a pid"), Signal::TERM).expect("it runs");
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                return status;
-            }
-            assert!(begin.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_for("its end", || {
+            self.child.0.try_wait().expect("a child of ours")
+        })
     }
 }
 
-impl Drop for Program {
+/// A process that is killed (SIGKILL) when this is dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -3,16 +3,16 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::program::{Program, binary};
+use crate::program::{Program, Running, binary, isolated};
+use crate::wait_for;
 
 /// A small disk. It is there for the programs that are started on it, and gone when it is dropped.
 pub struct SmallDisk {
     // Keeps the namespace, and with it what is on the disk, while no program runs.
-    holder: Child,
+    holder: Running,
     mountpoint: TempDir,
 }
 
@@ -25,20 +25,16 @@ impl SmallDisk {
         let mountpoint = tempfile::tempdir().expect("temporary folder");
         let script =
             "mount -t tmpfs -o size=$2m none \"$1\" && touch \"$1/ready\" && exec sleep inf";
-        let mut command = Command::new("unshare");
+        let mut command = isolated("unshare");
         command.args(["--mount", "--map-root-user", "sh", "-c", script, "sh"]);
-        let mut holder = command
-            .arg(mountpoint.path())
-            .arg(size_mib.to_string())
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("util-linux has unshare");
+        command.arg(mountpoint.path()).arg(size_mib.to_string());
+        let mut holder = Running(command.spawn().expect("util-linux has unshare"));
         let ready = seen_by(&holder, &mountpoint.path().join("ready"));
-        while !ready.exists() {
-            let ended = holder.try_wait().expect("a child of ours");
+        wait_for("the small disk", || {
+            let ended = holder.0.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "no mount namespace: {ended:?}");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+            ready.exists().then_some(())
+        });
         Self { holder, mountpoint }
     }
 
@@ -49,9 +45,9 @@ impl SmallDisk {
 
     /// Starts `nodestats` on it and waits until it listens.
     pub fn serve(&self, arguments: &[&str]) -> Program {
-        let mut command = Command::new("nsenter");
+        let mut command = isolated("nsenter");
         command.args(["--user", "--mount", "--preserve-credentials", "--target"]);
-        command.arg(self.holder.id().to_string());
+        command.arg(self.holder.0.id().to_string());
         Program::serve_by(command.arg(binary("nodestats")).args(arguments))
     }
 
@@ -74,14 +70,7 @@ impl SmallDisk {
 }
 
 /// A path as `process` sees it (`/proc/PID/root`, proc(5)).
-fn seen_by(process: &Child, path: &Path) -> PathBuf {
-    let root = format!("/proc/{}/root", process.id());
+fn seen_by(process: &Running, path: &Path) -> PathBuf {
+    let root = format!("/proc/{}/root", process.0.id());
     Path::new(&root).join(path.strip_prefix("/").expect("absolute"))
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
 }

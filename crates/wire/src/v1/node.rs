@@ -36,6 +36,22 @@ pub struct Registration {
     pub interval_seconds: Option<u32>,
 }
 
+impl Registration {
+    /// A node of which its names are known and nothing else.
+    pub fn new(ip: impl Into<String>, hostname: impl Into<String>) -> Self {
+        Self {
+            ip: ip.into(),
+            hostname: hostname.into(),
+            uid: None,
+            kernel: None,
+            os: None,
+            architecture: None,
+            agent_version: None,
+            interval_seconds: None,
+        }
+    }
+}
+
 /// Whether a node is managed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
