@@ -6,10 +6,23 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
+use nodestats_cluster as cluster;
+
 use crate::process;
 
 /// Debian's packages of the browser and of what drives it.
 const BROWSER: [&str; 2] = ["chromium", "chromium-driver"];
+
+/// What a node of a cluster runs.
+const CLUSTER: [&str; 7] = [
+    "containerd",
+    "runc",
+    "containernetworking-plugins",
+    "nftables",
+    "iptables",
+    "conntrack",
+    "buildah",
+];
 
 /// A virtual environment with exactly what `requirements.txt` pins; made anew when that changes.
 pub(crate) fn python() -> anyhow::Result<PathBuf> {
@@ -55,6 +68,14 @@ pub(crate) fn browser() -> anyhow::Result<()> {
     apt(&BROWSER).context("CHROMIUM and CHROMEDRIVER name them where they are elsewhere")
 }
 
+/// What the nodes of a cluster run; installed where it is missing.
+pub(crate) fn cluster() -> anyhow::Result<()> {
+    if cluster::missing_programs().is_empty() {
+        return Ok(());
+    }
+    apt(&CLUSTER)
+}
+
 fn runs(program: &Path) -> bool {
     let mut command = Command::new(program);
     command
@@ -71,7 +92,7 @@ fn apt(packages: &[&str]) -> anyhow::Result<()> {
             packages.join(" and ")
         );
     }
-    println!("installing {}", packages.join(" "));
+    eprintln!("installing {}", packages.join(" "));
     let quiet = |command: &mut Command| {
         process::run(
             command

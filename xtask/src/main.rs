@@ -1,6 +1,7 @@
 //! What contributors and the gate run: `cargo xtask COMMAND`.
 
 mod bench;
+mod cluster;
 mod edges;
 mod install;
 mod measure;
@@ -50,6 +51,11 @@ enum Command {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
+    /// Starts and ends a real Kubernetes cluster on this machine.
+    Cluster {
+        #[command(subcommand)]
+        what: cluster::Cluster,
+    },
     /// What is too slow for each change: the tests, the benchmark and the measurement.
     ReleaseCheck,
 }
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
             what: Bench::Collect { json },
         } => bench::collect(json),
         Command::Measure { json, seconds } => measure::run(json, seconds),
+        Command::Cluster { what } => cluster::run(what),
         Command::ReleaseCheck => test::run()
             .and_then(|()| bench::collect(true))
             .and_then(|()| measure::run(true, 600)),
