@@ -67,6 +67,17 @@ impl ApiError {
         )
     }
 
+    /// 409: a cluster's controller speaks for this node.
+    pub(crate) fn registered_by_controller(uid: &str) -> Self {
+        Self {
+            kind: "registered-by-controller",
+            ..Self::new(
+                StatusCode::CONFLICT,
+                format!("{uid} is a node of a cluster, and its controller registers it"),
+            )
+        }
+    }
+
     /// 413: the body is larger than this server takes.
     pub(crate) fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)

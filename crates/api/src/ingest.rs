@@ -5,7 +5,7 @@ use axum::extract::State;
 use http::{HeaderMap, StatusCode, Uri, header};
 use nodestats_core::life::{Life, When};
 use nodestats_core::{Frame, frame};
-use nodestats_store::NewSample;
+use nodestats_store::{NewSample, Seen};
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
 
@@ -35,17 +35,48 @@ pub(crate) async fn put(
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes() == routes::FRAMES_MEDIA_TYPE.as_bytes());
     let samples = if is_frames {
-        frames(&app, &body.bytes, now)?
+        frames(&app, &life, &body.bytes, now)?
     } else {
         readings(&app, &life, &body.bytes, now)?
     };
     let count = samples.len() as u64;
-    app.store.append(&life.uid, samples).await?;
+    let seen = seen(&samples, sent_at(&headers)?, now);
+    app.store.append(&life.uid, samples, seen).await?;
     app.metrics.stored(count);
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn frames(app: &App, mut bytes: &[u8], now: Timestamp) -> Result<Vec<NewSample>, ApiError> {
+/// The sender's clock when it sent this, where it says so.
+fn sent_at(headers: &HeaderMap) -> Result<Option<Timestamp>, ApiError> {
+    let Some(value) = headers.get(routes::SENT_AT_HEADER) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default();
+    let parsed = text.parse::<Timestamp>();
+    parsed
+        .map(Some)
+        .map_err(|error| ApiError::parameter(routes::SENT_AT_HEADER, error.to_string()))
+}
+
+/// What a push says of its node's freshness. The age of a sample is what passed on the sender's
+/// own clock between taking and sending it, so a clock that is wrong makes no node stale.
+fn seen(samples: &[NewSample], sent_at: Option<Timestamp>, now: Timestamp) -> Seen {
+    let newest = samples.iter().map(NewSample::time).max().unwrap_or(now);
+    let offset = sent_at.map(|sent| sent.micros() - now.micros());
+    let taken = newest.plus_micros(-offset.unwrap_or_default());
+    Seen {
+        last_sample: newest,
+        fresh_at: taken.min(now),
+        clock_offset_micros: offset,
+    }
+}
+
+fn frames(
+    app: &App,
+    life: &Life,
+    mut bytes: &[u8],
+    now: Timestamp,
+) -> Result<Vec<NewSample>, ApiError> {
     let mut samples = Vec::new();
     while !bytes.is_empty() {
         let at = |error: frame::Error| {
@@ -57,7 +88,8 @@ fn frames(app: &App, mut bytes: &[u8], now: Timestamp) -> Result<Vec<NewSample>,
         let (frame, own, rest) = Frame::split_first(bytes).map_err(at)?;
         // What cannot be read later is refused now.
         frame.sample().map_err(at)?;
-        check_time(app, frame.time, now, &format!("[{}].time", samples.len()))?;
+        let field = format!("[{}].time", samples.len());
+        check_time(app, life, frame.time, now, &field)?;
         samples.push(NewSample::from_frame(frame.time, frame.id, own));
         check_count(samples.len())?;
         bytes = rest;
@@ -92,7 +124,7 @@ fn readings(
         };
         check_identity(life, &mut reading, &field)?;
         let time = take_time(&mut reading, now, &field)?;
-        check_time(app, time, now, &field("time"))?;
+        check_time(app, life, time, now, &field("time"))?;
         samples.push(NewSample::from_reading(time, reading));
     }
     Ok(samples)
@@ -107,8 +139,14 @@ fn check_count(count: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_time(app: &App, time: Timestamp, now: Timestamp, field: &str) -> Result<(), ApiError> {
-    let horizon = app.store.horizon(now);
+fn check_time(
+    app: &App,
+    life: &Life,
+    time: Timestamp,
+    now: Timestamp,
+    field: &str,
+) -> Result<(), ApiError> {
+    let horizon = app.store.horizon(life, now);
     if time < horizon {
         let detail = format!(
             "the sample of {time} is older than the retention, which begins at {horizon}; \

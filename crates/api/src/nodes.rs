@@ -8,10 +8,11 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::{StatusCode, Uri, header};
 use nodestats_core::life::{self, Life, When};
-use nodestats_wire::v1::{NodeState, NodeView, Registration};
+use nodestats_store::Seen;
+use nodestats_wire::v1::{Freshness, NodeState, NodeView, Origin, Registration};
 use nodestats_wire::{Timestamp, routes};
 
-use crate::query::{DeleteQuery, ListQuery, NoQuery, State as Which};
+use crate::query::{DeleteQuery, ListQuery, ListView, NoQuery, State as Which};
 use crate::routes::Node;
 use crate::{ApiError, App, body, query};
 
@@ -21,9 +22,9 @@ const SILENCE_SECONDS: f64 = 300.0;
 
 pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
     let query: ListQuery = query::parse(uri.query())?;
-    let (full, state, now) = (query.full()?, query.state()?, App::now());
+    let (list_view, state, now) = (query.view()?, query.state()?, App::now());
     let span = query.span(now)?;
-    if span.is_some() && !full {
+    if span.is_some() && list_view != ListView::Full {
         return Err(ApiError::parameter("from", "from and to go with view=full"));
     }
     let mut lives = app.store.lives().await?;
@@ -33,7 +34,12 @@ pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, A
         Which::All => true,
     });
     lives.sort_by_cached_key(|life| (address(life), life.registration.hostname.clone()));
-    if !full {
+    if list_view == ListView::Freshness {
+        let seen = app.store.seen().await?;
+        let fresh = |life: &Life| freshness(life, seen.get(&life.uid), now);
+        return Ok(Json(lives.iter().map(fresh).collect::<Vec<_>>()).into_response());
+    }
+    if list_view == ListView::Addresses {
         let mut addresses: Vec<&str> = lives.iter().map(|life| &*life.registration.ip).collect();
         addresses.dedup();
         return Ok(Json(addresses).into_response());
@@ -56,6 +62,28 @@ fn address(life: &Life) -> Option<IpAddr> {
     life.registration.ip.parse().ok()
 }
 
+fn freshness(life: &Life, seen: Option<&Seen>, now: Timestamp) -> Freshness {
+    let offset = seen.and_then(|seen| seen.clock_offset_micros);
+    Freshness {
+        uid: life.uid.clone(),
+        origin: life.origin(),
+        state: state(life),
+        gone_at: life.gone_at,
+        registration: life.cluster.clone(),
+        last_sample: seen.map(|seen| seen.last_sample),
+        age_seconds: seen.map(|seen| now.seconds_since(seen.fresh_at).max(0.0)),
+        clock_offset_seconds: offset.map(|micros| micros as f64 / 1e6),
+    }
+}
+
+fn state(life: &Life) -> NodeState {
+    if life.is_live() {
+        NodeState::Live
+    } else {
+        NodeState::Gone
+    }
+}
+
 async fn view(app: &App, life: &Life, now: Timestamp) -> Result<NodeView, ApiError> {
     let last_sample = app.store.newest(&life.uid).await?;
     let registration = life.registration.clone();
@@ -63,11 +91,13 @@ async fn view(app: &App, life: &Life, now: Timestamp) -> Result<NodeView, ApiErr
         uid: life.uid.clone(),
         hostname: registration.hostname,
         ip: registration.ip,
-        state: if life.is_live() {
-            NodeState::Live
-        } else {
-            NodeState::Gone
-        },
+        addresses: life
+            .cluster
+            .as_ref()
+            .map(|cluster| cluster.addresses.clone())
+            .unwrap_or_default(),
+        origin: life.origin(),
+        state: state(life),
         registered_at: life.registered_at,
         gone_at: life.gone_at,
         first_sample: app.store.oldest(&life.uid).await?,
@@ -95,6 +125,9 @@ pub(crate) async fn register(
     let _turn = app.registrations.lock().await;
     retire_silent_namesakes(&app, &uid, &registration, now).await?;
     let (life, new) = if let Some(mut life) = app.store.life(&uid).await? {
+        if life.origin() == Origin::Kubernetes && life.is_live() {
+            return Err(ApiError::registered_by_controller(&uid));
+        }
         let before = life.clone();
         let new = life.register(registration, now);
         if life != before {
@@ -121,6 +154,38 @@ pub(crate) async fn register(
     let location = routes::node(&life.registration.ip);
     let view = view(&app, &life, now).await?;
     Ok((status, [(header::LOCATION, location)], Json(view)).into_response())
+}
+
+/// `PUT /nodes/{uid}/registration`: what a cluster's controller says of a node.
+pub(crate) async fn register_in_cluster(
+    State(app): State<App>,
+    Node(uid): Node,
+    uri: Uri,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let NoQuery {} = query::parse(uri.query())?;
+    let body = body::receive(&app, body).await?;
+    let checked = life::identify_in_cluster(&uid, body::json(&body.bytes)?)?;
+    let now = App::now();
+    let _turn = app.registrations.lock().await;
+    let before = app.store.life(&uid).await?;
+    let (life, new) = if let Some(mut life) = before.clone() {
+        let new = life.register_in_cluster(checked, now);
+        (life, new)
+    } else {
+        (Life::new_in_cluster(uid, checked, now), true)
+    };
+    if before.as_ref() != Some(&life) {
+        app.store.save_life(&life).await?;
+    }
+    if new {
+        tracing::info!(
+            uid = life.uid,
+            name = life.registration.hostname,
+            "the controller registered a node"
+        );
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn retire_silent_namesakes(

@@ -66,6 +66,13 @@ impl Answers {
         }
     }
 
+    /// One of three shapes, as the query says.
+    pub(crate) fn one_of_three<A: JsonSchema, B: JsonSchema, C: JsonSchema>() -> Self {
+        let mut answers = Self::either::<A, B>();
+        answers.schemas.push(schema_of::<C>);
+        answers
+    }
+
     /// `T` about one moment, or an object of them keyed by time.
     pub(crate) fn or_history<T: JsonSchema>() -> Self {
         Self::json::<T>().and_history()

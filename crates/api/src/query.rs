@@ -52,7 +52,8 @@ pub(crate) struct ProcessQuery {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
-    /// `full` answers objects instead of addresses.
+    /// `full` answers objects instead of addresses, `freshness` how old the last sample of each
+    /// live node is.
     view: Option<String>,
     /// `live` (managed now), `gone` (signed off), or `all`. Without it `live`.
     state: Option<String>,
@@ -199,9 +200,25 @@ pub(crate) enum State {
     All,
 }
 
+/// How nodes are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListView {
+    Addresses,
+    Full,
+    Freshness,
+}
+
 impl ListQuery {
-    pub(crate) fn full(&self) -> Result<bool, ApiError> {
-        full(self.view.as_deref())
+    pub(crate) fn view(&self) -> Result<ListView, ApiError> {
+        match self.view.as_deref() {
+            None => Ok(ListView::Addresses),
+            Some("full") => Ok(ListView::Full),
+            Some("freshness") => Ok(ListView::Freshness),
+            Some(_) => Err(ApiError::parameter(
+                "view",
+                "view is full or freshness, or absent",
+            )),
+        }
     }
 
     pub(crate) fn state(&self) -> Result<State, ApiError> {

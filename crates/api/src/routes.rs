@@ -10,8 +10,8 @@ use axum::{Router, middleware};
 use http::Uri;
 use http::request::Parts;
 use nodestats_wire::v1::{
-    Cpu, Disk, Filesystems, Memory, Network, NodeView, Pressure, Process, Processes, Reading,
-    Registration,
+    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, Memory, Network, NodeView, Pressure,
+    Process, Processes, Reading, Registration,
 };
 
 use crate::answer::Detail;
@@ -149,7 +149,11 @@ fn node_routes(table: &mut Table) {
             "The addresses of all nodes; with view=full each life",
         )
         .query::<ListQuery>()
-        .answers(Answers::either::<Vec<String>, Vec<NodeView>>())
+        .answers(Answers::one_of_three::<
+            Vec<String>,
+            Vec<NodeView>,
+            Vec<Freshness>,
+        >())
         .errors(&[503]),
     );
     table.add(
@@ -163,6 +167,18 @@ fn node_routes(table: &mut Table) {
         .body::<Registration>()
         .created::<NodeView>()
         .answers(Answers::json::<NodeView>())
+        .errors(&[408, 409, 413, 422, 503]),
+    );
+    table.add(
+        "/nodes/{node}/registration",
+        put(nodes::register_in_cluster),
+        Operation::put(
+            "register_node_of_cluster",
+            "Registers a cluster's node under its UID; its controller alone does",
+        )
+        .query::<NoQuery>()
+        .body::<ClusterRegistration>()
+        .no_content()
         .errors(&[408, 413, 422, 503]),
     );
     table.add(

@@ -476,10 +476,99 @@ async fn names_lead_to_one_life_or_to_an_error_that_helps() {
 }
 
 /// Requests that bring out each status of each kind of route; the path stands for `{node}`.
+/// What a cluster's controller says of a node.
+fn registration() -> Value {
+    json!({
+        "hostname": "node-1", "ip": "192.168.2.10", "addresses": ["fd00::a"],
+        "kernel": "6.1.0", "agent_version": "0.1.0", "interval_seconds": 10,
+        "retention_seconds": 3600, "deletion_policy": "purge",
+    })
+}
+
+#[tokio::test]
+async fn the_controllers_registration_names_a_node_and_its_freshness_is_one_answer() {
+    let server = Server::new().await;
+    let path = routes::registration("uid-1");
+    let first = server.put(&path, &registration()).await;
+    assert_eq!(
+        first.status,
+        204,
+        "{}",
+        String::from_utf8_lossy(&first.body)
+    );
+    assert_eq!(server.put(&path, &registration()).await.status, 204);
+    server.register("10.0.0.1", "plain", "x").await;
+    assert_eq!(
+        server.get("/nodes").await.json(),
+        json!(["10.0.0.1", "192.168.2.10"])
+    );
+    let freshness = async || server.get("/nodes?view=freshness").await.json();
+    let before = freshness().await;
+    let expected = json!({
+        "uid": "uid-1", "origin": "kubernetes", "state": "live", "registration": registration(),
+    });
+    assert_eq!(before[1], expected);
+    assert_eq!(
+        before[0],
+        json!({ "uid": "x", "origin": "rest", "state": "live" })
+    );
+    // A node whose clock is an hour behind: its samples are fresh all the same.
+    let now = Timestamp::from_system(std::time::SystemTime::now());
+    let clock = now.plus_micros(-3_600_000_000);
+    let frame = Frames::new(clock.plus_micros(-2_000_000)).next_frame();
+    let request = Request::put("/nodes/uid-1")
+        .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
+        .header(routes::SENT_AT_HEADER, clock.to_string());
+    let pushed = server
+        .ask(request.body(frame.into()).expect("a request"))
+        .await;
+    assert_eq!(
+        pushed.status, 422,
+        "older than this node's retention of an hour"
+    );
+    let mut longer = registration();
+    longer["retention_seconds"] = json!(86_400);
+    assert_eq!(server.put(&path, &longer).await.status, 204);
+    let frame = Frames::new(clock.plus_micros(-2_000_000)).next_frame();
+    let request = Request::put("/nodes/uid-1")
+        .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
+        .header(routes::SENT_AT_HEADER, clock.to_string());
+    let pushed = server
+        .ask(request.body(frame.into()).expect("a request"))
+        .await;
+    assert_eq!(pushed.status, 204);
+    let after = freshness().await;
+    let age = after[1]["age_seconds"].as_f64().expect("an age");
+    assert!((2.0..60.0).contains(&age), "{after}");
+    let offset = after[1]["clock_offset_seconds"]
+        .as_f64()
+        .expect("an offset");
+    assert!((-3660.0..=-3600.0).contains(&offset), "{after}");
+    // What the controller registered is found by each of its names.
+    for name in ["uid-1", "node-1", "192.168.2.10", "fd00::a"] {
+        assert_eq!(
+            server.get(&format!("/nodes/{name}")).await.status,
+            200,
+            "{name}"
+        );
+    }
+    assert_eq!(server.call("DELETE", "/nodes/uid-1", "").await.status, 204);
+    let left = freshness().await;
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    assert_eq!(
+        server
+            .put(&path, &json!({ "hostname": "node-1" }))
+            .await
+            .status,
+        422
+    );
+}
+
 async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
     let fill = |node: &str| path.replace("{node}", node).replace("{pid}", "7");
     let sample = full_sample().to_string();
     let body = match (method, path) {
+        ("PUT", "/nodes/{node}/registration") => registration().to_string(),
         ("PUT", _) => sample,
         ("POST", _) => json!({ "ip": "10.0.0.7", "hostname": "seven" }).to_string(),
         _ => String::new(),
@@ -517,6 +606,18 @@ async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
             .await
             .status,
     );
+    if method == "POST" {
+        // A node that a cluster's controller speaks for.
+        let path = routes::registration("in-cluster");
+        server.put(&path, &registration()).await;
+        let own = json!({ "ip": "10.0.0.7", "hostname": "seven", "uid": "in-cluster" });
+        seen.insert(
+            server
+                .call(method, &fill("known"), own.to_string())
+                .await
+                .status,
+        );
+    }
     if path.contains("{node}") {
         seen.insert(
             server
@@ -575,7 +676,11 @@ async fn every_route_and_every_status_in_the_description_is_real() {
                 .call(
                     &method.to_uppercase(),
                     &path.replace("{node}", "known").replace("{pid}", "7"),
-                    json!({ "ip": "10.0.0.8", "hostname": "eight" }).to_string(),
+                    if path.ends_with("/registration") {
+                        registration().to_string()
+                    } else {
+                        json!({ "ip": "10.0.0.8", "hostname": "eight" }).to_string()
+                    },
                 )
                 .await;
             seen.insert(gone.status);

@@ -6,6 +6,7 @@
 pub mod frame;
 pub mod life;
 pub mod rates;
+pub mod redact;
 pub mod sample;
 pub mod stored;
 

@@ -6,12 +6,15 @@
 use std::net::IpAddr;
 
 use nodestats_wire::Timestamp;
-use nodestats_wire::v1::Registration;
+use nodestats_wire::v1::{ClusterRegistration, Origin, Registration};
 use serde::{Deserialize, Serialize};
 
 /// Most namings that a life remembers; the oldest are forgotten first. A host whose address
 /// changes daily keeps two months of them.
 const NAMINGS_LIMIT: usize = 64;
+
+/// Most further addresses of a node: two families, and some interfaces.
+const ADDRESSES_LIMIT: usize = 32;
 
 /// One node from its first registration until its history is purged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct Life {
     pub uid: String,
     /// What it last said of itself, its present name and address among it.
     pub registration: Registration,
+    /// What a cluster's controller last said of it; `None` for nodes outside clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterRegistration>,
     /// When it first registered.
     pub registered_at: Timestamp,
     /// When it signed off; `None` while it is live.
@@ -35,6 +41,9 @@ pub struct Naming {
     pub hostname: String,
     /// Address.
     pub ip: String,
+    /// Further addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
     /// From when on.
     pub from: Timestamp,
     /// Until when; `None` while it still has them.
@@ -53,6 +62,9 @@ pub enum RegistrationError {
     /// The identity is empty, too long, or has characters that no UID has.
     #[error("{0:?} is not an identity: 1 to 128 letters, digits, '-', '_', '.' and ':'")]
     Uid(String),
+    /// More addresses than any node has.
+    #[error("more than {ADDRESSES_LIMIT} further addresses")]
+    Addresses,
     /// A text is longer than any fact about a host.
     #[error("{0} is longer than 256 characters")]
     TooLong(&'static str),
@@ -63,6 +75,7 @@ impl RegistrationError {
     pub fn field(&self) -> &'static str {
         match self {
             Self::Address(_) => "ip",
+            Self::Addresses => "addresses",
             Self::Hostname(_) => "hostname",
             Self::Uid(_) => "uid",
             Self::TooLong(field) => field,
@@ -76,12 +89,7 @@ pub fn identify(
     mut registration: Registration,
 ) -> Result<(String, Registration), RegistrationError> {
     let shown = |text: &str| text.chars().take(40).collect::<String>();
-    let address: IpAddr = registration
-        .ip
-        .trim()
-        .parse()
-        .map_err(|_| RegistrationError::Address(shown(&registration.ip)))?;
-    registration.ip = address.to_string();
+    registration.ip = canonical_address(&registration.ip)?;
     let name_chars = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let hostname = &registration.hostname;
     if hostname.is_empty() || hostname.len() > 253 || !hostname.chars().all(name_chars) {
@@ -112,6 +120,48 @@ pub fn identify(
     Ok((uid, registration))
 }
 
+/// Checks what a controller says of the node `uid`.
+pub fn identify_in_cluster(
+    uid: &str,
+    mut cluster: ClusterRegistration,
+) -> Result<(Registration, ClusterRegistration), RegistrationError> {
+    let registration = Registration {
+        ip: cluster.ip,
+        hostname: cluster.hostname,
+        uid: Some(uid.to_owned()),
+        kernel: cluster.kernel,
+        os: cluster.os,
+        architecture: cluster.architecture,
+        agent_version: cluster.agent_version,
+        interval_seconds: Some(cluster.interval_seconds),
+    };
+    let (_, registration) = identify(registration)?;
+    if cluster.addresses.len() > ADDRESSES_LIMIT {
+        return Err(RegistrationError::Addresses);
+    }
+    let further = cluster.addresses.iter().map(|ip| canonical_address(ip));
+    let further = further.collect::<Result<Vec<_>, _>>()?;
+    let known = registration.clone();
+    cluster = ClusterRegistration {
+        hostname: known.hostname,
+        ip: known.ip,
+        addresses: further,
+        kernel: known.kernel,
+        os: known.os,
+        architecture: known.architecture,
+        agent_version: known.agent_version,
+        ..cluster
+    };
+    Ok((registration, cluster))
+}
+
+/// One address has many spellings, and histories know one.
+fn canonical_address(text: &str) -> Result<String, RegistrationError> {
+    let shown = || RegistrationError::Address(text.chars().take(40).collect());
+    let address: IpAddr = text.trim().parse().map_err(|_| shown())?;
+    Ok(address.to_string())
+}
+
 /// The identity of who sends none: version 8 UUID (RFC 9562) of host name and address.
 fn derived_uid(hostname: &str, ip: &str) -> String {
     // FNV-1a over 128 bits: a name for a pair of public texts, no secret and no checksum.
@@ -130,6 +180,7 @@ impl Life {
         let mut life = Self {
             uid,
             registration,
+            cluster: None,
             registered_at: now,
             gone_at: Some(now),
             namings: Vec::new(),
@@ -138,13 +189,62 @@ impl Life {
         life
     }
 
-    /// Takes a registration, and says whether the node was not live before.
+    /// A life that begins in a cluster.
+    pub fn new_in_cluster(
+        uid: String,
+        (registration, cluster): (Registration, ClusterRegistration),
+        now: Timestamp,
+    ) -> Self {
+        let mut life = Self {
+            uid,
+            registration: registration.clone(),
+            cluster: None,
+            registered_at: now,
+            gone_at: Some(now),
+            namings: Vec::new(),
+        };
+        life.register_in_cluster((registration, cluster), now);
+        life
+    }
+
+    /// Takes a node's own registration, and says whether the node was not live before.
     pub fn register(&mut self, registration: Registration, now: Timestamp) -> bool {
+        self.cluster = None;
+        self.take_registration(registration, &[], now)
+    }
+
+    /// Takes the registration by a cluster's controller, and says whether the node was not live
+    /// before.
+    pub fn register_in_cluster(
+        &mut self,
+        (registration, cluster): (Registration, ClusterRegistration),
+        now: Timestamp,
+    ) -> bool {
+        let new = self.take_registration(registration, &cluster.addresses, now);
+        self.cluster = Some(cluster);
+        new
+    }
+
+    /// Who registered it.
+    pub fn origin(&self) -> Origin {
+        match self.cluster {
+            Some(_) => Origin::Kubernetes,
+            None => Origin::Rest,
+        }
+    }
+
+    fn take_registration(
+        &mut self,
+        registration: Registration,
+        addresses: &[String],
+        now: Timestamp,
+    ) -> bool {
         let was_gone = self.gone_at.take().is_some();
         let same = self.namings.last().is_some_and(|last| {
             last.until.is_none()
                 && last.hostname == registration.hostname
                 && last.ip == registration.ip
+                && last.addresses == addresses
         });
         if !same {
             self.close_naming(now);
@@ -152,6 +252,7 @@ impl Life {
             self.namings.push(Naming {
                 hostname,
                 ip,
+                addresses: addresses.to_vec(),
                 from: now,
                 until: None,
             });
@@ -190,7 +291,9 @@ impl Life {
 
 impl Naming {
     fn is(&self, name: &str) -> bool {
-        self.hostname.eq_ignore_ascii_case(name) || self.ip == name
+        self.hostname.eq_ignore_ascii_case(name)
+            || self.ip == name
+            || self.addresses.iter().any(|address| address == name)
     }
 
     fn overlaps(&self, from: Timestamp, to: Timestamp) -> bool {
@@ -457,6 +560,33 @@ mod tests {
         assert!(node.register(registration("a", "10.0.0.1"), at(130)));
         assert!(node.is_live());
         assert_eq!(node.namings.len(), 2);
+    }
+
+    #[test]
+    fn a_cluster_s_node_answers_to_all_its_addresses() {
+        let said = |addresses: &[&str]| ClusterRegistration {
+            hostname: "node-1".to_owned(),
+            ip: "10.0.0.1".to_owned(),
+            addresses: addresses.iter().map(|ip| (*ip).to_owned()).collect(),
+            kernel: None,
+            os: None,
+            architecture: None,
+            agent_version: None,
+            interval_seconds: 10,
+            retention_seconds: 3600,
+            deletion_policy: nodestats_wire::v1::DeletionPolicy::Retain,
+        };
+        let checked = identify_in_cluster("x", said(&["fd00:0::1"])).expect("valid");
+        let mut life = Life::new_in_cluster("x".to_owned(), checked, at(100));
+        assert_eq!(life.origin(), Origin::Kubernetes);
+        let found =
+            |life: &Life, name| resolve(std::slice::from_ref(life), name, When::Now).is_ok();
+        assert!(found(&life, "fd00::1") && found(&life, "10.0.0.1") && found(&life, "node-1"));
+        let moved = identify_in_cluster("x", said(&["fd00::2"])).expect("valid");
+        assert!(!life.register_in_cluster(moved, at(200)));
+        assert!(!found(&life, "fd00::1") && found(&life, "fd00::2"));
+        assert!(identify_in_cluster("x", said(&["nonsense"])).is_err());
+        assert!(identify_in_cluster("a b", said(&[])).is_err());
     }
 
     #[test]

@@ -11,15 +11,18 @@ mod memory;
 mod registry;
 mod retention;
 mod samples;
+mod seen;
 mod writer;
 
 use std::time::Duration;
 
+use nodestats_core::Life;
 use nodestats_wire::Timestamp;
 
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use samples::{NewSample, Order, SampleKey};
+pub use seen::Seen;
 
 use crate::database::Database;
 use crate::directory::Directory;
@@ -117,9 +120,14 @@ impl Store {
         })
     }
 
-    /// The oldest time that a sample may have at `now`.
-    pub fn horizon(&self, now: Timestamp) -> Timestamp {
-        let micros = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
+    /// The oldest time that a sample of this node may have at `now`: by its own retention where
+    /// its cluster says one, else by the store's.
+    pub fn horizon(&self, life: &Life, now: Timestamp) -> Timestamp {
+        let own = life.cluster.as_ref();
+        let retention = own.map_or(self.retention, |own| {
+            Duration::from_secs(own.retention_seconds)
+        });
+        let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
         now.plus_micros(-micros)
     }
 

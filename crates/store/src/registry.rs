@@ -4,6 +4,7 @@ use nodestats_core::Life;
 use surrealdb::types::{SurrealValue, Value};
 
 use crate::database::{bind, node_record};
+use crate::seen::seen_record;
 use crate::{Error, Store};
 
 impl Store {
@@ -49,8 +50,8 @@ impl Store {
             .await?;
         self.database
             .query(
-                "DELETE $node RETURN NONE",
-                bind([("node", node_record(uid))]),
+                "DELETE $node RETURN NONE; DELETE $seen RETURN NONE",
+                bind([("node", node_record(uid)), ("seen", seen_record(uid))]),
             )
             .await
             .map(drop)

@@ -14,8 +14,8 @@ impl Store {
     /// Deletes what is older than the retention, and the lives that are gone and have no sample
     /// left. Returns when it is done; reads and writes go on meanwhile.
     pub async fn retain(&self, now: Timestamp) -> Result<(), Error> {
-        let horizon = self.horizon(now);
         for life in self.lives().await? {
+            let horizon = self.horizon(&life, now);
             self.delete_before(&life.uid, horizon).await?;
             let gone_long_ago = life.gone_at.is_some_and(|gone_at| gone_at < horizon);
             if gone_long_ago && self.oldest(&life.uid).await?.is_none() {

@@ -9,7 +9,7 @@ use nodestats_wire::v1::Reading;
 use surrealdb::types::{Array, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value};
 
 use crate::database::bind;
-use crate::{Error, Store};
+use crate::{Error, Seen, Store};
 
 /// Second part of each key: rows as they were pushed. Later kinds (blocks, rollups) sort after.
 const RAW: i64 = 0;
@@ -51,6 +51,11 @@ impl NewSample {
             },
             payload: stored::from_frame(frame),
         }
+    }
+
+    /// When it was taken, by its node's clock.
+    pub fn time(&self) -> Timestamp {
+        self.key.time
     }
 
     /// From a third party's reading; its `time` is set to `time`.
@@ -116,9 +121,15 @@ pub(crate) fn time_range(uid: &str, from: Timestamp, until: Timestamp) -> Value 
 
 impl Store {
     /// Keeps samples of one node, all or none; returns when they are synced to disk. One that is
-    /// there already (the same push, or a reading of the same time) is replaced.
-    pub async fn append(&self, uid: &str, samples: Vec<NewSample>) -> Result<(), Error> {
-        self.writer.write(uid, samples).await
+    /// there already (the same push, or a reading of the same time) is replaced. `seen` is what
+    /// they say of the node's freshness.
+    pub async fn append(
+        &self,
+        uid: &str,
+        samples: Vec<NewSample>,
+        seen: Seen,
+    ) -> Result<(), Error> {
+        self.writer.write(uid, samples, seen).await
     }
 
     /// At most `limit` stored samples of a node from `from` to `to`, both included, beyond

@@ -65,14 +65,27 @@ async fn times(store: &Store, uid: &str, range: (Timestamp, Timestamp), order: O
     rows.iter().map(time).collect()
 }
 
+const HEARD: Seen = Seen {
+    last_sample: Timestamp::MIN,
+    fresh_at: Timestamp::MIN,
+    clock_offset_micros: None,
+};
+
 #[tokio::test]
 async fn a_range_holds_both_its_ends_in_either_order() {
     let store = in_memory().await;
     store
-        .append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect())
+        .append(
+            "a",
+            (0..5).map(|n| pushed(n * 10, n as u64)).collect(),
+            HEARD,
+        )
         .await
         .expect("kept");
-    store.append("b", vec![pushed(20, 9)]).await.expect("kept");
+    store
+        .append("b", vec![pushed(20, 9)], HEARD)
+        .await
+        .expect("kept");
     let range = (at(10), at(30));
     assert_eq!(
         times(&store, "a", range, Order::Ascending).await,
@@ -93,7 +106,11 @@ async fn a_page_goes_on_where_the_last_one_ended() {
     let store = in_memory().await;
     // Two samples of the same time: an agent's and a third party's.
     store
-        .append("a", vec![pushed(10, 1), reading(10, 1.0), pushed(20, 2)])
+        .append(
+            "a",
+            vec![pushed(10, 1), reading(10, 1.0), pushed(20, 2)],
+            HEARD,
+        )
         .await
         .expect("kept");
     for (order, expected) in [
@@ -119,7 +136,11 @@ async fn a_page_goes_on_where_the_last_one_ended() {
 async fn the_nth_time_of_a_range_is_found_by_keys() {
     let store = in_memory().await;
     store
-        .append("a", (0..5).map(|n| pushed(n * 10, n as u64)).collect())
+        .append(
+            "a",
+            (0..5).map(|n| pushed(n * 10, n as u64)).collect(),
+            HEARD,
+        )
         .await
         .expect("kept");
     let nth = |n| store.nth_time("a", (at(10), at(30)), n);
@@ -133,16 +154,16 @@ async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
     let store = in_memory().await;
     for _ in 0..2 {
         store
-            .append("a", vec![pushed(10, 1), pushed(10, 1)])
+            .append("a", vec![pushed(10, 1), pushed(10, 1)], HEARD)
             .await
             .expect("kept");
     }
     store
-        .append("a", vec![reading(20, 1.0)])
+        .append("a", vec![reading(20, 1.0)], HEARD)
         .await
         .expect("kept");
     store
-        .append("a", vec![reading(20, 1.5), reading(20, 2.0)])
+        .append("a", vec![reading(20, 1.5), reading(20, 2.0)], HEARD)
         .await
         .expect("kept");
     assert_eq!(store.count("a").await.expect("counted"), 2);
@@ -161,7 +182,7 @@ async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
     let store = in_memory().await;
     let samples = [10, 1000, 1999, 2000, 2500, 90_000];
     store
-        .append("a", samples.map(|time| pushed(time, 0)).to_vec())
+        .append("a", samples.map(|time| pushed(time, 0)).to_vec(), HEARD)
         .await
         .expect("kept");
     store.retain(at(3000)).await.expect("done");
@@ -181,7 +202,10 @@ async fn a_node_that_is_gone_is_forgotten_with_its_last_sample() {
     let mut node = life("a");
     node.retire(at(100));
     store.save_life(&node).await.expect("saved");
-    store.append("a", vec![pushed(90, 0)]).await.expect("kept");
+    store
+        .append("a", vec![pushed(90, 0)], HEARD)
+        .await
+        .expect("kept");
     store.retain(at(1050)).await.expect("done");
     assert_eq!(store.lives().await.expect("read").len(), 1);
     store.retain(at(1200)).await.expect("done");
@@ -194,7 +218,7 @@ async fn a_purge_takes_one_life_with_its_history() {
     for uid in ["a", "b"] {
         store.save_life(&life(uid)).await.expect("saved");
         store
-            .append(uid, vec![pushed(10, 0), pushed(50_000, 1)])
+            .append(uid, vec![pushed(10, 0), pushed(50_000, 1)], HEARD)
             .await
             .expect("kept");
     }
@@ -210,10 +234,13 @@ async fn a_folder_keeps_everything_over_a_restart() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let store = in_folder(folder.path()).await;
     store.save_life(&life("a")).await.expect("saved");
-    store.append("a", vec![pushed(10, 1)]).await.expect("kept");
+    store
+        .append("a", vec![pushed(10, 1)], HEARD)
+        .await
+        .expect("kept");
     store.close().await;
     assert!(matches!(
-        store.append("a", vec![pushed(20, 2)]).await,
+        store.append("a", vec![pushed(20, 2)], HEARD).await,
         Err(Error::Closing)
     ));
     drop(store);
@@ -251,7 +278,7 @@ async fn many_writers_share_transactions_and_lose_nothing() {
         tokio::spawn(async move {
             for n in 0..10 {
                 store
-                    .append(&format!("node-{node}"), vec![pushed(n, n as u64)])
+                    .append(&format!("node-{node}"), vec![pushed(n, n as u64)], HEARD)
                     .await
                     .expect("kept");
             }
@@ -275,4 +302,29 @@ fn life(uid: &str) -> Life {
         ..Registration::new("10.0.0.1", format!("host-{uid}"))
     };
     Life::new(uid.into(), registration, at(5))
+}
+
+#[tokio::test]
+async fn what_was_heard_of_a_node_is_never_set_back() {
+    let store = in_memory().await;
+    let seen = |last, fresh, offset| Seen {
+        last_sample: at(last),
+        fresh_at: at(fresh),
+        clock_offset_micros: offset,
+    };
+    let keep = async |n, seen| {
+        store
+            .append("a", vec![pushed(n, n as u64)], seen)
+            .await
+            .expect("kept")
+    };
+    keep(10, seen(10, 12, None)).await;
+    assert_eq!(store.seen().await.expect("read")["a"], seen(10, 12, None));
+    keep(20, seen(20, 22, Some(-7))).await;
+    // A push of the past, as another replica may write it.
+    keep(5, seen(5, 8, None)).await;
+    let all = store.seen().await.expect("read");
+    assert_eq!((all.len(), all["a"]), (1, seen(20, 22, Some(-7))));
+    store.purge("a").await.expect("purged");
+    assert!(store.seen().await.expect("read").is_empty());
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::Error;
 use crate::database::{self, Database, bind};
 use crate::samples::NewSample;
+use crate::seen::{self, Seen};
 
 /// Most rows of a transaction: the cost of a row no longer falls beyond a few hundred.
 const BATCH_ROWS: usize = 500;
@@ -22,6 +23,7 @@ const QUEUE: usize = 64;
 struct Job {
     uid: String,
     samples: Vec<NewSample>,
+    seen: Seen,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -50,7 +52,12 @@ impl Writer {
         }
     }
 
-    pub(crate) async fn write(&self, uid: &str, samples: Vec<NewSample>) -> Result<(), Error> {
+    pub(crate) async fn write(
+        &self,
+        uid: &str,
+        samples: Vec<NewSample>,
+        seen: Seen,
+    ) -> Result<(), Error> {
         if samples.is_empty() {
             return Ok(());
         }
@@ -58,6 +65,7 @@ impl Writer {
         let job = Job {
             uid: uid.to_owned(),
             samples,
+            seen,
             done,
         };
         self.queue.send(job).await.map_err(|_| Error::Closing)?;
@@ -100,8 +108,7 @@ async fn run(database: Database, mut jobs: mpsc::Receiver<Job>, stop: Arc<tokio:
 }
 
 async fn write_batch(database: &Database, batch: Vec<Job>) {
-    let rows = batch.iter().flat_map(job_rows).collect();
-    match insert(database, rows).await {
+    match insert(database, &batch).await {
         Ok(()) => {
             for job in batch {
                 let _ = job.done.send(Ok(()));
@@ -111,7 +118,7 @@ async fn write_batch(database: &Database, batch: Vec<Job>) {
         Err(error) if batch.len() > 1 => {
             tracing::debug!(%error, pushes = batch.len(), "a batch failed; writing its pushes alone");
             for job in batch {
-                let result = insert(database, job_rows(&job)).await;
+                let result = insert(database, std::slice::from_ref(&job)).await;
                 let _ = job.done.send(result.map_err(Error::Unavailable));
             }
         }
@@ -127,8 +134,8 @@ async fn write_batch(database: &Database, batch: Vec<Job>) {
     }
 }
 
-fn job_rows(job: &Job) -> BTreeMap<Vec<u8>, Value> {
-    let row = |sample: &NewSample| {
+fn job_rows(job: &Job) -> impl Iterator<Item = (Vec<u8>, Value)> {
+    job.samples.iter().map(|sample| {
         let key = sample.key.record(&job.uid);
         // Within one statement the last of the same key counts.
         let order = format!("{key:?}").into_bytes();
@@ -140,18 +147,34 @@ fn job_rows(job: &Job) -> BTreeMap<Vec<u8>, Value> {
             ),
         ]);
         (order, object.into_value())
-    };
-    job.samples.iter().map(row).collect()
+    })
 }
 
-async fn insert(
-    database: &Database,
-    rows: BTreeMap<Vec<u8>, Value>,
-) -> Result<(), database::Error> {
-    let rows = Value::Array(Array::from(rows.into_values().collect::<Vec<_>>()));
-    let statement = "INSERT INTO sample $rows ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE";
-    database
-        .query(statement, bind([("rows", rows)]))
-        .await
-        .map(drop)
+/// What was heard of each node, one row each.
+fn seen_rows(batch: &[Job]) -> Vec<Value> {
+    let mut nodes: BTreeMap<&str, Seen> = BTreeMap::new();
+    for job in batch {
+        nodes
+            .entry(&job.uid)
+            .and_modify(|seen| *seen = seen.merge(job.seen))
+            .or_insert(job.seen);
+    }
+    nodes.into_iter().map(|(uid, seen)| seen.row(uid)).collect()
+}
+
+/// Writes all of a batch in one transaction.
+async fn insert(database: &Database, batch: &[Job]) -> Result<(), database::Error> {
+    let rows: BTreeMap<Vec<u8>, Value> = batch.iter().flat_map(job_rows).collect();
+    let array = |rows: Vec<Value>| Value::Array(Array::from(rows));
+    let statements = format!(
+        "BEGIN; \
+         INSERT INTO sample $rows ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
+         {}; COMMIT",
+        seen::UPSERT
+    );
+    let variables = bind([
+        ("rows", array(rows.into_values().collect())),
+        ("seen", array(seen_rows(batch))),
+    ]);
+    database.query(&statements, variables).await.map(drop)
 }

@@ -1,12 +1,13 @@
 //! The one typed HTTP client: agent, plugin and tests ask through it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::{Method, StatusCode, Url, header};
 
+use crate::Timestamp;
 use crate::problem::Problem;
 use crate::routes;
-use crate::v1::{Reading, Registration};
+use crate::v1::{ClusterRegistration, Freshness, Reading, Registration};
 
 /// Why a request had no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,10 @@ impl Client {
         let request = self
             .request(Method::PUT, &routes::node(node))
             .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
+            .header(
+                routes::SENT_AT_HEADER,
+                Timestamp::from_system(SystemTime::now()).to_string(),
+            )
             .body(frames);
         self.send(request).await.map(drop)
     }
@@ -133,6 +138,38 @@ impl Client {
         self.send(self.request(Method::DELETE, &routes::node(node)))
             .await
             .map(drop)
+    }
+
+    /// Removes a node and its history.
+    pub async fn purge(&self, node: &str) -> Result<(), Error> {
+        let path = format!("{}?purge=true", routes::node(node));
+        self.send(self.request(Method::DELETE, &path))
+            .await
+            .map(drop)
+    }
+
+    /// Registers a cluster's node under its UID.
+    pub async fn register_in_cluster(
+        &self,
+        uid: &str,
+        registration: &ClusterRegistration,
+    ) -> Result<(), Error> {
+        let body = serde_json::to_vec(registration).expect("a registration is plain data");
+        let request = self
+            .request(Method::PUT, &routes::registration(uid))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body);
+        self.send(request).await.map(drop)
+    }
+
+    /// How fresh each node is that is managed now, in one request.
+    pub async fn freshness(&self) -> Result<Vec<Freshness>, Error> {
+        let query = [("view", "freshness".to_owned())];
+        let body = self.get(routes::NODES, &query).await?;
+        serde_json::from_slice(&body).map_err(|_| Error::Foreign {
+            server: self.base.to_string(),
+            status: StatusCode::OK,
+        })
     }
 
     /// Asks for `path` and returns the body as the server sent it.

@@ -20,6 +20,9 @@ pub const PAGE: &str = "/";
 pub const FRAMES_MEDIA_TYPE: &str = "application/vnd.nodestats.frames";
 /// Media type of errors (RFC 9457).
 pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+/// Request header of a push: the sender's clock when it sent it (RFC 3339), by which the server
+/// knows how far that clock is off.
+pub const SENT_AT_HEADER: &str = "nodestats-sent-at";
 /// Response header: when the sample behind an answer about now was taken (RFC 3339).
 pub const SAMPLE_TIME_HEADER: &str = "nodestats-sample-time";
 /// Response header: which level of history answers from when to when.
@@ -35,6 +38,11 @@ const _: () = assert!(CLIENT_KEEP_ALIVE.as_secs() + 10 < SERVER_KEEP_ALIVE.as_se
 /// The path of one node, `name` being a UID, a host name or an address.
 pub fn node(name: &str) -> String {
     format!("{NODES}/{}", escape_segment(name))
+}
+
+/// The path of a node's registration by a cluster's controller.
+pub fn registration(uid: &str) -> String {
+    format!("{}/registration", node(uid))
 }
 
 /// Percent-encodes what may not stand in one path segment (RFC 3986 section 3.3).

@@ -11,5 +11,8 @@ pub use host::{
     Cpu, CpuCore, CpuModes, Disk, DiskDevice, Filesystem, Filesystems, Memory, Network,
     NetworkInterface, Pressure, PressureLine, PressureResource,
 };
-pub use node::{CollectorReport, NodeState, NodeView, Reading, Registration};
+pub use node::{
+    ClusterRegistration, CollectorReport, DeletionPolicy, Freshness, NodeState, NodeView, Origin,
+    Reading, Registration,
+};
 pub use process::{Process, Processes};

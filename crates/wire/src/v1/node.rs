@@ -52,6 +52,87 @@ impl Registration {
     }
 }
 
+/// The body of `PUT /nodes/{uid}/registration`: what a cluster's controller says of a node. Names
+/// and addresses are those of the Node object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterRegistration {
+    /// The node's name in the cluster.
+    pub hostname: String,
+    /// The address that people know the node by, IPv4 or IPv6.
+    pub ip: String,
+    /// Further addresses that the node answers to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Kernel release, such as `6.1.0-18-amd64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Operating system, such as `Debian GNU/Linux 12 (bookworm)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+    /// Machine type as Kubernetes calls it, such as `amd64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+    /// Time between two samples, in seconds.
+    pub interval_seconds: u32,
+    /// How long samples are kept, by their own time, in seconds.
+    pub retention_seconds: u64,
+    /// What the controller does when the node is deleted.
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// What becomes of the history of a node that is deleted from its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeletionPolicy {
+    /// It stays until its retention ends.
+    #[default]
+    Retain,
+    /// It goes with the node.
+    Purge,
+}
+
+/// Who registered a node, and so who may retire it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The node itself, or a third party, by `POST /nodes`.
+    #[default]
+    Rest,
+    /// A cluster's controller.
+    Kubernetes,
+}
+
+/// How fresh one node is, as `GET /nodes?view=freshness` lists it for all nodes at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Freshness {
+    /// The identity that history is kept under.
+    pub uid: String,
+    /// Who registered it.
+    pub origin: Origin,
+    /// Whether it is managed now.
+    pub state: NodeState,
+    /// When it was retired; absent while it is live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_at: Option<Timestamp>,
+    /// What the controller last registered; absent for other origins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration: Option<ClusterRegistration>,
+    /// Time of the newest sample by the node's own clock; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sample: Option<Timestamp>,
+    /// Age of the newest sample in seconds, whatever the node's clock says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+    /// How far the node's clock is ahead of the server's, in seconds, at the last push; absent
+    /// where no push said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset_seconds: Option<f64>,
+}
+
 /// Whether a node is managed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -71,6 +152,11 @@ pub struct NodeView {
     pub hostname: String,
     /// Address.
     pub ip: String,
+    /// Further addresses that it answers to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Who registered it.
+    pub origin: Origin,
     /// Whether it is managed now.
     pub state: NodeState,
     /// When it first registered.
