@@ -113,13 +113,14 @@ fn clippy() -> anyhow::Result<()> {
     process::run(process::cargo().args(arguments))
 }
 
-/// `cargo xtask generate`: the description of the API.
+/// `cargo xtask generate`: the description of the API, and the definition of the resource.
 pub(crate) fn generate(check: bool) -> anyhow::Result<()> {
     let mut command = process::cargo();
     // The whole workspace: one package alone would have fewer features of its dependencies, which
     // builds SurrealDB a second time.
-    let arguments = ["test", "--quiet", "--workspace", "--test", "router"];
-    command.args(arguments).arg("golden");
+    command.args(["test", "--quiet", "--workspace"]);
+    command.args(["--test", "router", "--test", "golden_crd"]);
+    command.arg("golden");
     if !check {
         command.env("NODESTATS_GENERATE", "1");
     }

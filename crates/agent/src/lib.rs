@@ -1,16 +1,21 @@
 //! The agent: registers its node, samples it on a steady schedule, buffers, and pushes.
 //!
 //! Sampling and pushing are two loops with a bounded queue between them, so a slow or absent
-//! server never shifts a sample. Writes no node but its own.
+//! server never shifts a sample. In a cluster a third loop keeps the node's `MonitoredNode`. Writes
+//! no node but its own.
 
 mod address;
 mod backoff;
 mod identity;
+mod kubernetes;
+mod metrics;
+mod pressure;
 mod push;
 mod queue;
 mod sampler;
+mod settings;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,18 +25,24 @@ use nodestats_collect::{HostFacts, HostRoot, Reader};
 use nodestats_wire::client::Client;
 use nodestats_wire::time::parse_span;
 use nodestats_wire::v1::Registration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::push::Pusher;
+pub use kubernetes::Membership;
+
+use crate::metrics::Metrics;
+use crate::push::{Joining, Pusher};
 use crate::queue::SharedQueue;
 use crate::sampler::Sampler;
+use crate::settings::Settings;
 
 /// What an agent is told.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The server's URL.
     pub server: String,
-    /// Time between two samples.
+    /// Time between two samples; in a cluster until the node's spec is known.
     pub interval: Duration,
     /// The node's address; by default the one that the route to the server uses.
     pub node_ip: Option<IpAddr>,
@@ -43,6 +54,10 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Bytes of samples that wait while the server is away.
     pub buffer_bytes: usize,
+    /// Which node of a cluster this is; `None` outside of clusters.
+    pub membership: Option<Membership>,
+    /// Address of `/healthz`, `/readyz` and `/metrics`; none by default.
+    pub admin: Option<SocketAddr>,
 }
 
 /// Reads the time between two samples, such as `10s`: from 200 ms, below which a pass over many
@@ -60,30 +75,83 @@ pub fn parse_interval(text: &str) -> Result<Duration, String> {
 /// How long one request to the server may take.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs until `stop`, then pushes what is left and signs the node off.
+/// Runs until `stop`, then pushes what is left and says good-bye.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let client = Client::new(&config.server, REQUEST_PATIENCE)?;
-    let identity = identity::Identity::open(
-        &config.state_dir,
-        config.node_ip,
-        config.hostname.as_deref(),
-    )?;
     let root = HostRoot::new(&config.host_root);
     let reader = Reader::open(&root)?;
-    let registration = registration(&config, &client, &identity, &root).await?;
+    let queue = Arc::new(SharedQueue::new(config.buffer_bytes));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&queue)));
+    let (settings_tx, settings) = watch::channel(Settings::new(config.interval));
+    let (observed_tx, observed) = watch::channel(None);
+    let sampler = Sampler::new(reader, settings, observed_tx, Arc::clone(&queue));
+    let admin = admin(config.admin, &metrics, &stop).await?;
+    let Some(membership) = config.membership.clone() else {
+        let identity = identity::Identity::open(
+            &config.state_dir,
+            config.node_ip,
+            config.hostname.as_deref(),
+        )?;
+        let registration = registration(&config, &client, &identity, &root).await?;
+        tracing::info!(
+            uid = identity.uid(),
+            ip = registration.ip,
+            hostname = registration.hostname,
+            server = config.server,
+            "the agent starts",
+        );
+        let joining = Joining::ByItself(registration);
+        let pusher = Pusher::new(client, joining, identity.uid().to_owned(), queue, metrics);
+        // Both end with `stop` only; the pusher ends last, when the queue is empty or time is up.
+        let (outcome, (), ()) = tokio::join!(sampler.run(stop.clone()), pusher.run(stop), admin);
+        return outcome.context("the host cannot be sampled");
+    };
+    metrics.must_join();
+    let claims = membership.claims()?;
     tracing::info!(
-        uid = identity.uid(),
-        ip = registration.ip,
-        hostname = registration.hostname,
+        uid = claims.node_uid,
+        node = membership.node_name,
         server = config.server,
         "the agent starts",
     );
-    let queue = Arc::new(SharedQueue::new(config.buffer_bytes));
-    let sampler = Sampler::new(reader, config.interval, Arc::clone(&queue));
-    let pusher = Pusher::new(client, registration, identity.uid().to_owned(), queue);
-    // Both end with `stop` only; the pusher ends last, when the queue is empty or time is up.
-    let (outcome, ()) = tokio::join!(sampler.run(stop.clone()), pusher.run(stop));
+    let pusher = Pusher::new(
+        client,
+        Joining::ByController,
+        claims.node_uid.clone(),
+        queue,
+        Arc::clone(&metrics),
+    );
+    let facts = HostFacts::read(&root);
+    let member = kubernetes::Member::new(membership, claims, facts, settings_tx, observed, metrics);
+    let (outcome, (), (), ()) = tokio::join!(
+        sampler.run(stop.clone()),
+        pusher.run(stop.clone()),
+        member.run(stop),
+        admin,
+    );
     outcome.context("the host cannot be sampled")
+}
+
+/// The listener for whoever operates this agent, where one is wanted.
+async fn admin(
+    address: Option<SocketAddr>,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let listener = match address {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}"))?,
+        ),
+        None => None,
+    };
+    let (metrics, stop) = (Arc::clone(metrics), stop.clone());
+    Ok(async move {
+        if let Some(listener) = listener {
+            nodestats_runtime::admin::serve(listener, metrics, stop).await;
+        }
+    })
 }
 
 async fn registration(

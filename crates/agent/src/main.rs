@@ -1,12 +1,13 @@
 //! The program `nodestats-agent`: arguments, and the loop of the library.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Parser;
-use nodestats_agent::Config;
+use nodestats_agent::{Config, Membership};
 use nodestats_runtime::{Supervisor, directories, limits, logs};
 
 /// Samples this host and pushes what it sees to a nodestats server.
@@ -59,6 +60,61 @@ struct Arguments {
         default_value_t = 16
     )]
     buffer_mib: u16,
+
+    /// Keep the MonitoredNode of the Kubernetes node that this runs on; its spec says how the node
+    /// is sampled [default: in a pod that is told its node's name].
+    #[arg(long, env = "NODESTATS_KUBERNETES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    kubernetes: Option<bool>,
+
+    /// In a cluster: the Node's name (`spec.nodeName`).
+    #[arg(long, env = "NODESTATS_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+
+    /// In a cluster: the Node's addresses (`status.hostIPs`).
+    #[arg(
+        long,
+        env = "NODESTATS_NODE_IPS",
+        value_name = "IP,…",
+        value_delimiter = ','
+    )]
+    node_ips: Vec<IpAddr>,
+
+    /// In a cluster: this pod, as NAMESPACE/NAME.
+    #[arg(long, env = "NODESTATS_POD", value_name = "NAMESPACE/NAME")]
+    pod: Option<String>,
+
+    /// In a cluster: the service account's token, whose claims name the Node.
+    #[arg(
+        long,
+        env = "NODESTATS_TOKEN_FILE",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )]
+    token_file: PathBuf,
+
+    /// Address of `/healthz`, `/readyz` and `/metrics` [default: none].
+    #[arg(long, env = "NODESTATS_ADMIN_LISTEN", value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+}
+
+impl Arguments {
+    /// Which node of a cluster this is, where it is one.
+    fn membership(&self) -> anyhow::Result<Option<Membership>> {
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        let wanted = self
+            .kubernetes
+            .unwrap_or(in_pod && self.node_name.is_some());
+        if !wanted {
+            return Ok(None);
+        }
+        let node_name = self.node_name.clone();
+        Ok(Some(Membership {
+            node_name: node_name.context("in a cluster --node-name says which node this is")?,
+            node_ips: self.node_ips.iter().map(ToString::to_string).collect(),
+            pod: self.pod.clone(),
+            token_file: self.token_file.clone(),
+        }))
+    }
 }
 
 fn main() -> ExitCode {
@@ -72,24 +128,27 @@ fn main() -> ExitCode {
         runtime.block_on(async {
             let mut supervisor = Supervisor::default();
             let stop = supervisor.stop_token();
-            supervisor.spawn("the agent", nodestats_agent::run(arguments.into(), stop));
+            supervisor.spawn("the agent", nodestats_agent::run(arguments.config()?, stop));
             supervisor.run(nodestats_runtime::shutdown_signal()).await
         })
     }))
 }
 
-impl From<Arguments> for Config {
-    fn from(arguments: Arguments) -> Self {
-        Self {
-            server: arguments.server,
-            interval: arguments.interval,
-            node_ip: arguments.node_ip,
-            hostname: arguments.hostname,
-            host_root: arguments.host_root,
-            state_dir: arguments
+impl Arguments {
+    fn config(self) -> anyhow::Result<Config> {
+        let membership = self.membership()?;
+        Ok(Config {
+            server: self.server,
+            interval: self.interval,
+            node_ip: self.node_ip,
+            hostname: self.hostname,
+            host_root: self.host_root,
+            state_dir: self
                 .state_dir
                 .unwrap_or_else(|| directories::state("nodestats-agent")),
-            buffer_bytes: usize::from(arguments.buffer_mib) << 20,
-        }
+            buffer_bytes: usize::from(self.buffer_mib) << 20,
+            membership,
+            admin: self.admin_listen,
+        })
     }
 }

@@ -8,6 +8,7 @@ use nodestats_wire::v1::Registration;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
 use crate::queue::{Queued, SharedQueue};
 
 /// Most bytes of the past in one request.
@@ -19,11 +20,20 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 /// What goes wrong again and again is told once in this time.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
+/// How the server comes to know the node.
+pub(crate) enum Joining {
+    /// The agent registers it, and signs it off when it ends.
+    ByItself(Registration),
+    /// The cluster's controller does. An agent that ends takes no node with it.
+    ByController,
+}
+
 pub(crate) struct Pusher {
     client: Client,
-    registration: Registration,
+    joining: Joining,
     uid: String,
     queue: Arc<SharedQueue>,
+    metrics: Arc<Metrics>,
     registered: bool,
     backoff: Backoff,
     report: Report,
@@ -41,22 +51,24 @@ enum Outcome {
 impl Pusher {
     pub(crate) fn new(
         client: Client,
-        registration: Registration,
+        joining: Joining,
         uid: String,
         queue: Arc<SharedQueue>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             client,
-            registration,
+            joining,
             uid,
             queue,
+            metrics,
             registered: false,
             backoff: Backoff::default(),
             report: Report::default(),
         }
     }
 
-    /// Pushes until `stop`, then sends what is left, if there is time, and signs off.
+    /// Pushes until `stop`, then sends what is left, if there is time, and says good-bye.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         // The node is there before its first sample is.
         let mut wait = self.try_register().await == Outcome::Wait;
@@ -84,15 +96,21 @@ impl Pusher {
             self.report_losses();
         }
         let _ = tokio::time::timeout(END_PATIENCE, self.push_waiting()).await;
+        if let Joining::ByItself(_) = self.joining {
+            self.sign_off().await;
+        }
+        let left = self.queue.with(|queue| queue.len());
+        if left > 0 {
+            tracing::warn!(samples = left, "samples were not sent before the end");
+        }
+    }
+
+    async fn sign_off(&self) {
         let goodbye = tokio::time::timeout(GOODBYE_PATIENCE, self.client.deregister(&self.uid));
         match goodbye.await {
             Ok(Ok(())) => tracing::info!("signed off"),
             Ok(Err(error)) => tracing::warn!(%error, "could not sign off"),
             Err(_) => tracing::warn!("could not sign off in time"),
-        }
-        let left = self.queue.with(|queue| queue.len());
-        if left > 0 {
-            tracing::warn!(samples = left, "samples were not sent before the end");
         }
     }
 
@@ -134,7 +152,7 @@ impl Pusher {
             .collect();
         match self.client.push_frames(&self.uid, body).await {
             Ok(()) => {
-                guard.keep();
+                self.metrics.pushed(guard.keep().len());
                 self.report.answered();
                 Outcome::Done
             }
@@ -142,9 +160,16 @@ impl Pusher {
                 // The server lost its registry, or somebody signed this node off.
                 self.registered = false;
                 drop(guard);
-                self.try_register().await
+                match self.joining {
+                    Joining::ByItself(_) => self.try_register().await,
+                    Joining::ByController => {
+                        self.report.away(&error);
+                        Outcome::Wait
+                    }
+                }
             }
             Err(error) if error.is_temporary() => {
+                self.metrics.push_failed();
                 self.report.away(&error);
                 Outcome::Wait
             }
@@ -172,7 +197,11 @@ impl Pusher {
     }
 
     async fn try_register(&mut self) -> Outcome {
-        match self.client.register(&self.registration).await {
+        let Joining::ByItself(registration) = &self.joining else {
+            self.registered = true;
+            return Outcome::Done;
+        };
+        match self.client.register(registration).await {
             Ok(_) => {
                 self.registered = true;
                 self.report.answered();
@@ -187,6 +216,7 @@ impl Pusher {
 
     fn report_losses(&mut self) {
         let dropped = self.queue.with(crate::queue::Queue::take_dropped);
+        self.metrics.dropped(dropped);
         self.report.dropped(dropped);
     }
 }

@@ -49,6 +49,8 @@ pub struct HostFacts {
     pub os: Option<String>,
     /// Machine type as `uname -m` gives it.
     pub architecture: String,
+    /// `/etc/machine-id` (machine-id(5)); clones of a machine share it.
+    pub machine_id: Option<String>,
 }
 
 /// Reads a host again and again.
@@ -206,6 +208,11 @@ impl HostFacts {
                 .or_else(|| Some(uname.release().to_string_lossy().into_owned())),
             os: os.or_else(|| sysinfo::System::long_os_version().ok()),
             architecture: uname.machine().to_string_lossy().into_owned(),
+            machine_id: root
+                .read("etc/machine-id")
+                .ok()
+                .map(|id| id.trim().to_owned())
+                .filter(|id| !id.is_empty()),
         }
     }
 }

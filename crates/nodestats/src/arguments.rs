@@ -21,6 +21,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Standalone(Standalone),
     Api(Api),
+    Controller(Controller),
 }
 
 /// Everything on one host: the API, this host's own agent, and an embedded database.
@@ -91,6 +92,73 @@ pub(crate) struct Api {
         requires = "database_user"
     )]
     pub(crate) database_password: Option<String>,
+}
+
+/// Keeps the truth about a cluster's nodes: registers them with the API, says in each
+/// `MonitoredNode` whether it reports, and retires what is gone. Of several replicas one acts.
+#[derive(Debug, Args)]
+pub(crate) struct Controller {
+    /// The API, such as `http://nodestats-api.nodestats.svc:8080`.
+    #[arg(long, env = "NODESTATS_API", value_name = "URL")]
+    pub(crate) api: String,
+
+    /// The namespace of the Lease by which replicas agree [default: the pod's own].
+    #[arg(long, env = "NODESTATS_NAMESPACE", value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+
+    /// Who this replica is [default: the host's name, which in a pod is the pod's].
+    #[arg(long, env = "NODESTATS_IDENTITY", value_name = "NAME")]
+    pub(crate) identity: Option<String>,
+
+    /// The cluster's defaults: part of a `MonitoredNode`'s spec, as JSON. They reach every node
+    /// whose field nobody edited.
+    #[arg(
+        long,
+        env = "NODESTATS_NODE_DEFAULTS",
+        value_name = "JSON",
+        default_value = "{}"
+    )]
+    pub(crate) node_defaults: String,
+
+    /// Labels of the Nodes that have an agent, `KEY=VALUE,…` as in the agents' node selector.
+    #[arg(long, env = "NODESTATS_AGENT_NODES", value_name = "LABELS", value_parser = labels, default_value = "")]
+    pub(crate) agent_nodes: std::collections::BTreeMap<String, String>,
+
+    /// Between two questions to the API about all nodes.
+    #[arg(long, env = "NODESTATS_POLL", value_name = "TIME", default_value = "5s", value_parser = span)]
+    pub(crate) poll: Duration,
+
+    /// A node is Lost when its last sample is older than this, and than six of its intervals.
+    #[arg(long, env = "NODESTATS_LOST_AFTER", value_name = "TIME", default_value = "5m", value_parser = span)]
+    pub(crate) lost_after: Duration,
+
+    /// A Node that has had no agent for so long is told about.
+    #[arg(long, env = "NODESTATS_AGENT_PATIENCE", value_name = "TIME", default_value = "5m", value_parser = span)]
+    pub(crate) agent_patience: Duration,
+
+    /// Address of `/healthz`, `/readyz` and `/metrics`.
+    #[arg(
+        long,
+        env = "NODESTATS_ADMIN_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9091"
+    )]
+    pub(crate) admin_listen: SocketAddr,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    parse_span(text).map_err(|error| error.to_string())
+}
+
+fn labels(text: &str) -> Result<std::collections::BTreeMap<String, String>, String> {
+    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    let pair = |pair: &str| {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("{pair:?} is no label: write KEY=VALUE"))?;
+        Ok((key.trim().to_owned(), value.trim().to_owned()))
+    };
+    pairs.map(pair).collect()
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The program `nodestats`: its subcommands, and nothing else.
 
 mod arguments;
+mod controller;
 mod server;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             match arguments.command {
                 Command::Standalone(standalone) => server::standalone(standalone).await,
                 Command::Api(api) => server::api(api).await,
+                Command::Controller(arguments) => controller::run(arguments).await,
             }
         });
         // A collector may hang in the kernel: the end does not wait for it.

@@ -33,6 +33,8 @@ pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
         state_dir: data_dir.join("agent"),
         // Its server is this process: what waits here waits for the disk.
         buffer_bytes: 4 << 20,
+        membership: None,
+        admin: None,
     };
     server.run(Some(config)).await
 }

@@ -1,12 +1,20 @@
 //! What every program of nodestats needs of its process: logs, signals, limits, default folders,
-//! and tasks that nobody forgets. Knows nothing of nodes and samples.
+//! tasks that nobody forgets, and a listener for whoever operates it. Knows nothing of nodes and samples.
 
+pub mod admin;
 pub mod directories;
 pub mod limits;
 pub mod logs;
 mod supervisor;
+pub mod tls;
 
 pub use supervisor::Supervisor;
+
+/// The host's name, which in a pod is the pod's.
+pub fn hostname() -> String {
+    let uname = rustix::system::uname();
+    uname.nodename().to_string_lossy().into_owned()
+}
 
 /// Waits for SIGTERM or SIGINT, and names it.
 pub async fn shutdown_signal() -> anyhow::Result<&'static str> {

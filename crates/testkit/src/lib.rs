@@ -3,6 +3,7 @@
 //! Tests wait for conditions, never for a guessed time.
 
 mod database;
+pub mod kubernetes;
 mod program;
 mod samples;
 mod small_disk;

@@ -99,6 +99,32 @@ impl Program {
         }
     }
 
+    /// Starts a program that says nothing on standard output, with these variables.
+    pub fn start(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = command(name, arguments);
+        command.envs(environment.iter().copied());
+        Self {
+            child: Running(command.spawn().expect("starts")),
+            address: String::new(),
+        }
+    }
+
+    /// The same with its log in a file.
+    pub fn start_logged(
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        log: &std::path::Path,
+    ) -> Self {
+        let mut command = command(name, arguments);
+        command.envs(environment.iter().copied());
+        command.stderr(std::fs::File::create(log).expect("created"));
+        Self {
+            child: Running(command.spawn().expect("starts")),
+            address: String::new(),
+        }
+    }
+
     /// Runs a program to its end.
     pub fn run(name: &str, arguments: &[&str]) -> Run {
         let output = command(name, arguments).output().expect("starts");

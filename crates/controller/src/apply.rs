@@ -1,0 +1,151 @@
+//! Writing what was decided: to the API first, then the cluster's defaults, then the status. Each
+//! only where it changes something.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use nodestats_k8s::condition::{self, Claim};
+use nodestats_k8s::{MonitoredNode, MonitoredNodeStatus, Phase, manager};
+use nodestats_wire::client;
+use serde_json::{Value, json};
+
+use crate::decide::Decision;
+use crate::events::Event;
+use crate::metrics::Metrics;
+
+/// Why a node could not be reconciled. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the API server did not take a write")]
+    Write(#[source] kube::Error),
+    #[error("the API server did not answer")]
+    Timeout,
+    #[error("the API did not take the node's registration")]
+    Register(#[source] client::Error),
+}
+
+/// The status that says what was decided; `None` where it says so already.
+pub(crate) fn status(
+    object: &MonitoredNode,
+    decision: &Decision,
+    now: Timestamp,
+) -> Option<(Phase, Vec<Condition>)> {
+    let default = MonitoredNodeStatus::default();
+    let current = object.status.as_ref().unwrap_or(&default);
+    let generation = object.metadata.generation;
+    let condition = |claim: &Claim| claim.since(&current.conditions, generation, now);
+    let conditions: Vec<Condition> = decision.claims.iter().map(condition).collect();
+    let same =
+        |wanted: &Condition| condition::find(&current.conditions, &wanted.type_) == Some(wanted);
+    let unchanged = current.phase == Some(decision.phase)
+        && current.observed_generation == generation
+        && conditions.iter().all(same);
+    (!unchanged).then_some((decision.phase, conditions))
+}
+
+/// Writes a status. By force: what the controller says of a node is its own, and the pressure of a
+/// lost node is no longer its agent's to know.
+pub(crate) async fn write_status(
+    nodes: &Api<MonitoredNode>,
+    metrics: &Metrics,
+    object: &MonitoredNode,
+    (phase, conditions): (Phase, Vec<Condition>),
+) -> Result<(), Error> {
+    let status = json!({
+        "phase": phase,
+        "observedGeneration": object.metadata.generation,
+        "conditions": conditions,
+    });
+    let patch = Patch::Apply(document(object, "status", status));
+    let params = PatchParams::apply(manager::CONTROLLER).force();
+    let name = object.name_any();
+    timely(metrics, nodes.patch_status(&name, &params, &patch)).await?;
+    metrics.status_written();
+    Ok(())
+}
+
+/// Applies the cluster's defaults. Never by force.
+pub(crate) async fn write_defaults(
+    nodes: &Api<MonitoredNode>,
+    metrics: &Metrics,
+    object: &MonitoredNode,
+    spec: Value,
+) -> Result<(), Error> {
+    let patch = Patch::Apply(document(object, "spec", spec));
+    let params = PatchParams::apply(manager::DEFAULTS);
+    let name = object.name_any();
+    timely(metrics, nodes.patch(&name, &params, &patch)).await?;
+    metrics.spec_written();
+    Ok(())
+}
+
+/// What is applied; the UID keeps it from an object that was made anew in between.
+fn document(object: &MonitoredNode, part: &str, value: Value) -> Value {
+    json!({
+        "apiVersion": "nodestats.dev/v1alpha1",
+        "kind": "MonitoredNode",
+        "metadata": {"name": object.metadata.name, "uid": object.metadata.uid},
+        part: value,
+    })
+}
+
+/// A request that takes no longer than requests may.
+async fn timely<T>(
+    metrics: &Metrics,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(crate::REQUEST_PATIENCE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => {
+            metrics.request_failed(&error);
+            Err(Error::Write(error))
+        }
+        Err(_) => {
+            metrics.request_timed_out();
+            Err(Error::Timeout)
+        }
+    }
+}
+
+/// What a change of phase is worth telling.
+pub(crate) fn transition(
+    object: &MonitoredNode,
+    decision: &Decision,
+    now: Timestamp,
+) -> Option<Event> {
+    let before = object.status.as_ref().and_then(|status| status.phase);
+    let (warning, reason, note) = match (before, decision.phase) {
+        (before, after) if before == Some(after) => return None,
+        (_, Phase::Lost) => (
+            true,
+            "NodeLost",
+            "The node has sent no samples for a long time.",
+        ),
+        (_, Phase::Stale) => (true, "NodeStale", "The node sends no samples."),
+        (Some(Phase::Lost | Phase::Stale), Phase::Ready) => {
+            (false, "NodeReports", "The node sends samples again.")
+        }
+        (None | Some(Phase::Pending), Phase::Ready) => {
+            (false, "NodeReports", "The node's first samples arrived.")
+        }
+        (_, Phase::Paused) => (false, "NodePaused", "No samples are taken of the node."),
+        // The API's absence is told once, not for each node.
+        _ => return None,
+    };
+    Some(Event {
+        occurrence: now.to_string(),
+        warning,
+        reason,
+        note: note.to_owned(),
+    })
+}
+
+/// How long to wait after the given number of failures in a row.
+pub(crate) fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(500)
+        .saturating_mul(1 << failures.min(7))
+        .min(Duration::from_mins(1))
+}

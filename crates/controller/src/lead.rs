@@ -1,0 +1,429 @@
+//! What the replica that leads does: it reconciles each node when something about it changed or time
+//! alone may have changed it, and compares whole lists after each answer of the API.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use nodestats_k8s::MonitoredNode;
+use nodestats_wire::client;
+use nodestats_wire::v1::DeletionPolicy;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{self, Error};
+use crate::compare::{self, Departed, WithoutAgent};
+use crate::decide::{Decision, Observed, Times, decide};
+use crate::events::{Event, Publisher};
+use crate::freshness::{Change, Shared};
+use crate::metrics::Metrics;
+use crate::observe::{ApiView, Node};
+use crate::{Config, REQUEST_PATIENCE, WATCH_SECONDS, defaults, lease};
+
+/// Objects that cannot be read are told from those that can.
+type Guarded<K> = DeserializeGuard<K>;
+
+/// What everything here works with.
+struct Context {
+    api: client::Client,
+    objects: Api<MonitoredNode>,
+    nodes: Store<Guarded<Node>>,
+    shared: Shared,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+    config: Config,
+    /// Failures in a row, and the boot that was last seen, by the object's UID.
+    memory: Mutex<BTreeMap<String, Memory>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    failures: u32,
+    boot_id: Option<String>,
+}
+
+/// Runs until `stop`.
+pub(crate) async fn run(
+    client: Client,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (nodes, writer) = reflector::store();
+    let context = Arc::new(Context {
+        api: client::Client::new(&config.api, REQUEST_PATIENCE)?,
+        objects: Api::all(client.clone()),
+        nodes,
+        shared: Shared::new(),
+        publisher: Publisher::new(client.clone(), &config.identity),
+        metrics: Arc::clone(metrics),
+        config: config.clone(),
+        memory: Mutex::default(),
+    });
+    let counted = Arc::clone(metrics);
+    let node_stream = watcher(
+        Api::<Guarded<Node>>::all(client.clone()),
+        watcher::Config::default(),
+    )
+    .inspect_err(move |error| counted.watch_failed(error))
+    .default_backoff()
+    .modify(|node| {
+        if let Ok(node) = &mut node.0 {
+            node.metadata.managed_fields = None;
+            node.metadata.annotations = None;
+        }
+    })
+    .reflect(writer)
+    .touched_objects();
+    let main = Api::<Guarded<MonitoredNode>>::all(client);
+    let (all_again, changes) = tokio::sync::mpsc::channel::<()>(1);
+    let changes = futures_util::stream::unfold(changes, async |mut changes| {
+        changes.recv().await.map(|()| ((), changes))
+    });
+    let controller = Controller::new(main, watching())
+        .watches_stream(node_stream, |node| {
+            Some(ObjectRef::<Guarded<MonitoredNode>>::new(&node.name_any()))
+        })
+        .reconcile_all_on(changes);
+    let objects = controller.store();
+    let reconciling = controller
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+        .run(reconcile, on_error, Arc::clone(&context))
+        .for_each(|result| {
+            report(&context.metrics, result);
+            std::future::ready(())
+        });
+    tokio::select! {
+        () = reconciling => Ok(()),
+        () = compare_again_and_again(&context, &objects, all_again) => Ok(()),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+fn watching() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// Counts what the controller's machinery reports. Failures of `reconcile` are counted there.
+fn report<T>(
+    metrics: &Metrics,
+    result: Result<T, kube::runtime::controller::Error<Error, watcher::Error>>,
+) {
+    use kube::runtime::controller::Error as Machinery;
+    match result {
+        Ok(_) | Err(Machinery::ReconcilerFailed(..) | Machinery::ObjectNotFound(_)) => {}
+        Err(Machinery::QueueError(error)) => {
+            metrics.watch_failed(&error);
+            tracing::warn!(
+                error = lease::chain(&error),
+                "a watch failed and begins again"
+            );
+        }
+        Err(error) => tracing::error!(error = lease::chain(&error), "the controller failed"),
+    }
+}
+
+async fn reconcile(
+    object: Arc<Guarded<MonitoredNode>>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    context.metrics.reconciled();
+    let object = match &object.0 {
+        Ok(object) => object,
+        Err(invalid) => {
+            context.metrics.unparsable();
+            let name = invalid.metadata.name.as_deref().unwrap_or_default();
+            tracing::warn!(
+                name,
+                error = invalid.error,
+                "a MonitoredNode cannot be read"
+            );
+            return Ok(Action::await_change());
+        }
+    };
+    let Some(mut decision) = context.decide(object) else {
+        return Ok(Action::requeue(context.config.poll));
+    };
+    if let Some(registration) = decision.register.take() {
+        let uid = context.node_uid(object);
+        context
+            .api
+            .register_in_cluster(&uid, &registration)
+            .await
+            .map_err(Error::Register)?;
+        context.metrics.registered();
+        context.shared.registered(&uid, &registration);
+        match context.decide(object) {
+            Some(again) => decision = again,
+            None => return Ok(Action::requeue(context.config.poll)),
+        }
+    }
+    if let Some(spec) = defaults::wanted(object, &context.config.defaults) {
+        apply::write_defaults(&context.objects, &context.metrics, object, spec).await?;
+        // The new spec comes back by the watch.
+        return Ok(Action::requeue(context.config.poll));
+    }
+    context.tell_of_reboot(object).await;
+    let now = Timestamp::now();
+    if let Some(status) = apply::status(object, &decision, now) {
+        apply::write_status(&context.objects, &context.metrics, object, status).await?;
+        if let Some(event) = apply::transition(object, &decision, now) {
+            let about = object.object_ref(&());
+            context
+                .publisher
+                .publish(&context.metrics, &about, &event)
+                .await;
+        }
+    }
+    context.remember(object, |memory| memory.failures = 0);
+    Ok(Action::requeue(decision.recheck))
+}
+
+fn on_error(object: Arc<Guarded<MonitoredNode>>, error: &Error, context: Arc<Context>) -> Action {
+    let Ok(object) = &object.0 else {
+        return Action::await_change();
+    };
+    let failures = context.remember(object, |memory| {
+        memory.failures += 1;
+        memory.failures
+    });
+    tracing::warn!(
+        name = object.name_any(),
+        error = lease::chain(error),
+        "tried again later"
+    );
+    Action::requeue(apply::backoff(failures))
+}
+
+impl Context {
+    fn times(&self) -> Times {
+        Times {
+            poll: self.config.poll,
+            lost_after: self.config.lost_after,
+        }
+    }
+
+    fn node(&self, name: &str) -> Option<Arc<Node>> {
+        let found = self.nodes.get(&ObjectRef::new(name))?;
+        found.0.as_ref().ok().map(|node| Arc::new(node.clone()))
+    }
+
+    fn decide(&self, object: &MonitoredNode) -> Option<Decision> {
+        let node = self.node(&object.name_any());
+        self.shared.with(|api| {
+            let observed = Observed {
+                object,
+                node: node.as_deref(),
+                api,
+            };
+            decide(observed, self.times(), Timestamp::now())
+        })
+    }
+
+    fn node_uid(&self, object: &MonitoredNode) -> String {
+        let node = self.node(&object.name_any());
+        node.map(|node| node.uid().to_owned()).unwrap_or_default()
+    }
+
+    fn remember<T>(&self, object: &MonitoredNode, change: impl FnOnce(&mut Memory) -> T) -> T {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        change(memory.entry(object.uid().unwrap_or_default()).or_default())
+    }
+
+    /// A reboot is the same node with another boot id.
+    async fn tell_of_reboot(&self, object: &MonitoredNode) {
+        let boot = object
+            .status
+            .as_ref()
+            .and_then(|status| status.boot_id.clone());
+        let Some(boot) = boot else { return };
+        let before = self.remember(object, |memory| memory.boot_id.replace(boot.clone()));
+        if before.is_some_and(|before| before != boot) {
+            let event = Event {
+                occurrence: boot,
+                warning: false,
+                reason: "NodeRebooted",
+                note: "The node's kernel was started anew.".to_owned(),
+            };
+            self.publisher
+                .publish(&self.metrics, &object.object_ref(&()), &event)
+                .await;
+        }
+    }
+}
+
+/// After each answer of the API: whose Node is gone, which Node has no agent.
+async fn compare_again_and_again(
+    context: &Context,
+    objects: &Store<Guarded<MonitoredNode>>,
+    all_again: tokio::sync::mpsc::Sender<()>,
+) {
+    let mut ticks = tokio::time::interval(context.config.poll);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut without_agent = WithoutAgent::default();
+    let mut departed_before: Vec<Departed> = Vec::new();
+    let mut first = true;
+    loop {
+        ticks.tick().await;
+        let change = context.shared.ask(&context.api, &context.metrics).await;
+        tell_of_api(context, change).await;
+        if change != Change::None || std::mem::take(&mut first) {
+            // A full channel says the same.
+            let _ = all_again.try_send(());
+        }
+        if !is_complete(&context.nodes) || !is_complete(objects) {
+            continue;
+        }
+        let departed = departed(context);
+        for one in departed.iter().filter(|one| departed_before.contains(one)) {
+            retire(context, one).await;
+        }
+        departed_before = departed;
+        let (present, missing) = agents(context, objects);
+        let tell = without_agent.update(&missing, context.config.agent_patience, Instant::now());
+        for node in tell {
+            tell_of_missing_agent(context, &node).await;
+        }
+        let phases = present
+            .iter()
+            .filter_map(|object| object.status.as_ref()?.phase);
+        context.metrics.set_nodes(phases, without_agent.overdue());
+        let known: std::collections::BTreeSet<String> = present
+            .iter()
+            .filter_map(|object| object.metadata.uid.clone())
+            .collect();
+        let mut memory = context
+            .memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        memory.retain(|uid, _| known.contains(uid));
+    }
+}
+
+/// Whether the first list is in the store.
+fn is_complete<K>(store: &Store<K>) -> bool
+where
+    K: kube::runtime::reflector::Lookup + Clone + 'static,
+    K::DynamicType: Eq + std::hash::Hash + Clone + Default,
+{
+    use futures_util::FutureExt as _;
+    store
+        .wait_until_ready()
+        .now_or_never()
+        .is_some_and(|ready| ready.is_ok())
+}
+
+fn all_nodes(context: &Context) -> Vec<Arc<Node>> {
+    let all = context.nodes.state();
+    let readable = |node: &Arc<Guarded<Node>>| node.0.as_ref().ok().cloned().map(Arc::new);
+    all.iter().filter_map(readable).collect()
+}
+
+fn departed(context: &Context) -> Vec<Departed> {
+    let nodes = context.nodes.state();
+    if nodes.iter().any(|node| node.0.is_err()) {
+        // One that cannot be read is there all the same, and which UID it has is not known.
+        return Vec::new();
+    }
+    let nodes = all_nodes(context);
+    context.shared.with(|view| match view {
+        ApiView::Answers { nodes: known, .. } => compare::departed(known, &nodes),
+        ApiView::Asking | ApiView::Away => Vec::new(),
+    })
+}
+
+async fn retire(context: &Context, departed: &Departed) {
+    let done = match departed.policy {
+        DeletionPolicy::Retain => context.api.deregister(&departed.uid).await,
+        DeletionPolicy::Purge => context.api.purge(&departed.uid).await,
+    };
+    match done {
+        Ok(()) => {
+            context.metrics.departed();
+            tracing::info!(uid = departed.uid, name = departed.name, policy = ?departed.policy, "a Node is gone");
+        }
+        Err(error) if error.status() == Some(404) => {}
+        Err(error) => {
+            tracing::warn!(uid = departed.uid, %error, "a Node is gone, and the API does not take it")
+        }
+    }
+}
+
+type Present = Vec<Arc<MonitoredNode>>;
+
+/// The objects, and the Nodes that want an agent and have no object.
+fn agents(context: &Context, objects: &Store<Guarded<MonitoredNode>>) -> (Present, Vec<Arc<Node>>) {
+    let all = objects.state();
+    let names: std::collections::BTreeSet<String> =
+        all.iter().map(|object| object.name_any()).collect();
+    let missing = all_nodes(context).into_iter().filter(|node| {
+        !names.contains(node.name()) && node.wants_agent(&context.config.agent_nodes)
+    });
+    let missing = missing.collect();
+    let readable =
+        |object: &Arc<Guarded<MonitoredNode>>| object.0.as_ref().ok().cloned().map(Arc::new);
+    (all.iter().filter_map(readable).collect(), missing)
+}
+
+async fn tell_of_missing_agent(context: &Context, node: &Node) {
+    let about = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Node".to_owned()),
+        name: node.metadata.name.clone(),
+        // As the kubelet does: `kubectl describe node` looks for Events by this.
+        uid: node.metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    let event = Event {
+        occurrence: node.uid().to_owned(),
+        warning: true,
+        reason: "NodestatsAgentMissing",
+        note: "No nodestats agent has registered this Node.".to_owned(),
+    };
+    context
+        .publisher
+        .publish(&context.metrics, &about, &event)
+        .await;
+}
+
+/// One Event for all nodes, about the Lease that the controller holds.
+async fn tell_of_api(context: &Context, change: Change) {
+    let (warning, reason, note) = match change {
+        Change::None => return,
+        Change::Away => (
+            true,
+            "ApiUnavailable",
+            "The nodestats API does not answer; what its nodes do cannot be told.",
+        ),
+        Change::Back => (false, "ApiAvailable", "The nodestats API answers again."),
+    };
+    if warning {
+        tracing::warn!(api = context.config.api, "the API does not answer");
+    } else {
+        tracing::info!(api = context.config.api, "the API answers again");
+    }
+    let about = ObjectReference {
+        api_version: Some("coordination.k8s.io/v1".to_owned()),
+        kind: Some("Lease".to_owned()),
+        name: Some(lease::NAME.to_owned()),
+        namespace: Some(context.config.namespace.clone()),
+        ..ObjectReference::default()
+    };
+    let event = Event {
+        occurrence: Timestamp::now().to_string(),
+        warning,
+        reason,
+        note: note.to_owned(),
+    };
+    context
+        .publisher
+        .publish(&context.metrics, &about, &event)
+        .await;
+}

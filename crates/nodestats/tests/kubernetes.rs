@@ -1,0 +1,675 @@
+//! The real programs on a real kube-apiserver, in both versions that are supported: what the
+//! definition accepts, who owns which field, what each service account may not do, and who leads.
+
+use std::time::{Duration, Instant};
+
+use nodestats_testkit::kubernetes::{ControlPlane, Version};
+use nodestats_testkit::{Program, eventually};
+use serde_json::{Value, json};
+
+/// Each test once for each version.
+macro_rules! on_both_versions {
+    ($($test:ident),* $(,)?) => {
+        mod v1_34 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(super::Version::V1_34).await;
+            })*
+        }
+        mod v1_37 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(super::Version::V1_37).await;
+            })*
+        }
+    };
+}
+
+on_both_versions! {
+    the_definition_defaults_and_rejects,
+    a_person_the_agent_and_the_controller_never_fight,
+    no_service_account_may_do_more_than_its_work,
+    another_replica_leads_when_the_leader_is_killed,
+    an_agent_without_definition_or_permission_says_so_and_goes_on,
+}
+
+fn node(name: &str, spec: Value) -> String {
+    json!({
+        "apiVersion": "nodestats.dev/v1alpha1", "kind": "MonitoredNode",
+        "metadata": {"name": name}, "spec": spec,
+    })
+    .to_string()
+}
+
+async fn the_definition_defaults_and_rejects(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    let bare = json!({
+        "apiVersion": "nodestats.dev/v1alpha1", "kind": "MonitoredNode",
+        "metadata": {"name": "bare"},
+    });
+    for document in [bare.to_string(), node("empty", json!({}))] {
+        plane.apply(&document).expect("an empty spec is valid");
+    }
+    let defaults = json!({
+        "interval": "10s",
+        "processes": {"enabled": true, "commandLine": "Redacted"},
+        "retention": {"raw": "14d", "rollups": {"minute": "90d", "hour": "730d"}},
+        "paused": false,
+        "deletionPolicy": "Retain",
+    });
+    for name in ["bare", "empty"] {
+        assert_eq!(plane.get("mn", name)["spec"], defaults, "{name}");
+    }
+    plane
+        .apply(&node(
+            "partial",
+            json!({"processes": {"commandLine": "Off"}, "interval": "1h"}),
+        ))
+        .expect("valid");
+    let partial = plane.get("mnode", "partial");
+    assert_eq!(
+        partial["spec"]["processes"],
+        json!({"enabled": true, "commandLine": "Off"})
+    );
+    assert_eq!(partial["spec"]["retention"], defaults["retention"]);
+    for (spec, said) in [
+        (json!({"interval": "500ms"}), "spec.interval"),
+        (json!({"interval": "0s"}), "spec.interval"),
+        (json!({"interval": "2h"}), "interval is from 1s to 1h"),
+        (json!({"interval": "61m"}), "interval is from 1s to 1h"),
+        (json!({"interval": 10}), "spec.interval"),
+        (
+            json!({"processes": {"commandLine": "Plain"}}),
+            "supported values",
+        ),
+        (
+            json!({"retention": {"raw": "forever"}}),
+            "spec.retention.raw",
+        ),
+        (json!({"deletionPolicy": "Keep"}), "supported values"),
+        (json!({"paused": "yes"}), "spec.paused"),
+    ] {
+        let error = plane
+            .apply(&node("wrong", spec.clone()))
+            .expect_err("rejected");
+        let error = format!("{error:#}");
+        assert!(error.contains(said), "{spec}: {error}");
+    }
+    // A UID never changes.
+    let status = |uid: &str| json!({"status": {"nodeUID": uid}}).to_string();
+    let patch = |uid: &str| {
+        let status = status(uid);
+        plane.kubectl(&[
+            "patch",
+            "mn",
+            "bare",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ])
+    };
+    patch("first").expect("set once");
+    let error = format!("{:#}", patch("second").expect_err("immutable"));
+    assert!(error.contains("nodeUID never changes"), "{error}");
+    let table = plane
+        .kubectl(&["get", "mn", "-o", "wide"])
+        .expect("a table");
+    let header: Vec<&str> = table
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let columns = [
+        "NAME", "ADDRESS", "CPUS", "MEMORY", "PHASE", "AGENT", "AGE", "KERNEL", "REASON",
+    ];
+    assert_eq!(header, columns);
+    let explained = plane
+        .kubectl(&["explain", "monitorednode.spec.interval"])
+        .expect("explained");
+    assert!(
+        explained.contains("Time between two samples"),
+        "{explained}"
+    );
+}
+
+/// An API in memory, and a controller for it.
+struct Servers {
+    api: Program,
+    controller: Option<Program>,
+    controller_arguments: Vec<String>,
+    kubeconfig: String,
+}
+
+impl Servers {
+    fn start(plane: &ControlPlane, defaults: &Value) -> Self {
+        let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
+        let kubeconfig = plane
+            .credentials("nodestats-controller")
+            .display()
+            .to_string();
+        let defaults = defaults.to_string();
+        let arguments = [
+            "controller",
+            "--api",
+            api.url(),
+            "--namespace",
+            "nodestats",
+            "--identity",
+            "one",
+            "--poll",
+            "1s",
+            "--node-defaults",
+            &defaults,
+            "--admin-listen",
+            "127.0.0.1:0",
+        ];
+        let controller_arguments = arguments.map(str::to_owned).to_vec();
+        let mut servers = Self {
+            api,
+            controller: None,
+            controller_arguments,
+            kubeconfig,
+        };
+        servers.start_controller();
+        servers
+    }
+
+    fn start_controller(&mut self) {
+        let arguments: Vec<&str> = self
+            .controller_arguments
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let environment = [("KUBECONFIG", &*self.kubeconfig)];
+        self.controller = Some(Program::start("nodestats", &arguments, &environment));
+    }
+
+    /// Ends the controller and starts it with other defaults.
+    fn restart_with(&mut self, defaults: &Value) {
+        if let Some(controller) = self.controller.take() {
+            assert_eq!(controller.terminate().code(), Some(0));
+        }
+        let at = self
+            .controller_arguments
+            .iter()
+            .position(|word| word == "--node-defaults");
+        self.controller_arguments[at.expect("given") + 1] = defaults.to_string();
+        self.start_controller();
+    }
+}
+
+fn agent(plane: &ControlPlane, server: &str, node: &str, ip: &str) -> Program {
+    let (kubeconfig, token) = plane.agent_credentials(node);
+    let arguments = [
+        "--kubernetes",
+        "--server",
+        server,
+        "--node-name",
+        node,
+        "--node-ips",
+        ip,
+        "--pod",
+        "nodestats/agent",
+        "--token-file",
+        token.to_str().expect("UTF-8"),
+    ];
+    let kubeconfig = kubeconfig.display().to_string();
+    Program::start(
+        "nodestats-agent",
+        &arguments,
+        &[("KUBECONFIG", &kubeconfig)],
+    )
+}
+
+fn phase(plane: &ControlPlane, node: &str) -> Option<String> {
+    let said = plane
+        .kubectl(&["get", "mn", node, "-o", "jsonpath={.status.phase}"])
+        .ok()?;
+    (!said.is_empty()).then_some(said)
+}
+
+async fn until_phase(plane: &ControlPlane, node: &str, wanted: &str) {
+    eventually(&format!("{node} to be {wanted}"), async || {
+        (phase(plane, node)? == wanted).then_some(())
+    })
+    .await;
+}
+
+/// Which manager owns which field of the spec or of the status.
+fn owners(object: &Value, part: &str) -> Vec<(String, String)> {
+    let mut owners = Vec::new();
+    for entry in object["metadata"]["managedFields"]
+        .as_array()
+        .expect("fields")
+    {
+        for field in entry["fieldsV1"][part]
+            .as_object()
+            .into_iter()
+            .flat_map(|fields| fields.keys())
+        {
+            let manager = entry["manager"].as_str().expect("a name").to_owned();
+            owners.push((field.clone(), manager));
+        }
+    }
+    owners.sort();
+    owners.dedup();
+    owners
+}
+
+/// Writes that the API server took of anything but Leases, tokens and the cluster's own objects.
+fn writes(plane: &ControlPlane) -> u64 {
+    let metrics = plane
+        .kubectl(&["get", "--raw", "/metrics"])
+        .expect("metrics");
+    let ours = |line: &&str| {
+        line.starts_with("apiserver_request_total")
+            && (line.contains("resource=\"monitorednodes\"")
+                || line.contains("resource=\"events\""))
+            && ["POST", "PUT", "PATCH", "APPLY", "DELETE"]
+                .iter()
+                .any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+    };
+    let count = |line: &str| {
+        line.rsplit(' ')
+            .next()
+            .and_then(|count| count.parse::<f64>().ok())
+    };
+    metrics.lines().filter(ours).filter_map(count).sum::<f64>() as u64
+}
+
+async fn a_person_the_agent_and_the_controller_never_fight(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    let uid = plane.add_node("node-a", "192.168.2.10");
+    let mut servers = Servers::start(
+        &plane,
+        &json!({"interval": "2s", "retention": {"raw": "7d"}}),
+    );
+    let agent = agent(&plane, servers.api.url(), "node-a", "192.168.2.10");
+    until_phase(&plane, "node-a", "Ready").await;
+    let spec = async |wanted: Value| {
+        eventually(&format!("{wanted}"), async || {
+            let spec = plane.get("mn", "node-a")["spec"].clone();
+            (spec["interval"] == wanted["interval"] && spec["retention"]["raw"] == wanted["raw"])
+                .then_some(())
+        })
+        .await;
+    };
+    spec(json!({"interval": "2s", "raw": "7d"})).await;
+    let object = plane.get("mn", "node-a");
+    assert_eq!(object["status"]["nodeUID"], json!(uid));
+    assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], json!(uid));
+    assert_eq!(object["status"]["addresses"], json!(["192.168.2.10"]));
+    for (field, manager) in [
+        ("f:interval", "nodestats-defaults"),
+        ("f:retention", "nodestats-defaults"),
+    ] {
+        let owner = (field.to_owned(), manager.to_owned());
+        assert!(owners(&object, "f:spec").contains(&owner), "{object}");
+    }
+    for (field, manager) in [
+        ("f:phase", "nodestats-controller"),
+        ("f:bootID", "nodestats-agent"),
+        ("f:agent", "nodestats-agent"),
+        ("f:observedGeneration", "nodestats-controller"),
+    ] {
+        let owner = (field.to_owned(), manager.to_owned());
+        let all = owners(&object, "f:status");
+        assert!(all.contains(&owner), "{all:?}");
+        assert_eq!(
+            all.iter().filter(|(name, _)| name == field).count(),
+            1,
+            "{all:?}"
+        );
+    }
+    // A person takes one field, by what people use: apply.
+    plane
+        .apply(&node("node-a", json!({"interval": "1s"})))
+        .expect("the defaults yield");
+    // The agent follows within seconds, without a restart.
+    let client = servers.api.client();
+    let fresh = async || {
+        let nodes = client.freshness().await.ok()?;
+        nodes.into_iter().find(|node| node.uid == uid)
+    };
+    eventually("the person's interval in the registration", async || {
+        (fresh().await?.registration?.interval_seconds == 1).then_some(())
+    })
+    .await;
+    // Another default reaches what nobody edited, and the person's field wins.
+    servers.restart_with(&json!({"interval": "5s", "retention": {"raw": "3d"}}));
+    spec(json!({"interval": "1s", "raw": "3d"})).await;
+    // At rest nothing is written.
+    let steady = eventually("rest", async || {
+        let before = writes(&plane);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        (writes(&plane) == before).then_some(before)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(writes(&plane), steady, "something is written at rest");
+    // Paused by a person: no samples, and no alarm.
+    plane
+        .apply(&node("node-a", json!({"interval": "1s", "paused": true})))
+        .expect("valid");
+    until_phase(&plane, "node-a", "Paused").await;
+    let last = fresh().await.and_then(|node| node.last_sample);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(
+        fresh().await.and_then(|node| node.last_sample),
+        last,
+        "sampled while paused"
+    );
+    plane
+        .apply(&node("node-a", json!({"interval": "1s"})))
+        .expect("valid");
+    until_phase(&plane, "node-a", "Ready").await;
+    // A good-bye is a mark, and no node goes with it.
+    assert_eq!(agent.terminate().code(), Some(0));
+    assert_eq!(
+        plane.get("mn", "node-a")["status"]["agent"]["state"],
+        json!("Stopping")
+    );
+    assert_eq!(
+        nodestats_testkit::get(&client, "/nodes").await,
+        Some(json!(["192.168.2.10"]))
+    );
+    until_phase(&plane, "node-a", "Stale").await;
+    let events = plane.kubectl(&["get", "events.events.k8s.io", "-n", "default", "-o", "json"]);
+    let events: Value = serde_json::from_str(&events.expect("events")).expect("JSON");
+    let reasons: Vec<&str> = events["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|event| event["regarding"]["kind"] == "MonitoredNode")
+        .filter_map(|event| event["reason"].as_str())
+        .collect();
+    for reason in ["NodeReports", "NodePaused", "NodeStale"] {
+        assert_eq!(
+            reasons.iter().filter(|one| **one == reason).count(),
+            1,
+            "{reasons:?}"
+        );
+    }
+    // The Node is deleted: the API retires the life, by comparing.
+    plane
+        .kubectl(&["delete", "node", "node-a"])
+        .expect("deleted");
+    eventually("the node to be retired", async || {
+        (nodestats_testkit::get(&client, "/nodes").await? == json!([])).then_some(())
+    })
+    .await;
+}
+
+async fn no_service_account_may_do_more_than_its_work(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    let may = |account: &str, verb: &str, resource: &str, extra: &[&str]| {
+        let who = format!("--as=system:serviceaccount:nodestats:{account}");
+        let mut arguments = vec!["auth", "can-i", verb, resource, &who];
+        arguments.extend(extra);
+        // `kubectl auth can-i` answers no by failing.
+        plane.kubectl(&arguments).is_ok()
+    };
+    let everywhere: &[&str] = &["--all-namespaces"];
+    for account in ["nodestats-agent", "nodestats-controller", "nodestats-api"] {
+        for (verb, resource) in [
+            ("get", "secrets"),
+            ("list", "secrets"),
+            ("list", "pods"),
+            ("get", "pods/log"),
+            ("create", "pods/exec"),
+            ("get", "nodes/proxy"),
+            ("create", "pods"),
+            ("update", "nodes"),
+            ("delete", "monitorednodes.nodestats.dev"),
+            ("delete", "nodes"),
+            ("impersonate", "users"),
+            ("create", "clusterrolebindings"),
+            ("escalate", "clusterroles"),
+            ("*", "*"),
+            ("get", "configmaps"),
+            ("create", "serviceaccounts/token"),
+        ] {
+            assert!(
+                !may(account, verb, resource, everywhere),
+                "{account} may {verb} {resource}"
+            );
+        }
+    }
+    for (verb, resource) in [
+        ("list", "nodes"),
+        ("get", "nodes"),
+        ("watch", "nodes"),
+        ("list", "monitorednodes.nodestats.dev"),
+        ("update", "monitorednodes.nodestats.dev"),
+        ("create", "events.events.k8s.io"),
+        ("get", "leases.coordination.k8s.io"),
+    ] {
+        assert!(
+            !may("nodestats-agent", verb, resource, everywhere),
+            "an agent may {verb} {resource}"
+        );
+    }
+    for (verb, resource) in [
+        ("create", "monitorednodes.nodestats.dev"),
+        ("get", "leases.coordination.k8s.io"),
+        ("update", "monitorednodes.nodestats.dev"),
+        ("patch", "nodes"),
+    ] {
+        assert!(
+            !may("nodestats-controller", verb, resource, everywhere),
+            "the controller may {verb} {resource}"
+        );
+    }
+    assert!(!may(
+        "nodestats-controller",
+        "update",
+        "leases.coordination.k8s.io/other",
+        &["-n", "nodestats"]
+    ));
+    assert!(!may(
+        "nodestats-api",
+        "get",
+        "monitorednodes.nodestats.dev",
+        &[]
+    ));
+    // And what they need, they may: the same question has two answers.
+    for (account, verb, resource) in [
+        ("nodestats-agent", "watch", "monitorednodes.nodestats.dev"),
+        ("nodestats-agent", "patch", "monitorednodes.nodestats.dev"),
+        ("nodestats-controller", "list", "nodes"),
+        ("nodestats-controller", "create", "events.events.k8s.io"),
+    ] {
+        assert!(
+            may(account, verb, resource, &[]),
+            "{account} may not {verb} {resource}"
+        );
+    }
+    // No rule of ours has a wildcard.
+    for role in ["clusterroles", "roles"] {
+        let roles = plane
+            .kubectl(&["get", role, "-A", "-o", "json"])
+            .expect("roles");
+        let roles: Value = serde_json::from_str(&roles).expect("JSON");
+        let ours = roles["items"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|role| {
+                role["metadata"]["name"]
+                    .as_str()
+                    .is_some_and(|name| name.starts_with("nodestats"))
+            });
+        let mut count = 0;
+        for role in ours {
+            count += 1;
+            assert!(!role["rules"].to_string().contains("\"*\""), "{role}");
+        }
+        assert!(count > 0, "there are no {role} of ours");
+    }
+}
+
+async fn another_replica_leads_when_the_leader_is_killed(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    plane.add_node("node-a", "192.168.2.10");
+    let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
+    let kubeconfig = plane
+        .credentials("nodestats-controller")
+        .display()
+        .to_string();
+    let start = |identity: &str| {
+        let arguments = [
+            "controller",
+            "--api",
+            api.url(),
+            "--namespace",
+            "nodestats",
+            "--identity",
+            identity,
+            "--poll",
+            "1s",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ];
+        Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)])
+    };
+    let holder = || {
+        let lease = [
+            "get",
+            "lease",
+            "-n",
+            "nodestats",
+            "nodestats-controller",
+            "-o",
+        ];
+        let arguments: Vec<&str> = lease
+            .into_iter()
+            .chain(["jsonpath={.spec.holderIdentity}"])
+            .collect();
+        plane.kubectl(&arguments).ok()
+    };
+    let first = start("first");
+    eventually("a leader", async || (holder()? == "first").then_some(())).await;
+    let second = start("second");
+    // It stands by: the leader goes on to lead.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(holder().as_deref(), Some("first"));
+    let killed = Instant::now();
+    first.kill();
+    eventually("another leader", async || {
+        (holder()? == "second").then_some(())
+    })
+    .await;
+    assert!(
+        killed.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        killed.elapsed()
+    );
+    // It does the work.
+    let _agent = agent(&plane, api.url(), "node-a", "192.168.2.10");
+    until_phase(&plane, "node-a", "Ready").await;
+    // One that ends in order gives the lease up: nobody waits until it expires.
+    let third = start("third");
+    let ended = Instant::now();
+    assert_eq!(second.terminate().code(), Some(0));
+    eventually("the third", async || (holder()? == "third").then_some(())).await;
+    assert!(
+        ended.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        ended.elapsed()
+    );
+    drop(third);
+}
+
+async fn an_agent_without_definition_or_permission_says_so_and_goes_on(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    let uid = plane.add_node("node-a", "192.168.2.10");
+    plane
+        .kubectl(&["delete", "crd", "monitorednodes.nodestats.dev"])
+        .expect("deleted");
+    let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
+    let (kubeconfig, token) = plane.agent_credentials("node-a");
+    let kubeconfig = kubeconfig.display().to_string();
+    let log = plane.file("agent.log");
+    let arguments = [
+        "--kubernetes",
+        "--server",
+        api.url(),
+        "--node-name",
+        "node-a",
+        "--node-ips",
+        "192.168.2.10",
+        "--interval",
+        "1s",
+        "--token-file",
+        token.to_str().expect("UTF-8"),
+        "--admin-listen",
+        "127.0.0.1:19473",
+    ];
+    let _agent = Program::start_logged(
+        "nodestats-agent",
+        &arguments,
+        &[("KUBECONFIG", &kubeconfig)],
+        &log,
+    );
+    let admin =
+        nodestats_wire::client::Client::new("http://127.0.0.1:19473", Duration::from_secs(5))
+            .expect("a URL");
+    let said = async |words: &str| {
+        eventually(words, async || {
+            std::fs::read_to_string(&log)
+                .ok()?
+                .contains(words)
+                .then_some(())
+        })
+        .await;
+    };
+    said("its definition (crds/) is not installed").await;
+    assert!(
+        admin
+            .get("/readyz", &[])
+            .await
+            .is_err_and(|error| error.status() == Some(503))
+    );
+    assert!(admin.get("/healthz", &[]).await.is_ok());
+    // It samples and buffers all the while: what waits is there when the node is registered.
+    let client = api.client();
+    let registration = serde_json::from_value(json!({
+        "hostname": "node-a", "ip": "192.168.2.10", "interval_seconds": 1,
+        "retention_seconds": 86_400, "deletion_policy": "retain",
+    }));
+    client
+        .register_in_cluster(&uid, &registration.expect("valid"))
+        .await
+        .expect("registered");
+    eventually("samples", async || {
+        let history = nodestats_testkit::get(&client, "/192.168.2.10?from=0").await?;
+        (history.as_object()?.len() >= 3).then_some(())
+    })
+    .await;
+    // The definition is there, and the permission is not.
+    plane
+        .kubectl(&["delete", "clusterrolebinding", "nodestats-agent"])
+        .expect("deleted");
+    plane.reinstall_definition();
+    said("service account may not do this").await;
+    assert!(
+        admin
+            .get("/readyz", &[])
+            .await
+            .is_err_and(|error| error.status() == Some(503))
+    );
+    plane.reinstall();
+    eventually("readiness", async || {
+        admin.get("/readyz", &[]).await.ok().map(drop)
+    })
+    .await;
+    assert_eq!(plane.get("mn", "node-a")["status"]["nodeUID"], json!(uid));
+    let text = std::fs::read_to_string(&log).expect("a log");
+    assert_eq!(
+        text.matches("is not installed").count(),
+        1,
+        "one line, not one for each attempt: {text}"
+    );
+}

@@ -1,0 +1,213 @@
+//! A real control plane for one test, with what nodestats installs into it, and Nodes that no
+//! machine stands behind.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nodestats_cluster::{Cluster, Config, Level, Owned};
+use tempfile::TempDir;
+
+pub use nodestats_cluster::Version;
+
+/// A control plane; gone when it is dropped.
+pub struct ControlPlane {
+    cluster: Owned,
+    folder: TempDir,
+}
+
+/// The repository's folder.
+fn root() -> &'static Path {
+    let testkit = Path::new(env!("CARGO_MANIFEST_DIR"));
+    testkit
+        .ancestors()
+        .nth(2)
+        .expect("crates/testkit is in the repository")
+}
+
+/// A name that no other test of this machine has.
+fn unique_name() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("t{}-{count}", std::process::id() % 100_000)
+}
+
+impl ControlPlane {
+    /// Starts etcd and kube-apiserver.
+    ///
+    /// # Panics
+    /// Where they do not start.
+    pub fn start(version: Version) -> Self {
+        let config = Config {
+            name: unique_name(),
+            version,
+            level: Level::ControlPlane,
+            ..Config::default()
+        };
+        Self {
+            cluster: Owned::up(&config).expect("a control plane"),
+            folder: tempfile::tempdir().expect("temporary folder"),
+        }
+    }
+
+    /// The same, with the resource's definition, the namespace and the RBAC of nodestats.
+    ///
+    /// # Panics
+    /// Where it cannot be installed.
+    pub fn with_nodestats(version: Version) -> Self {
+        let plane = Self::start(version);
+        install(&plane.cluster);
+        plane
+    }
+
+    /// Installs the definition alone, again.
+    pub fn reinstall_definition(&self) {
+        install_definition(&self.cluster);
+    }
+
+    /// Installs everything again.
+    pub fn reinstall(&self) {
+        install(&self.cluster);
+    }
+
+    /// Runs kubectl as the administrator.
+    pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.cluster.kubectl(arguments)
+    }
+
+    /// Applies documents as a person does, and returns what kubectl said.
+    pub fn apply(&self, documents: &str) -> anyhow::Result<String> {
+        self.cluster.kubectl_with(&["apply", "-f", "-"], documents)
+    }
+
+    /// The JSON of an object.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn get(&self, kind: &str, name: &str) -> serde_json::Value {
+        let text = self.kubectl(&["get", kind, name, "-o", "json", "--show-managed-fields"]);
+        serde_json::from_str(&text.expect("an object")).expect("JSON")
+    }
+
+    /// A file of this test.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.cluster.kubeconfig()
+    }
+
+    /// Makes a Node with this address that is Ready, as a kubelet would.
+    ///
+    /// # Panics
+    /// Where the API server does not take it.
+    pub fn add_node(&self, name: &str, ip: &str) -> String {
+        let node =
+            serde_json::json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        self.apply(&node.to_string()).expect("a Node");
+        let status = serde_json::json!({"status": {
+            "addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Test", "message": ""}],
+        }});
+        let status = status.to_string();
+        let patch = [
+            "patch",
+            "node",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ];
+        self.kubectl(&patch).expect("a Node's status");
+        self.get("node", name)["metadata"]["uid"]
+            .as_str()
+            .expect("a UID")
+            .to_owned()
+    }
+
+    /// A kubeconfig and a token file of the agent's service account, bound to a pod on `node` as
+    /// the kubelet gives them to an agent there.
+    ///
+    /// # Panics
+    /// Where the API server does not make one.
+    pub fn agent_credentials(&self, node: &str) -> (PathBuf, PathBuf) {
+        let pod_name = format!("agent-{node}");
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": pod_name, "namespace": "nodestats"},
+            "spec": {
+                "nodeName": node, "serviceAccountName": "nodestats-agent",
+                "containers": [{"name": "agent", "image": "none"}],
+            },
+        });
+        self.apply(&pod.to_string()).expect("a pod");
+        let token = self.kubectl(&[
+            "create",
+            "token",
+            "nodestats-agent",
+            "-n",
+            "nodestats",
+            "--bound-object-kind=Pod",
+            &format!("--bound-object-name={pod_name}"),
+        ]);
+        let token = token.expect("a token").trim().to_owned();
+        let token_file = self.file(&format!("{node}.token"));
+        std::fs::write(&token_file, &token).expect("written");
+        (
+            self.kubeconfig_with(&format!("{node}.kubeconfig"), &token),
+            token_file,
+        )
+    }
+
+    /// A kubeconfig of a service account of the namespace `nodestats`.
+    ///
+    /// # Panics
+    /// Where the API server makes no token.
+    pub fn credentials(&self, service_account: &str) -> PathBuf {
+        let token = self.kubectl(&["create", "token", service_account, "-n", "nodestats"]);
+        let token = token.expect("a token").trim().to_owned();
+        self.kubeconfig_with(&format!("{service_account}.kubeconfig"), &token)
+    }
+
+    fn kubeconfig_with(&self, file: &str, token: &str) -> PathBuf {
+        let admin = std::fs::read_to_string(self.cluster.kubeconfig()).expect("readable");
+        let mut config: serde_json::Value = serde_json::from_str(&admin).expect("JSON");
+        config["users"][0]["user"] = serde_json::json!({"token": token});
+        let path = self.file(file);
+        std::fs::write(&path, config.to_string()).expect("written");
+        path
+    }
+}
+
+/// Installs what every cluster with nodestats has: definition, namespace, RBAC.
+///
+/// # Panics
+/// Where the API server does not take it.
+pub fn install(cluster: &Cluster) {
+    install_definition(cluster);
+    let namespace = serde_json::json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nodestats"},
+    });
+    cluster
+        .kubectl_with(&["apply", "-f", "-"], &namespace.to_string())
+        .expect("a namespace");
+    let manifests = root().join("manifests").display().to_string();
+    cluster.kubectl(&["apply", "-f", &manifests]).expect("RBAC");
+}
+
+fn install_definition(cluster: &Cluster) {
+    let crd = root().join("crds").display().to_string();
+    cluster
+        .kubectl(&["apply", "-f", &crd])
+        .expect("the definition");
+    let wait = [
+        "wait",
+        "--for=condition=Established",
+        "crd/monitorednodes.nodestats.dev",
+    ];
+    cluster
+        .kubectl(&wait)
+        .expect("the definition is established");
+}
