@@ -87,7 +87,7 @@ pub(crate) fn run(command: Cluster) -> anyhow::Result<()> {
     match command {
         Cluster::Up(up) => start(up),
         Cluster::Load { image, which } => {
-            cluster::Cluster::up(&which.into())?.load(&image)?;
+            cluster::Cluster::running(&which.into())?.load(&image)?;
             println!("{} is on every node", image.display());
             Ok(())
         }

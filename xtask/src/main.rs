@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod edges;
+mod image;
 mod install;
 mod measure;
 mod process;
@@ -56,6 +57,12 @@ enum Command {
         #[command(subcommand)]
         what: cluster::Cluster,
     },
+    /// Builds the images of both programs as docker-archives, static and on nothing.
+    Image {
+        /// As they are published: slower to build, smaller and faster.
+        #[arg(long)]
+        dist: bool,
+    },
     /// What is too slow for each change: the tests, the benchmark and the measurement.
     ReleaseCheck,
 }
@@ -91,6 +98,7 @@ fn main() -> ExitCode {
         } => bench::collect(json),
         Command::Measure { json, seconds } => measure::run(json, seconds),
         Command::Cluster { what } => cluster::run(what),
+        Command::Image { dist } => image::run(dist),
         Command::ReleaseCheck => test::run()
             .and_then(|()| bench::collect(true))
             .and_then(|()| measure::run(true, 600)),

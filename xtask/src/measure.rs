@@ -9,10 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use crate::process;
-
-/// The system's own triple, for a static agent.
-const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+use crate::{image, process};
 
 /// Killed when it is dropped.
 struct Running(Child);
@@ -33,19 +30,7 @@ pub(crate) fn run(json: bool, seconds: u64) -> anyhow::Result<()> {
         "--package",
         "nodestats",
     ]))?;
-    process::run(
-        process::cargo()
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--package",
-                "nodestats-agent",
-                "--target",
-                STATIC_TARGET,
-            ])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static"),
-    )?;
+    let static_programs = image::static_programs("release", &["nodestats-agent"])?;
     let folder = process::target_dir("xtask-measure")?;
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
@@ -88,9 +73,7 @@ pub(crate) fn run(json: bool, seconds: u64) -> anyhow::Result<()> {
     }
     let first_answer = listening.elapsed();
 
-    let mut command = Command::new(
-        process::target_dir(&format!("{STATIC_TARGET}/release"))?.join("nodestats-agent"),
-    );
+    let mut command = Command::new(static_programs.join("nodestats-agent"));
     command.args([
         "--interval",
         "1s",

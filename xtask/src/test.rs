@@ -4,7 +4,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::{edges, install, process};
+use nodestats_cluster as cluster;
+
+use crate::{edges, image, install, process};
 
 /// The package of the database server that tests run.
 const DATABASE_SERVER: &str = "xtask/surrealdb/Cargo.toml";
@@ -59,6 +61,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     count.step("edges", edges::run());
     heading("programs");
     count.step("programs", programs());
+    heading("Kubernetes");
+    count.step("Kubernetes", kubernetes());
+    heading("images");
+    count.step("images", image::build(false).map(drop));
     heading("tests in Rust");
     count.suite("tests in Rust", rust());
     heading("tests in Python");
@@ -94,6 +100,16 @@ pub(crate) fn programs() -> anyhow::Result<()> {
     let mut command = process::cargo();
     command.args(["build", "--locked", "--manifest-path", DATABASE_SERVER]);
     process::run(command.arg("--target-dir").arg(target))
+}
+
+/// What the tests on clusters need: Debian's packages, and each version of Kubernetes, built where
+/// it is not yet.
+fn kubernetes() -> anyhow::Result<()> {
+    install::cluster()?;
+    for version in cluster::Version::ALL {
+        cluster::Binaries::find(version, true)?;
+    }
+    Ok(())
 }
 
 fn format() -> anyhow::Result<()> {

@@ -303,7 +303,7 @@ impl Member {
         let wanted = status::Facts {
             membership: &self.membership,
             claims: &self.claims,
-            facts: &self.facts,
+            host: &self.facts,
             observed: observed.as_ref(),
             state,
         }

@@ -61,7 +61,7 @@ struct Arguments {
     )]
     buffer_mib: u16,
 
-    /// Keep the MonitoredNode of the Kubernetes node that this runs on; its spec says how the node
+    /// Keep the `MonitoredNode` of the Kubernetes node that this runs on; its spec says how the node
     /// is sampled [default: in a pod that is told its node's name].
     #[arg(long, env = "NODESTATS_KUBERNETES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     kubernetes: Option<bool>,

@@ -16,7 +16,7 @@ use crate::{Version, process};
 /// Sources of one Go program.
 struct Module {
     main: &'static str,
-    module: &'static str,
+    requirements: &'static str,
     sums: &'static str,
 }
 
@@ -24,7 +24,7 @@ macro_rules! module {
     ($folder:literal, $main:literal) => {
         Module {
             main: include_str!(concat!("../../../xtask/kubernetes/", $main)),
-            module: include_str!(concat!("../../../xtask/kubernetes/", $folder, "/go.mod")),
+            requirements: include_str!(concat!("../../../xtask/kubernetes/", $folder, "/go.mod")),
             sums: include_str!(concat!("../../../xtask/kubernetes/", $folder, "/go.sum")),
         }
     };
@@ -81,11 +81,11 @@ impl Binaries {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+}
 
-    /// The static `coredns`, for an image.
-    pub(crate) fn dns(&self) -> anyhow::Result<PathBuf> {
-        Ok(build_dns()?.join(DNS))
-    }
+/// The static `coredns`, for an image.
+pub(crate) fn dns() -> anyhow::Result<PathBuf> {
+    Ok(build_dns()?.join(DNS))
 }
 
 fn build(version: Version) -> anyhow::Result<PathBuf> {
@@ -129,16 +129,14 @@ fn build_module(
     finish: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<PathBuf> {
     let mut digest = Sha256::new();
-    for part in [module.main, module.module, module.sums, flags] {
+    for part in [module.main, module.requirements, module.sums, flags] {
         digest.update(part);
         digest.update([0]);
     }
-    let digest: String = digest.finalize()[..6]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = digest.finalize();
+    let digest = u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 is longer"));
     let cache = cache()?;
-    let folder = cache.join(format!("{name}-{digest}"));
+    let folder = cache.join(format!("{name}-{digest:016x}"));
     if folder.exists() {
         return Ok(folder);
     }
@@ -151,7 +149,7 @@ fn build_module(
     fs::create_dir_all(&building)?;
     for (file, text) in [
         ("main.go", module.main),
-        ("go.mod", module.module),
+        ("go.mod", module.requirements),
         ("go.sum", module.sums),
     ] {
         fs::write(building.join(file), text)?;

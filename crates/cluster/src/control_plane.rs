@@ -184,6 +184,8 @@ pub(crate) fn start_controllers(state: &State, binaries: &Binaries) -> anyhow::R
                 "--service-account-private-key-file=pki/sa.key",
                 "--root-ca-file=pki/ca.crt",
                 "--use-service-account-credentials=true",
+                // A test that stops a kubelet need not wait for most of a minute.
+                "--node-monitor-grace-period=20s",
             ][..],
         ),
         ("kube-scheduler", &[]),

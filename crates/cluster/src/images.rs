@@ -6,7 +6,6 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use crate::Binaries;
 use crate::process::output;
 use crate::state::State;
 
@@ -74,8 +73,7 @@ pub fn build_image(image: &Image<'_>, archive: &Path) -> anyhow::Result<()> {
     if let Some(target) = image.target {
         build.args(["--target", target]);
     }
-    let built = output(build.arg(image.context), "");
-    let built = built.and_then(|_| {
+    let made = output(build.arg(image.context), "").and_then(|_| {
         let _ = fs::remove_file(archive);
         let to = format!("docker-archive:{}:{}", archive.display(), image.reference);
         output(
@@ -85,13 +83,12 @@ pub fn build_image(image: &Image<'_>, archive: &Path) -> anyhow::Result<()> {
     });
     let _ = output(buildah().args(["rmi", "--all", "--force"]), "");
     let _ = fs::remove_dir_all(&store);
-    built
-        .map(drop)
+    made.map(drop)
         .with_context(|| format!("cannot build {}", image.reference))
 }
 
 /// The images that every node needs.
-pub(crate) fn base(binaries: &Binaries, state: &State) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn base(state: &State) -> anyhow::Result<Vec<PathBuf>> {
     let folder = state.path("images");
     fs::create_dir_all(&folder)?;
     let source = folder.join("pause.c");
@@ -103,7 +100,7 @@ pub(crate) fn base(binaries: &Binaries, state: &State) -> anyhow::Result<Vec<Pat
         .arg(&source);
     output(&mut compiler, "")?;
     let pause = single(&folder, PAUSE, &folder.join("pause"))?;
-    let dns = single(&folder, DNS, &binaries.dns()?)?;
+    let dns = single(&folder, DNS, &crate::binaries::dns()?)?;
     Ok(vec![pause, dns])
 }
 

@@ -40,6 +40,9 @@ pub enum Version {
 }
 
 impl Version {
+    /// All of them, the newest first.
+    pub const ALL: [Self; 2] = [Self::V1_37, Self::V1_34];
+
     /// Without the leading `v`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,7 +56,7 @@ impl FromStr for Version {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::V1_37, Self::V1_34]
+        Self::ALL
             .into_iter()
             .find(|version| version.as_str() == text)
             .ok_or_else(|| format!("{text:?} is not a version that is built here: 1.37.2, 1.34.3"))
@@ -113,7 +116,20 @@ impl Cluster {
         Self::up_for(config, false)
     }
 
-    fn up_for(config: &Config, owned: bool) -> anyhow::Result<Self> {
+    /// The cluster that `config` describes, where it runs.
+    pub fn running(config: &Config) -> anyhow::Result<Self> {
+        let cluster = Self::plan(config)?;
+        if !cluster.is_up() {
+            bail!("no cluster {} runs: cargo xtask cluster up", config.name);
+        }
+        Ok(cluster)
+    }
+
+    fn is_up(&self) -> bool {
+        self.state.is_complete() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
+    }
+
+    fn plan(config: &Config) -> anyhow::Result<Self> {
         let network = Network::new(&config.name, &config.network)?;
         let count = match config.level {
             Level::ControlPlane => 0,
@@ -122,13 +138,17 @@ impl Cluster {
         let state = State::open(&config.name)?;
         let binaries = Binaries::find(config.version, count > 0)?;
         let nodes = nodes::plan(&config.name, &network, count);
-        let cluster = Self {
+        Ok(Self {
             state,
             binaries,
             network,
             nodes,
-        };
-        if cluster.state.is_complete() && cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok() {
+        })
+    }
+
+    fn up_for(config: &Config, owned: bool) -> anyhow::Result<Self> {
+        let cluster = Self::plan(config)?;
+        if cluster.is_up() {
             return Ok(cluster);
         }
         state::down(&config.name)?;
@@ -154,7 +174,7 @@ impl Cluster {
         let endpoint = Endpoint::at(self.network.gateway());
         control_plane::start(&self.state, &self.binaries, &endpoint)?;
         control_plane::start_controllers(&self.state, &self.binaries)?;
-        let images = images::base(&self.binaries, &self.state)?;
+        let images = images::base(&self.state)?;
         for node in &self.nodes {
             node.create(&self.state, &self.network)?;
             node.start(&self.state, &self.binaries, &self.network)?;
@@ -216,7 +236,7 @@ impl Cluster {
 
     /// The command that runs inside a node's namespaces, with its processes, mounts and network.
     pub fn inside(&self, node: &str) -> anyhow::Result<std::process::Command> {
-        self.node(node)?.inside(&self.state)
+        self.node(node)?.inside()
     }
 
     /// Imports an image (a docker-archive) into every node.
@@ -232,7 +252,7 @@ impl Cluster {
 
     /// Ends all processes of a node at once, as a power cut does.
     pub fn stop_node(&self, node: &str) -> anyhow::Result<()> {
-        self.node(node)?.stop(&self.state)
+        self.node(node)?.stop()
     }
 
     /// Starts a node again, as a boot does: with another boot id, on the same disk.

@@ -247,19 +247,19 @@ state = \"{directory}/containerd/state\"
         Ok(())
     }
 
-    pub(crate) fn stop(&self, state: &State) -> anyhow::Result<()> {
-        if let Some(init) = self.programs(state, |pid| is_first(pid)).first() {
+    pub(crate) fn stop(&self) -> anyhow::Result<()> {
+        if let Some(init) = self.programs(is_first).first() {
             kill_process(*init, Signal::KILL)?;
         }
         wait_for(&format!("{} to end", self.name), || {
-            self.programs(state, |_| true).is_empty().then_some(())
+            self.programs(|_| true).is_empty().then_some(())
         })
     }
 
     pub(crate) fn stop_kubelet(&self, state: &State) -> anyhow::Result<()> {
         fs::write(self.directory(state).join(STOPPED), "")?;
         wait_for("the kubelet to end", || {
-            let kubelets = self.programs(state, |pid| is_called(pid, "kubelet"));
+            let kubelets = self.programs(|pid| is_called(pid, "kubelet"));
             for pid in &kubelets {
                 let _ = kill_process(*pid, Signal::KILL);
             }
@@ -272,14 +272,14 @@ state = \"{directory}/containerd/state\"
     }
 
     pub(crate) fn remove(&self, state: &State, network: &Network) -> anyhow::Result<()> {
-        self.stop(state)?;
+        self.stop()?;
         network.remove_node(&self.name)?;
         remove_cgroups_that(|name| name == self.namespace())?;
         Ok(fs::remove_dir_all(self.directory(state))?)
     }
 
-    pub(crate) fn inside(&self, state: &State) -> anyhow::Result<Command> {
-        let first = self.programs(state, is_first);
+    pub(crate) fn inside(&self) -> anyhow::Result<Command> {
+        let first = self.programs(is_first);
         let init = first
             .first()
             .with_context(|| format!("{} does not run", self.name))?;
@@ -292,7 +292,7 @@ state = \"{directory}/containerd/state\"
     }
 
     /// The node's own programs (not its containers) that `wanted` picks.
-    fn programs(&self, _: &State, wanted: impl Fn(Pid) -> bool) -> Vec<Pid> {
+    fn programs(&self, wanted: impl Fn(Pid) -> bool) -> Vec<Pid> {
         let mark = format!("{MARK}={}", self.namespace());
         let marked = process::marked(&mark).unwrap_or_default();
         marked.into_iter().filter(|pid| wanted(*pid)).collect()

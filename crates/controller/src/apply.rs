@@ -12,7 +12,7 @@ use nodestats_k8s::{MonitoredNode, MonitoredNodeStatus, Phase, manager};
 use nodestats_wire::client;
 use serde_json::{Value, json};
 
-use crate::decide::Decision;
+use crate::decide::{Decision, NODE_LOST};
 use crate::events::Event;
 use crate::metrics::Metrics;
 
@@ -43,7 +43,19 @@ pub(crate) fn status(
     let unchanged = current.phase == Some(decision.phase)
         && current.observed_generation == generation
         && conditions.iter().all(same);
-    (!unchanged).then_some((decision.phase, conditions))
+    if unchanged {
+        return None;
+    }
+    // What was said of a lost node's pressure stands until its agent says something else. To let go
+    // of it here would leave an entry that has a type, which the agent owns too, and nothing more.
+    let kept = current.conditions.iter().filter(|condition| {
+        let type_ = &*condition.type_;
+        condition.reason == NODE_LOST
+            && condition::agent::ALL.contains(&type_)
+            && condition::find(&conditions, type_).is_none()
+    });
+    let kept: Vec<Condition> = kept.cloned().collect();
+    Some((decision.phase, conditions.into_iter().chain(kept).collect()))
 }
 
 /// Writes a status. By force: what the controller says of a node is its own, and the pressure of a

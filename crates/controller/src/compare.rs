@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_node_without_an_agent_is_told_about_once() {
         let mut without = WithoutAgent::default();
-        let (patience, begin) = (Duration::from_secs(300), Instant::now());
+        let (patience, begin) = (Duration::from_mins(5), Instant::now());
         let node = [Arc::new(Node::test("a"))];
         let at = |seconds| begin + Duration::from_secs(seconds);
         assert!(without.update(&node, patience, at(0)).is_empty());

@@ -91,7 +91,7 @@ pub(crate) fn decide(observed: Observed<'_>, times: Times, now: Timestamp) -> Op
         claims.extend(condition::agent::ALL.map(|type_| Claim {
             type_,
             status: Status::Unknown,
-            reason: "NodeLost",
+            reason: NODE_LOST,
             message: "The node has sent nothing for a long time.".to_owned(),
         }));
     }
@@ -153,8 +153,8 @@ fn silence(
     let stale_after = interval * STALE_INTERVALS + times.poll;
     let lost_after = (interval * LOST_INTERVALS).max(times.lost_after);
     let age = Duration::try_from_secs_f64(age.max(0.0)).unwrap_or(Duration::MAX);
-    if age <= stale_after {
-        return (Silence::Fresh, (stale_after - age).max(times.poll));
+    if let Some(left) = stale_after.checked_sub(age) {
+        return (Silence::Fresh, left.max(times.poll));
     }
     // Nobody is silent for longer than it was listened to.
     let mut floor = answers_since;
@@ -201,6 +201,8 @@ fn phase(object: &MonitoredNode, status: &MonitoredNodeStatus, silence: &Silence
     }
 }
 
+/// Reason of the pressure of a lost node.
+pub(crate) const NODE_LOST: &str = "NodeLost";
 /// Reason of a node of which it is too early to tell.
 const WAITING: &str = "WaitingForSamples";
 

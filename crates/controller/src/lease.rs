@@ -165,16 +165,29 @@ fn won(result: Result<Object, kube::Error>) -> Result<bool, kube::Error> {
     }
 }
 
-/// An error with its causes, each once.
+/// An error with its causes, each once. Of what the API server said its message and its code.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let one = match error.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) => format!("{} ({})", status.message, status.code),
+            _ => error.to_string(),
+        };
+        if !text.contains(&one) {
+            text = if text.is_empty() {
+                one
+            } else {
+                format!("{text}: {one}")
+            };
         }
-        cause = error.source();
+        next = error.source();
     }
-    text
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
+
+/// A message of the API server may repeat each field of an object.
+const LONGEST: usize = 400;

@@ -84,6 +84,8 @@ async fn client() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer()
         .await
         .context("no cluster: neither a pod's service account nor a kubeconfig was found")?;
+    // Failures are counted and tried again here, not hidden in the client.
+    config.default_retry = false;
     config.connect_timeout = Some(REQUEST_PATIENCE);
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     Ok(Client::try_from(config)?)

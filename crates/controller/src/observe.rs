@@ -161,16 +161,23 @@ mod tests {
 
     #[test]
     fn nodes_without_an_agent_by_choice_are_known() {
-        let none = BTreeMap::new();
+        let everywhere = BTreeMap::new();
         let selector = BTreeMap::from([("pool".to_owned(), "a".to_owned())]);
         let node = || Node::test("x");
-        assert!(node().wants_agent(&none));
+        assert!(node().wants_agent(&everywhere));
         assert!(!node().wants_agent(&selector));
         assert!(node().labelled("pool", "a").wants_agent(&selector));
         for (key, value) in [OS, VIRTUAL, (label::NO_AGENT, "true")] {
-            assert!(!node().labelled(key, value).wants_agent(&none), "{key}");
+            assert!(
+                !node().labelled(key, value).wants_agent(&everywhere),
+                "{key}"
+            );
         }
-        assert!(node().labelled(label::NO_AGENT, "false").wants_agent(&none));
+        assert!(
+            node()
+                .labelled(label::NO_AGENT, "false")
+                .wants_agent(&everywhere)
+        );
     }
 
     #[test]

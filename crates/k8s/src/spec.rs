@@ -1,5 +1,8 @@
 //! What people say of a node.
 
+// Each column of the table has a name, a type and a path.
+#![allow(clippy::duplicated_attributes)]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -181,6 +181,63 @@ impl ControlPlane {
     }
 }
 
+/// A cluster with nodes; gone when it is dropped.
+pub struct FullCluster(Owned);
+
+impl FullCluster {
+    /// Starts it, imports the images of `cargo xtask image` into every node, and installs the
+    /// resource's definition, the namespace and the RBAC of nodestats.
+    ///
+    /// # Panics
+    /// Where it does not start, or the images are not built.
+    pub fn with_nodestats(version: Version, nodes: usize) -> Self {
+        let images = ["nodestats", "nodestats-agent"].map(|name| {
+            let image = crate::program::target_folder().join(format!("xtask-images/{name}.tar"));
+            assert!(
+                image.exists(),
+                "{} is missing: cargo xtask image makes it",
+                image.display()
+            );
+            image
+        });
+        let config = Config {
+            name: unique_name(),
+            version,
+            level: Level::Full { nodes },
+            ..Config::default()
+        };
+        let cluster = Owned::up(&config).expect("a cluster");
+        for image in images {
+            cluster.load(&image).expect("imported");
+        }
+        install(&cluster);
+        Self(cluster)
+    }
+
+    /// Applies documents as a person does, and returns what kubectl said.
+    pub fn apply(&self, documents: &str) -> anyhow::Result<String> {
+        self.kubectl_with(&["apply", "-f", "-"], documents)
+    }
+
+    /// Kills (SIGKILL) the processes of a node that run this program, in containers or not.
+    pub fn kill_inside(&self, node: &str, program: &str) -> anyhow::Result<()> {
+        let mut command = self.inside(node)?;
+        let status = command
+            .args(["pkill", "-KILL", "-f", &format!("^/{program}")])
+            .status()?;
+        anyhow::ensure!(status.success(), "no process of {node} runs {program}");
+        Ok(())
+    }
+}
+
+impl std::ops::Deref for FullCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}
+
 /// Installs what every cluster with nodestats has: definition, namespace, RBAC.
 ///
 /// # Panics

@@ -3,6 +3,7 @@
 //! Tests wait for conditions, never for a guessed time.
 
 mod database;
+pub mod fake_api_server;
 pub mod kubernetes;
 mod program;
 mod samples;
@@ -26,7 +27,16 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 ///
 /// # Panics
 /// After [`PATIENCE`], naming `what`.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, what, ask).await
+}
+
+/// The same for what takes longer by its nature.
+///
+/// # Panics
+/// After `patience`, naming `what`.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> T {
@@ -35,7 +45,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begin.elapsed() < patience, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }

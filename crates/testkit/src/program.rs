@@ -43,6 +43,13 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Where cargo builds: above the folder of programs.
+pub(crate) fn target_folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a test is a program");
+    let folder = test.ancestors().nth(3);
+    folder.expect("target/PROFILE/deps").to_owned()
+}
+
 pub(crate) fn command(name: &str, arguments: &[&str]) -> Command {
     let mut command = isolated(binary(name));
     command.args(arguments);
@@ -134,6 +141,15 @@ impl Program {
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         }
+    }
+
+    /// The most memory that it had resident so far, in bytes (`VmHWM` of proc(5)).
+    pub fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.0.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.expect("in kB") * 1024
     }
 
     /// The server's URL.

@@ -110,17 +110,24 @@ impl Client {
         Ok(self.send(request).await?.status() == StatusCode::CREATED)
     }
 
-    /// Pushes frames that are encoded already; returns when the server has stored them.
+    /// Pushes frames that are encoded already, and says what this clock shows; returns when the
+    /// server has stored them.
     pub async fn push_frames(&self, node: &str, frames: Vec<u8>) -> Result<(), Error> {
-        let request = self
-            .request(Method::PUT, &routes::node(node))
-            .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
-            .header(
-                routes::SENT_AT_HEADER,
-                Timestamp::from_system(SystemTime::now()).to_string(),
-            )
-            .body(frames);
+        let now = Timestamp::from_system(SystemTime::now());
+        let request = self.frames(node, frames);
+        let request = request.header(routes::SENT_AT_HEADER, now.to_string());
         self.send(request).await.map(drop)
+    }
+
+    /// The same for frames of which only their own times are known.
+    pub async fn push_old_frames(&self, node: &str, frames: Vec<u8>) -> Result<(), Error> {
+        self.send(self.frames(node, frames)).await.map(drop)
+    }
+
+    fn frames(&self, node: &str, frames: Vec<u8>) -> reqwest::RequestBuilder {
+        self.request(Method::PUT, &routes::node(node))
+            .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
+            .body(frames)
     }
 
     /// Puts samples in their JSON form; returns when the server has stored them.

@@ -1,5 +1,6 @@
 //! The agent's part of the status: facts of its node and itself, and the pressure that it sees.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use nodestats_collect::HostFacts;
 use nodestats_k8s::condition;
@@ -12,7 +13,7 @@ use crate::pressure::Observed;
 pub(crate) struct Facts<'a> {
     pub(crate) membership: &'a Membership,
     pub(crate) claims: &'a Claims,
-    pub(crate) facts: &'a HostFacts,
+    pub(crate) host: &'a HostFacts,
     pub(crate) observed: Option<&'a Observed>,
     pub(crate) state: AgentState,
 }
@@ -31,8 +32,7 @@ impl Facts<'_> {
             .retain(|one| condition::agent::ALL.contains(&&*one.type_));
         own.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
         let mut sorted = wanted.clone();
-        if sorted.conditions.is_empty() {
-            // The controller has them: the node was lost.
+        if current.phase == Some(Phase::Lost) {
             own.conditions.clear();
         }
         sorted.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
@@ -46,23 +46,31 @@ impl Facts<'_> {
         let memory = observed.and_then(|observed| observed.memory_bytes);
         // While the node is called lost its pressure is the controller's to say: two writers that
         // disagree would write for ever.
-        let claims = match observed {
-            Some(observed) if current.phase != Some(Phase::Lost) => &*observed.conditions,
-            _ => &[],
+        let lost = current.phase == Some(Phase::Lost);
+        let conditions = match observed {
+            _ if lost => Vec::new(),
+            Some(observed) => observed
+                .conditions
+                .iter()
+                // Pressure follows from no spec.
+                .map(|claim| claim.since(&current.conditions, None, Timestamp::now()))
+                .collect(),
+            // Nothing is known yet: what was said last stands.
+            None => own_conditions(current),
         };
         let generation = object.metadata.generation;
         MonitoredNodeStatus {
             phase: None,
             observed_generation: None,
             addresses: self.membership.node_ips.clone(),
-            hostname: Some(self.facts.hostname.clone()),
+            hostname: Some(self.host.hostname.clone()),
             node_uid: Some(self.claims.node_uid.clone()),
-            machine_id: self.facts.machine_id.clone(),
+            machine_id: self.host.machine_id.clone(),
             boot_id: observed.map(|observed| observed.boot_id.clone()),
             boot_time: boot_time.map(|time| time.to_string()),
-            kernel: self.facts.kernel.clone(),
-            os: self.facts.os.clone(),
-            architecture: Some(self.facts.architecture.clone()),
+            kernel: self.host.kernel.clone(),
+            os: self.host.os.clone(),
+            architecture: Some(self.host.architecture.clone()),
             cpus: observed.and_then(|observed| i32::try_from(observed.cpus).ok()),
             memory: memory.map(|bytes| format!("{}Mi", bytes >> 20)),
             agent: Some(AgentStatus {
@@ -71,15 +79,14 @@ impl Facts<'_> {
                 state: Some(self.state),
                 observed_generation: generation,
             }),
-            conditions: claims
-                .iter()
-                .map(|claim| {
-                    // Pressure follows from no spec.
-                    claim.since(&current.conditions, None, Timestamp::now())
-                })
-                .collect(),
+            conditions,
         }
     }
+}
+
+fn own_conditions(status: &MonitoredNodeStatus) -> Vec<Condition> {
+    let own = |one: &&Condition| condition::agent::ALL.contains(&&*one.type_);
+    status.conditions.iter().filter(own).cloned().collect()
 }
 
 #[cfg(test)]
@@ -102,7 +109,7 @@ mod tests {
                 node_name: "a".to_owned(),
                 node_uid: "u".to_owned(),
             },
-            facts: &HostFacts {
+            host: &HostFacts {
                 hostname: "a".to_owned(),
                 kernel: None,
                 os: None,

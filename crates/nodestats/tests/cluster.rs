@@ -1,0 +1,442 @@
+//! The images of `cargo xtask image` on a real cluster of three nodes: a node's whole life.
+//!
+//! One test, since the cluster is one: each step leaves it as the next one needs it.
+
+use std::time::{Duration, Instant};
+
+use nodestats_testkit::kubernetes::{FullCluster, Version};
+use nodestats_testkit::{eventually, get};
+use nodestats_wire::client::Client;
+use serde_json::{Value, json};
+
+const MANIFESTS: &str = include_str!("cluster/nodestats.yaml");
+const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+const ADDRESSES: [&str; 3] = ["192.168.2.10", "192.168.2.11", "192.168.2.56"];
+
+struct Scene {
+    cluster: FullCluster,
+}
+
+impl Scene {
+    fn field(&self, node: &str, path: &str) -> String {
+        let path = format!("jsonpath={{.{path}}}");
+        self.cluster
+            .kubectl(&["get", "mn", node, "-o", &path])
+            .unwrap_or_default()
+    }
+
+    fn phase(&self, node: &str) -> String {
+        self.field(node, "status.phase")
+    }
+
+    async fn until(&self, node: &str, phase: &str) {
+        let what = format!("{node} to be {phase}");
+        eventually(&what, async || (self.phase(node) == phase).then_some(())).await;
+    }
+
+    async fn until_all(&self, phase: &str) {
+        for node in NODES {
+            self.until(node, phase).await;
+        }
+    }
+
+    /// A client for the API's pod, which this machine has a route to.
+    async fn api(&self) -> Client {
+        let arguments = [
+            "get",
+            "pod",
+            "-n",
+            "nodestats",
+            "nodestats-api-0",
+            "-o",
+            "jsonpath={.status.podIP}",
+        ];
+        let ip = eventually("the API's address", async || {
+            self.cluster
+                .kubectl(&arguments)
+                .ok()
+                .filter(|ip| !ip.is_empty())
+        })
+        .await;
+        let client =
+            Client::new(&format!("http://{ip}:8080"), Duration::from_secs(20)).expect("a URL");
+        eventually("the API", async || get(&client, "/nodes").await).await;
+        client
+    }
+
+    /// A node that neither the API, which cannot move, nor the cluster's DNS is on.
+    fn quiet_node(&self) -> usize {
+        let arguments = [
+            "get",
+            "pods",
+            "-A",
+            "-l",
+            "app=nodestats-api",
+            "-o",
+            "jsonpath={.items[*].spec.nodeName}",
+        ];
+        let api = self.cluster.kubectl(&arguments).expect("placed");
+        let arguments = [
+            "get",
+            "pods",
+            "-A",
+            "-l",
+            "k8s-app=kube-dns",
+            "-o",
+            "jsonpath={.items[*].spec.nodeName}",
+        ];
+        let dns = self.cluster.kubectl(&arguments).expect("placed");
+        let quiet = |node: &&str| !api.contains(*node) && !dns.contains(*node);
+        NODES
+            .iter()
+            .position(|node| quiet(&node))
+            .expect("three nodes")
+    }
+
+    /// Times of the samples of a node since `from`, in seconds.
+    async fn times(&self, node: &str, from: f64) -> Vec<f64> {
+        let client = self.api().await;
+        let history = get(&client, &format!("/{node}?from={from}"))
+            .await
+            .unwrap_or_default();
+        let times = history
+            .as_object()
+            .into_iter()
+            .flat_map(|history| history.keys())
+            .map(|key| {
+                key.parse::<nodestats_wire::Timestamp>()
+                    .expect("a time")
+                    .seconds()
+            });
+        times.collect()
+    }
+
+    /// Waits until the history of a node from `from` to now has no hole.
+    async fn until_complete(&self, node: &str, from: f64) {
+        eventually(&format!("the whole history of {node}"), async || {
+            let times = self.times(node, from).await;
+            let until = *times.last()?;
+            // A sample each second; keys are cut to it.
+            let complete = times.windows(2).all(|pair| pair[1] - pair[0] < 2.5);
+            let spans = times.first().is_some_and(|first| first - from < 3.0);
+            (complete && spans && seconds() - until < 5.0).then_some(())
+        })
+        .await;
+    }
+}
+
+fn seconds() -> f64 {
+    nodestats_wire::Timestamp::from_system(std::time::SystemTime::now()).seconds()
+}
+
+fn step(name: &str) {
+    eprintln!("== {name}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_three_nodes_through_its_life() {
+    step("start");
+    let scene = Scene {
+        cluster: FullCluster::with_nodestats(Version::V1_37, NODES.len()),
+    };
+    assert_eq!(scene.cluster.nodes(), NODES);
+    install(&scene).await;
+    each_node_sees_its_own_processes(&scene).await;
+    a_killed_agent_makes_its_node_stale_then_lost(&scene).await;
+    a_stopped_kubelet_makes_no_node_lost(&scene).await;
+    nothing_is_lost_while_the_api_is_away(&scene).await;
+    a_node_that_was_cut_off_sends_what_it_sampled(&scene).await;
+    a_rolling_update_hides_nobody(&scene).await;
+    a_reboot_is_the_same_node(&scene).await;
+    a_node_made_anew_is_another_node(&scene).await;
+}
+
+async fn install(scene: &Scene) {
+    let begin = Instant::now();
+    scene.cluster.apply(MANIFESTS).expect("installed");
+    scene.until_all("Ready").await;
+    assert!(
+        begin.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begin.elapsed()
+    );
+    let api = scene.api().await;
+    assert_eq!(get(&api, "/nodes").await, Some(json!(ADDRESSES)));
+    for (node, address) in NODES.iter().zip(ADDRESSES) {
+        assert_eq!(scene.field(node, "status.addresses[0]"), address);
+        assert_eq!(scene.field(node, "status.agent.state"), "Running");
+        assert!(!scene.field(node, "status.machineID").is_empty());
+        assert_eq!(scene.field(node, "spec.interval"), "1s");
+    }
+    let boots: std::collections::BTreeSet<String> = NODES
+        .iter()
+        .map(|node| scene.field(node, "status.bootID"))
+        .collect();
+    assert_eq!(boots.len(), 3, "each node has a boot of its own: {boots:?}");
+}
+
+async fn each_node_sees_its_own_processes(scene: &Scene) {
+    step("processes");
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "placed"},
+        "spec": {
+            "nodeName": "node-2", "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "placed", "image": "localhost/pause:1", "imagePullPolicy": "Never"}],
+        },
+    });
+    scene.cluster.apply(&pod.to_string()).expect("a pod");
+    let uid = scene
+        .cluster
+        .kubectl(&["get", "pod", "placed", "-o", "jsonpath={.metadata.uid}"]);
+    let uid = uid.expect("a UID");
+    let api = scene.api().await;
+    let has = async |node: &str| {
+        let table = get(&api, &format!("/nodes/{node}/proc?view=full")).await?;
+        let rows = table["processes"].as_array()?.clone();
+        Some(rows.iter().any(|row| row["pod_uid"] == json!(uid)))
+    };
+    eventually("the pod's processes", async || {
+        has("node-2").await.filter(|has| *has)
+    })
+    .await;
+    for other in ["node-1", "node-3"] {
+        assert_eq!(has(other).await, Some(false), "{other}");
+    }
+    scene
+        .cluster
+        .kubectl(&["delete", "pod", "placed"])
+        .expect("deleted");
+}
+
+async fn a_killed_agent_makes_its_node_stale_then_lost(scene: &Scene) {
+    step("a killed agent");
+    // Without its kubelet nobody starts it again.
+    scene.cluster.stop_kubelet("node-3").expect("stopped");
+    scene
+        .cluster
+        .kill_inside("node-3", "nodestats-agent")
+        .expect("killed");
+    scene.until("node-3", "Stale").await;
+    scene.until("node-3", "Lost").await;
+    let condition = |type_: &str| {
+        scene.field(
+            "node-3",
+            &format!("status.conditions[?(@.type==\"{type_}\")].status"),
+        )
+    };
+    assert_eq!(
+        (condition("Reporting"), condition("CPUPressure")),
+        ("False".into(), "Unknown".into())
+    );
+    scene.cluster.start_kubelet("node-3").expect("started");
+    scene.until("node-3", "Ready").await;
+    eventually("the pressure of node-3", async || {
+        (condition("CPUPressure") != "Unknown").then_some(())
+    })
+    .await;
+    assert_eq!(
+        (scene.phase("node-1"), scene.phase("node-2")),
+        ("Ready".into(), "Ready".into())
+    );
+}
+
+async fn a_stopped_kubelet_makes_no_node_lost(scene: &Scene) {
+    step("a stopped kubelet");
+    scene.cluster.stop_kubelet("node-2").expect("stopped");
+    let ready = || scene.field("node-2", "status.conditions[?(@.type==\"Ready\")].reason");
+    eventually("Kubernetes to miss it", async || {
+        (ready() == "NodeNotReady").then_some(())
+    })
+    .await;
+    assert_eq!(scene.phase("node-2"), "Ready");
+    scene.cluster.start_kubelet("node-2").expect("started");
+    eventually("it is back", async || {
+        (ready() == "SamplesArrive").then_some(())
+    })
+    .await;
+}
+
+async fn nothing_is_lost_while_the_api_is_away(scene: &Scene) {
+    step("the API is away for a minute");
+    let begin = seconds();
+    let scale = |replicas: &str| {
+        scene.cluster.kubectl(&[
+            "scale",
+            "-n",
+            "nodestats",
+            "statefulset/nodestats-api",
+            replicas,
+        ])
+    };
+    scale("--replicas=0").expect("scaled");
+    let away = Instant::now();
+    scene.until_all("Unknown").await;
+    let reason = "status.conditions[?(@.type==\"Reporting\")].reason";
+    assert_eq!(scene.field("node-1", reason), "ApiUnavailable");
+    eventually("a minute", async || {
+        (away.elapsed() > Duration::from_mins(1)).then_some(())
+    })
+    .await;
+    scale("--replicas=1").expect("scaled");
+    scene.until_all("Ready").await;
+    for node in NODES {
+        scene.until_complete(node, begin).await;
+    }
+    let events = scene
+        .cluster
+        .kubectl(&["get", "events.events.k8s.io", "-A", "-o", "json"]);
+    let events: Value = serde_json::from_str(&events.expect("events")).expect("JSON");
+    let count = |reason: &str| {
+        let all = events["items"].as_array().expect("a list");
+        all.iter()
+            .filter(|event| event["reason"] == json!(reason))
+            .count()
+    };
+    assert_eq!(
+        (count("ApiUnavailable"), count("ApiAvailable")),
+        (1, 1),
+        "one for the whole thing"
+    );
+    // node-3's agent was killed before; nobody else was called lost.
+    assert_eq!(count("NodeLost"), 1);
+}
+
+async fn a_node_that_was_cut_off_sends_what_it_sampled(scene: &Scene) {
+    step("a node without network");
+    let node = NODES[scene.quiet_node()];
+    let begin = seconds();
+    scene.cluster.set_connected(node, false).expect("cut off");
+    scene.until(node, "Stale").await;
+    scene.cluster.set_connected(node, true).expect("joined");
+    scene.until(node, "Ready").await;
+    scene.until_complete(node, begin).await;
+}
+
+async fn a_rolling_update_hides_nobody(scene: &Scene) {
+    step("a rolling update of the agents");
+    let api = scene.api().await;
+    scene
+        .cluster
+        .kubectl(&[
+            "rollout",
+            "restart",
+            "-n",
+            "nodestats",
+            "ds/nodestats-agent",
+        ])
+        .expect("begun");
+    eventually("the rollout", async || {
+        assert_eq!(get(&api, "/nodes").await, Some(json!(ADDRESSES)));
+        for node in NODES {
+            assert_ne!(scene.phase(node), "Lost", "{node}");
+        }
+        let status = [
+            "rollout",
+            "status",
+            "-n",
+            "nodestats",
+            "ds/nodestats-agent",
+            "--timeout=1s",
+        ];
+        scene.cluster.kubectl(&status).ok()
+    })
+    .await;
+    scene.until_all("Ready").await;
+}
+
+async fn a_reboot_is_the_same_node(scene: &Scene) {
+    step("a reboot");
+    let rebooted = NODES[scene.quiet_node()];
+    let before = (
+        scene.field(rebooted, "status.nodeUID"),
+        scene.field(rebooted, "status.bootID"),
+    );
+    scene.cluster.stop_node(rebooted).expect("stopped");
+    scene.until(rebooted, "Stale").await;
+    scene.cluster.start_node(rebooted).expect("started");
+    eventually("the other boot", async || {
+        let boot = scene.field(rebooted, "status.bootID");
+        (!boot.is_empty() && boot != before.1).then_some(())
+    })
+    .await;
+    scene.until(rebooted, "Ready").await;
+    assert_eq!(scene.field(rebooted, "status.nodeUID"), before.0);
+    let api = scene.api().await;
+    assert_eq!(get(&api, "/nodes").await, Some(json!(ADDRESSES)));
+    eventually("the Event", async || {
+        let events = [
+            "get",
+            "events.events.k8s.io",
+            "-o",
+            "jsonpath={.items[*].reason}",
+        ];
+        scene
+            .cluster
+            .kubectl(&events)
+            .ok()?
+            .contains("NodeRebooted")
+            .then_some(())
+    })
+    .await;
+}
+
+async fn a_node_made_anew_is_another_node(scene: &Scene) {
+    step("a Node is deleted, and made anew");
+    let index = scene.quiet_node();
+    let (node, address) = (NODES[index], ADDRESSES[index]);
+    let old = scene.field(node, "status.nodeUID");
+    scene.cluster.stop_node(node).expect("stopped");
+    scene
+        .cluster
+        .kubectl(&["delete", "node", node])
+        .expect("deleted");
+    eventually("its object to go with it", async || {
+        scene
+            .cluster
+            .kubectl(&["get", "mn", node])
+            .is_err()
+            .then_some(())
+    })
+    .await;
+    let api = scene.api().await;
+    eventually("the API to retire it", async || {
+        let nodes = get(&api, "/nodes").await?;
+        (!nodes.as_array()?.contains(&json!(address))).then_some(())
+    })
+    .await;
+    // Its history stays.
+    let history = get(&api, &format!("/{old}?from=0"))
+        .await
+        .expect("a history");
+    let samples = history.as_object().map(serde_json::Map::len);
+    assert!(samples.is_some_and(|samples| samples > 10), "{samples:?}");
+    scene.cluster.start_node(node).expect("started");
+    scene.until(node, "Ready").await;
+    let new = scene.field(node, "status.nodeUID");
+    assert_ne!(new, old);
+    let lives = get(&api, "/nodes?view=full&state=all")
+        .await
+        .expect("lives");
+    let of_node: Vec<&Value> = lives
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|life| life["hostname"] == json!(node))
+        .collect();
+    let states: Vec<(&Value, &Value)> = of_node
+        .iter()
+        .map(|life| (&life["uid"], &life["state"]))
+        .collect();
+    assert_eq!(states.len(), 2, "{states:?}");
+    assert!(
+        states.contains(&(&json!(old), &json!("gone")))
+            && states.contains(&(&json!(new), &json!("live")))
+    );
+    // Now the name means the new one.
+    assert_eq!(
+        get(&api, &format!("/nodes/{node}"))
+            .await
+            .map(|now| now["uid"].clone()),
+        Some(json!(new))
+    );
+}

@@ -1,0 +1,71 @@
+//! Static programs, and the images that hold them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use nodestats_cluster::{Image, build_image};
+
+use crate::{install, process};
+
+/// The images: name of the program, of the Dockerfile's stage, and of the image.
+const IMAGES: [&str; 2] = ["nodestats", "nodestats-agent"];
+
+/// `cargo xtask image`: builds both, and prints where their archives are.
+pub(crate) fn run(dist: bool) -> anyhow::Result<()> {
+    for archive in build(dist)? {
+        println!("{}", archive.display());
+    }
+    Ok(())
+}
+
+/// Both images as docker-archives.
+pub(crate) fn build(dist: bool) -> anyhow::Result<Vec<PathBuf>> {
+    install::cluster()?;
+    let profile = if dist { "dist" } else { "release" };
+    let programs = static_programs(profile, &IMAGES)?;
+    let folder = process::target_dir("xtask-images")?;
+    let context = folder.join("context");
+    fs::create_dir_all(&context)?;
+    let mut archives = Vec::new();
+    for name in IMAGES {
+        fs::copy(programs.join(name), context.join(name))?;
+        let archive = folder.join(format!("{name}.tar"));
+        let image = Image {
+            reference: &format!("localhost/{name}:latest"),
+            dockerfile: &crate::root().join("Dockerfile"),
+            target: Some(name),
+            context: &context,
+        };
+        build_image(&image, &archive)?;
+        archives.push(archive);
+    }
+    Ok(archives)
+}
+
+/// Builds programs that need no file of the system they run on, and returns their folder.
+pub(crate) fn static_programs(profile: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let triple = triple()?;
+    let mut command = process::cargo();
+    command.args([
+        "build",
+        "--quiet",
+        "--profile",
+        profile,
+        "--target",
+        &triple,
+    ]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    process::run(command.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    process::target_dir(&format!("{triple}/{profile}"))
+}
+
+/// The system's own triple.
+fn triple() -> anyhow::Result<String> {
+    let output = std::process::Command::new("rustc").arg("-vV").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc names its host")
+}
