@@ -86,23 +86,33 @@ pub(crate) async fn run(
     })
     .reflect(writer)
     .touched_objects();
-    let main = Api::<Guarded<MonitoredNode>>::all(client);
+    let (objects, writer) = reflector::store();
+    let counted = Arc::clone(metrics);
+    let object_stream = watcher(Api::<Guarded<MonitoredNode>>::all(client), watching())
+        .inspect_err(move |error| counted.watch_failed(error))
+        .default_backoff()
+        .modify(|object| {
+            if let Ok(object) = &mut object.0 {
+                defaults::keep_owners_of_spec(&mut object.metadata);
+            }
+        })
+        .reflect(writer)
+        .touched_objects();
     let (all_again, changes) = tokio::sync::mpsc::channel::<()>(1);
     let changes = futures_util::stream::unfold(changes, async |mut changes| {
         changes.recv().await.map(|()| ((), changes))
     });
-    let controller = Controller::new(main, watching())
+    let controller = Controller::for_stream(object_stream, objects.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches_stream(node_stream, |node| {
             Some(ObjectRef::<Guarded<MonitoredNode>>::new(&node.name_any()))
         })
         .reconcile_all_on(changes);
-    let objects = controller.store();
     let reconciling = controller
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, on_error, Arc::clone(&context))
         .for_each(|result| {
-            report(&context.metrics, result);
+            report(result);
             std::future::ready(())
         });
     tokio::select! {
@@ -113,19 +123,18 @@ pub(crate) async fn run(
 }
 
 fn watching() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS)
+    // Small pages: a list is parsed page by page, and its peak is the memory of one.
+    watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .page_size(100)
 }
 
-/// Counts what the controller's machinery reports. Failures of `reconcile` are counted there.
-fn report<T>(
-    metrics: &Metrics,
-    result: Result<T, kube::runtime::controller::Error<Error, watcher::Error>>,
-) {
+/// Logs what the controller's machinery reports. Failures are counted where they happen.
+fn report<T>(result: Result<T, kube::runtime::controller::Error<Error, watcher::Error>>) {
     use kube::runtime::controller::Error as Machinery;
     match result {
         Ok(_) | Err(Machinery::ReconcilerFailed(..) | Machinery::ObjectNotFound(_)) => {}
         Err(Machinery::QueueError(error)) => {
-            metrics.watch_failed(&error);
             tracing::warn!(
                 error = lease::chain(&error),
                 "a watch failed and begins again"

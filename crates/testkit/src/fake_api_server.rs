@@ -326,3 +326,25 @@ fn merge(into: &mut Value, from: Value) {
         (into, from) => *into = from,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_watch_ends_when_its_time_is_up() {
+        let server = FakeApiServer::start().await;
+        server.put("/api/v1/nodes/a", json!({"metadata": {"name": "a"}}));
+        let mut stream = std::net::TcpStream::connect(server.address).expect("it listens");
+        let path = "/api/v1/nodes?&watch=true&timeoutSeconds=1&resourceVersion=0";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("written");
+        let mut text = String::new();
+        stream
+            .read_to_string(&mut text)
+            .expect("an answer that ends");
+        assert!(text.ends_with("0\r\n\r\n"), "{text}");
+    }
+}
