@@ -72,20 +72,17 @@ pub(crate) async fn run(
         memory: Mutex::default(),
     });
     let counted = Arc::clone(metrics);
-    let node_stream = watcher(
-        Api::<Guarded<Node>>::all(client.clone()),
-        watcher::Config::default(),
-    )
-    .inspect_err(move |error| counted.watch_failed(error))
-    .default_backoff()
-    .modify(|node| {
-        if let Ok(node) = &mut node.0 {
-            node.metadata.managed_fields = None;
-            node.metadata.annotations = None;
-        }
-    })
-    .reflect(writer)
-    .touched_objects();
+    let node_stream = watcher(Api::<Guarded<Node>>::all(client.clone()), watching())
+        .inspect_err(move |error| counted.watch_failed(error))
+        .default_backoff()
+        .modify(|node| {
+            if let Ok(node) = &mut node.0 {
+                node.metadata.managed_fields = None;
+                node.metadata.annotations = None;
+            }
+        })
+        .reflect(writer)
+        .touched_objects();
     let (objects, writer) = reflector::store();
     let counted = Arc::clone(metrics);
     let object_stream = watcher(Api::<Guarded<MonitoredNode>>::all(client), watching())

@@ -86,10 +86,10 @@ impl Scene {
             "jsonpath={.items[*].spec.nodeName}",
         ];
         let dns = self.cluster.kubectl(&arguments).expect("placed");
-        let quiet = |node: &&str| !api.contains(*node) && !dns.contains(*node);
+        let quiet = |node: &str| !api.contains(node) && !dns.contains(node);
         NODES
             .iter()
-            .position(|node| quiet(&node))
+            .position(|node| quiet(node))
             .expect("three nodes")
     }
 

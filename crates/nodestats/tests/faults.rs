@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use nodestats_testkit::fake_api_server::{FakeApiServer, Fault};
-use nodestats_testkit::{Frames, Program, eventually};
+use nodestats_testkit::{Frames, Program, eventually, free_port};
 use nodestats_wire::Timestamp;
 use nodestats_wire::client::Client;
 use serde_json::{Value, json};
@@ -24,14 +24,14 @@ struct Scene {
 
 impl Scene {
     /// `prepare` may put objects and faults there before the controller begins.
-    async fn start(port: u16, prepare: impl FnOnce(&FakeApiServer)) -> Self {
+    async fn start(prepare: impl FnOnce(&FakeApiServer)) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let kubeconfig = folder.path().join("kubeconfig");
         let server = FakeApiServer::start().await;
         server.write_kubeconfig(&kubeconfig);
         prepare(&server);
         let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
-        let listen = format!("127.0.0.1:{port}");
+        let listen = format!("127.0.0.1:{}", free_port());
         let arguments = [
             "controller",
             "--api",
@@ -131,7 +131,7 @@ fn add(server: &FakeApiServer, name: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conflicts_throttling_and_errors_are_tried_again() {
-    let scene = Scene::start(19_481, |_| {}).await;
+    let scene = Scene::start(|_| {}).await;
     for (name, fault, times, reason) in [
         ("conflict", Fault::Status(409), 2, "conflict"),
         ("busy", Fault::TooManyRequests, 2, "too_many_requests"),
@@ -153,7 +153,7 @@ async fn conflicts_throttling_and_errors_are_tried_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_hangs_holds_up_no_other_node() {
-    let scene = Scene::start(19_482, |_| {}).await;
+    let scene = Scene::start(|_| {}).await;
     scene
         .server
         .fail(Method::PATCH, "/hangs/status", 1, Fault::Hang);
@@ -170,7 +170,7 @@ async fn a_request_that_hangs_holds_up_no_other_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_whose_version_is_forgotten_begins_anew() {
-    let scene = Scene::start(19_483, |_| {}).await;
+    let scene = Scene::start(|_| {}).await;
     scene.add("first");
     scene.until("first", "Pending").await;
     for collection in [OBJECTS, NODES] {
@@ -196,7 +196,7 @@ async fn a_watch_whose_version_is_forgotten_begins_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_that_cannot_be_read_hides_no_other() {
-    let scene = Scene::start(19_484, |server| {
+    let scene = Scene::start(|server| {
         add(server, "good");
         let nonsense = object("bad", json!({"interval": {"not": "a span"}}));
         server.put(&format!("{OBJECTS}/bad"), nonsense);

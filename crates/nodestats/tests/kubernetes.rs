@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use nodestats_testkit::kubernetes::{ControlPlane, Version};
-use nodestats_testkit::{Program, eventually};
+use nodestats_testkit::{Program, eventually, free_port, get};
 use serde_json::{Value, json};
 
 /// Each test once for each version.
@@ -31,6 +31,7 @@ on_both_versions! {
     no_service_account_may_do_more_than_its_work,
     another_replica_leads_when_the_leader_is_killed,
     an_agent_without_definition_or_permission_says_so_and_goes_on,
+    what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone,
 }
 
 fn node(name: &str, spec: Value) -> String {
@@ -67,6 +68,18 @@ async fn the_definition_defaults_and_rejects(version: Version) {
         ))
         .expect("valid");
     let partial = plane.get("mnode", "partial");
+    // What the API server gives, our type reads and writes back as it was.
+    let typed: nodestats_k8s::MonitoredNode =
+        serde_json::from_value(partial.clone()).expect("read");
+    let mut again = serde_json::to_value(&typed).expect("written");
+    assert_eq!(again["spec"], partial["spec"]);
+    again["metadata"] = json!({"name": "partial"});
+    let applied = plane.apply(&again.to_string()).expect("taken");
+    assert!(
+        applied.contains("unchanged") || applied.contains("configured"),
+        "{applied}"
+    );
+    assert_eq!(plane.get("mn", "partial")["spec"], partial["spec"]);
     assert_eq!(
         partial["spec"]["processes"],
         json!({"enabled": true, "commandLine": "Off"})
@@ -371,10 +384,7 @@ async fn a_person_the_agent_and_the_controller_never_fight(version: Version) {
         plane.get("mn", "node-a")["status"]["agent"]["state"],
         json!("Stopping")
     );
-    assert_eq!(
-        nodestats_testkit::get(&client, "/nodes").await,
-        Some(json!(["192.168.2.10"]))
-    );
+    assert_eq!(get(&client, "/nodes").await, Some(json!(["192.168.2.10"])));
     until_phase(&plane, "node-a", "Stale").await;
     let events = plane.kubectl(&["get", "events.events.k8s.io", "-n", "default", "-o", "json"]);
     let events: Value = serde_json::from_str(&events.expect("events")).expect("JSON");
@@ -397,7 +407,7 @@ async fn a_person_the_agent_and_the_controller_never_fight(version: Version) {
         .kubectl(&["delete", "node", "node-a"])
         .expect("deleted");
     eventually("the node to be retired", async || {
-        (nodestats_testkit::get(&client, "/nodes").await? == json!([])).then_some(())
+        (get(&client, "/nodes").await? == json!([])).then_some(())
     })
     .await;
 }
@@ -592,6 +602,7 @@ async fn an_agent_without_definition_or_permission_says_so_and_goes_on(version: 
     let (kubeconfig, token) = plane.agent_credentials("node-a");
     let kubeconfig = kubeconfig.display().to_string();
     let log = plane.file("agent.log");
+    let listen = format!("127.0.0.1:{}", free_port());
     let arguments = [
         "--kubernetes",
         "--server",
@@ -605,7 +616,7 @@ async fn an_agent_without_definition_or_permission_says_so_and_goes_on(version: 
         "--token-file",
         token.to_str().expect("UTF-8"),
         "--admin-listen",
-        "127.0.0.1:19473",
+        &listen,
     ];
     let _agent = Program::start_logged(
         "nodestats-agent",
@@ -614,7 +625,7 @@ async fn an_agent_without_definition_or_permission_says_so_and_goes_on(version: 
         &log,
     );
     let admin =
-        nodestats_wire::client::Client::new("http://127.0.0.1:19473", Duration::from_secs(5))
+        nodestats_wire::client::Client::new(&format!("http://{listen}"), Duration::from_secs(5))
             .expect("a URL");
     let said = async |words: &str| {
         eventually(words, async || {
@@ -644,7 +655,7 @@ async fn an_agent_without_definition_or_permission_says_so_and_goes_on(version: 
         .await
         .expect("registered");
     eventually("samples", async || {
-        let history = nodestats_testkit::get(&client, "/192.168.2.10?from=0").await?;
+        let history = get(&client, "/192.168.2.10?from=0").await?;
         (history.as_object()?.len() >= 3).then_some(())
     })
     .await;
@@ -672,4 +683,103 @@ async fn an_agent_without_definition_or_permission_says_so_and_goes_on(version: 
         1,
         "one line, not one for each attempt: {text}"
     );
+}
+
+async fn what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    let (kept, purged) = (
+        plane.add_node("kept", "192.168.2.10"),
+        plane.add_node("purged", "192.168.2.11"),
+    );
+    plane.add_node("bare", "192.168.2.12");
+    plane.add_node("windows", "192.168.2.13");
+    plane
+        .kubectl(&["label", "node", "windows", "kubernetes.io/os=windows"])
+        .expect("labelled");
+    let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
+    let client = api.client();
+    // A plain host of another origin, whose UID no Node has.
+    let plain = nodestats_wire::v1::Registration::new("10.9.9.9", "plain");
+    client.register(&plain).await.expect("registered");
+    let kubeconfig = plane
+        .credentials("nodestats-controller")
+        .display()
+        .to_string();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let arguments = [
+        "controller",
+        "--api",
+        api.url(),
+        "--namespace",
+        "nodestats",
+        "--identity",
+        "one",
+        "--poll",
+        "1s",
+        "--agent-patience",
+        "3s",
+        "--admin-listen",
+        &listen,
+    ];
+    let _controller = Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)]);
+    let _agents = [
+        agent(&plane, api.url(), "kept", "192.168.2.10"),
+        agent(&plane, api.url(), "purged", "192.168.2.11"),
+    ];
+    for node in ["kept", "purged"] {
+        until_phase(&plane, node, "Ready").await;
+    }
+    plane
+        .apply(&node("purged", json!({"deletionPolicy": "Purge"})))
+        .expect("valid");
+    eventually("the policy in the registration", async || {
+        let nodes = client.freshness().await.ok()?;
+        let node = nodes.into_iter().find(|node| node.uid == purged)?;
+        (node.registration?.deletion_policy == nodestats_wire::v1::DeletionPolicy::Purge)
+            .then_some(())
+    })
+    .await;
+    // The Node without an agent is told about, once, and the one that has none by choice is not.
+    let missing = || {
+        let events = plane.kubectl(&["get", "events.events.k8s.io", "-A", "-o", "json"]);
+        let events: Value = serde_json::from_str(&events.expect("events")).expect("JSON");
+        let all = events["items"].as_array().expect("a list");
+        let missing = all
+            .iter()
+            .filter(|event| event["reason"] == "NodestatsAgentMissing");
+        let about = missing.map(|event| event["regarding"]["name"].as_str().map(str::to_owned));
+        about.collect::<Vec<_>>()
+    };
+    let bare = vec![Some("bare".to_owned())];
+    eventually("the Event", async || (!missing().is_empty()).then_some(())).await;
+    let admin =
+        nodestats_wire::client::Client::new(&format!("http://{listen}"), Duration::from_secs(5));
+    let metrics = admin
+        .expect("a URL")
+        .get("/metrics", &[])
+        .await
+        .expect("metrics");
+    let metrics = String::from_utf8(metrics).expect("UTF-8");
+    assert!(
+        metrics.contains("nodestats_controller_nodes_without_agent 1"),
+        "{metrics}"
+    );
+    // Both Nodes go.
+    plane
+        .kubectl(&["delete", "node", "kept", "purged"])
+        .expect("deleted");
+    eventually("both to be retired", async || {
+        (get(&client, "/nodes").await? == json!(["10.9.9.9"])).then_some(())
+    })
+    .await;
+    let history = async |uid: &str| get(&client, &format!("/{uid}?from=0")).await;
+    let samples = history(&kept)
+        .await
+        .and_then(|history| history.as_object().map(serde_json::Map::len));
+    assert!(
+        samples.is_some_and(|samples| samples > 0),
+        "the history stays"
+    );
+    assert_eq!(history(&purged).await, None, "the history is removed");
+    assert_eq!(missing(), bare);
 }

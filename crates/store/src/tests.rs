@@ -316,7 +316,7 @@ async fn what_was_heard_of_a_node_is_never_set_back() {
         store
             .append("a", vec![pushed(n, n as u64)], seen)
             .await
-            .expect("kept")
+            .expect("kept");
     };
     keep(10, seen(10, 12, None)).await;
     assert_eq!(store.seen().await.expect("read")["a"], seen(10, 12, None));

@@ -1,11 +1,11 @@
 //! A real `SurrealDB` server.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::program::{Running, command};
-use crate::wait_for;
+use crate::{free_port, wait_for};
 
 /// A `SurrealDB` server that runs; killed when it is dropped.
 pub struct DatabaseServer {
@@ -26,10 +26,7 @@ impl DatabaseServer {
     /// Where it does not.
     pub fn start(directory: &Path) -> Self {
         // Its line of what it listens on does not name a port it chose itself.
-        let free = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let port = free.local_addr().expect("bound").port();
-        drop(free);
-        Self::start_at(port, directory)
+        Self::start_at(free_port(), directory)
     }
 
     fn start_at(port: u16, directory: &Path) -> Self {

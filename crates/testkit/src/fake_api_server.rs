@@ -66,10 +66,10 @@ impl FakeApiServer {
             state: Arc::default(),
             address: listener.local_addr().expect("bound"),
         };
-        let served = server.clone();
+        let all = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let server = served.clone();
+                let server = all.clone();
                 let service = service_fn(move |request| {
                     let server = server.clone();
                     async move { Ok::<_, Infallible>(server.answer(request).await) }

@@ -23,6 +23,15 @@ use serde_json::Value;
 /// Longest wait for a condition; only a test that fails takes it.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// A port of loopback that is free now, for a program that cannot be asked which one it took.
+///
+/// # Panics
+/// Where there is none.
+pub fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    free.local_addr().expect("bound").port()
+}
+
 /// Asks again and again until there is an answer.
 ///
 /// # Panics
