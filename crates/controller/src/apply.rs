@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -12,7 +12,7 @@ use nodestats_k8s::{MonitoredNode, MonitoredNodeStatus, Phase, manager};
 use nodestats_wire::client;
 use serde_json::{Value, json};
 
-use crate::decide::{Decision, NODE_LOST};
+use crate::decide::{Decision, NODE_LOST, WAITING};
 use crate::events::Event;
 use crate::metrics::Metrics;
 
@@ -36,7 +36,16 @@ pub(crate) fn status(
     let default = MonitoredNodeStatus::default();
     let current = object.status.as_ref().unwrap_or(&default);
     let generation = object.metadata.generation;
-    let condition = |claim: &Claim| claim.since(&current.conditions, generation, now);
+    let condition = |claim: &Claim| {
+        let mut condition = claim.since(&current.conditions, generation, now);
+        let before = condition::find(&current.conditions, claim.type_);
+        if claim.reason == WAITING && before.is_none_or(|before| before.reason != WAITING) {
+            // From now on it counts: unknown for another reason before is no reason to count from
+            // then on.
+            condition.last_transition_time = Time(now);
+        }
+        condition
+    };
     let conditions: Vec<Condition> = decision.claims.iter().map(condition).collect();
     let same =
         |wanted: &Condition| condition::find(&current.conditions, &wanted.type_) == Some(wanted);

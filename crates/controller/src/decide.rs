@@ -204,7 +204,7 @@ fn phase(object: &MonitoredNode, status: &MonitoredNodeStatus, silence: &Silence
 /// Reason of the pressure of a lost node.
 pub(crate) const NODE_LOST: &str = "NodeLost";
 /// Reason of a node of which it is too early to tell.
-const WAITING: &str = "WaitingForSamples";
+pub(crate) const WAITING: &str = "WaitingForSamples";
 
 fn reporting(status: &MonitoredNodeStatus, phase: Phase, silence: &Silence) -> Claim {
     let stopping = status

@@ -11,13 +11,18 @@ use serde_json::{Value, json};
 
 const MANIFESTS: &str = include_str!("cluster/nodestats.yaml");
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
-const ADDRESSES: [&str; 3] = ["192.168.2.10", "192.168.2.11", "192.168.2.56"];
 
 struct Scene {
     cluster: FullCluster,
 }
 
 impl Scene {
+    /// The nodes' addresses, as `GET /nodes` lists them.
+    fn addresses(&self) -> Vec<&str> {
+        let address = |node| self.cluster.address(node).expect("a node");
+        NODES.map(address).to_vec()
+    }
+
     fn field(&self, node: &str, path: &str) -> String {
         let path = format!("jsonpath={{.{path}}}");
         self.cluster
@@ -161,8 +166,8 @@ async fn install(scene: &Scene) {
         begin.elapsed()
     );
     let api = scene.api().await;
-    assert_eq!(get(&api, "/nodes").await, Some(json!(ADDRESSES)));
-    for (node, address) in NODES.iter().zip(ADDRESSES) {
+    assert_eq!(get(&api, "/nodes").await, Some(json!(scene.addresses())));
+    for (node, address) in NODES.iter().zip(scene.addresses()) {
         assert_eq!(scene.field(node, "status.addresses[0]"), address);
         assert_eq!(scene.field(node, "status.agent.state"), "Running");
         assert!(!scene.field(node, "status.machineID").is_empty());
@@ -326,7 +331,7 @@ async fn a_rolling_update_hides_nobody(scene: &Scene) {
         ])
         .expect("begun");
     eventually("the rollout", async || {
-        assert_eq!(get(&api, "/nodes").await, Some(json!(ADDRESSES)));
+        assert_eq!(get(&api, "/nodes").await, Some(json!(scene.addresses())));
         for node in NODES {
             assert_ne!(scene.phase(node), "Lost", "{node}");
         }
@@ -362,7 +367,7 @@ async fn a_reboot_is_the_same_node(scene: &Scene) {
     scene.until(rebooted, "Ready").await;
     assert_eq!(scene.field(rebooted, "status.nodeUID"), before.0);
     let api = scene.api().await;
-    assert_eq!(get(&api, "/nodes").await, Some(json!(ADDRESSES)));
+    assert_eq!(get(&api, "/nodes").await, Some(json!(scene.addresses())));
     eventually("the Event", async || {
         let events = [
             "get",
@@ -383,7 +388,7 @@ async fn a_reboot_is_the_same_node(scene: &Scene) {
 async fn a_node_made_anew_is_another_node(scene: &Scene) {
     step("a Node is deleted, and made anew");
     let index = scene.quiet_node();
-    let (node, address) = (NODES[index], ADDRESSES[index]);
+    let (node, address) = (NODES[index], scene.addresses()[index]);
     let old = scene.field(node, "status.nodeUID");
     scene.cluster.stop_node(node).expect("stopped");
     scene

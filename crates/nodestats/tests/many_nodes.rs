@@ -17,10 +17,10 @@ const COUNT: usize = 5000;
 const SILENT: usize = 500;
 const NODES: &str = "/api/v1/nodes";
 const OBJECTS: &str = "/apis/nodestats.dev/v1alpha1/monitorednodes";
-/// Stale after three of them and a poll: 95 s.
-const INTERVAL: &str = "30s";
+/// Stale after three of them and a poll: 125 s.
+const INTERVAL: &str = "40s";
 /// Nobody is silent for longer than it was listened to: so long it is listened to first.
-const LISTENED: Duration = Duration::from_secs(100);
+const LISTENED: Duration = Duration::from_secs(130);
 const POLL: &str = "5s";
 /// The silent ones sampled so long ago: they are stale some time after the others are Ready.
 const SILENT_AGE_SECONDS: i64 = 40;

@@ -38,7 +38,16 @@ pub enum Error {
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// The disk is all but full.
+    #[error("the disk of the data directory is full: {0} bytes are available")]
+    DiskFull(u64),
 }
+
+/// Bytes that stay free where samples are written, and where only rows are deleted. A log of
+/// `SurrealKV` that could not be written to its end holds what is written after it in vain: a later
+/// start reads no further than the tear. So the disk is asked before.
+const ROOM_FOR_WRITES: u64 = 1 << 20;
+const ROOM_FOR_DELETES: u64 = 128 << 10;
 
 /// A server has this long to answer, less than an agent waits for us; the embedded database needs
 /// no limit.
@@ -60,7 +69,7 @@ pub(crate) struct Database {
     connection: Arc<Connection>,
     closed: Arc<AtomicBool>,
     // Given back when the last clone is gone.
-    _directory: Option<Arc<Directory>>,
+    directory: Option<Arc<Directory>>,
 }
 
 impl Database {
@@ -103,7 +112,7 @@ impl Database {
         let database = Self {
             connection: Arc::new(connection),
             closed: Arc::default(),
-            _directory: directory.map(Arc::new),
+            directory: directory.map(Arc::new),
         };
         let define = "DEFINE TABLE IF NOT EXISTS node SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS sample SCHEMALESS;
@@ -132,6 +141,40 @@ impl Database {
                 Ok(answer.map_err(|_| Error::Timeout(REMOTE_TIMEOUT))??)
             }
         }
+    }
+
+    /// Runs statements that write so many bytes of values, if the disk has room for them.
+    pub(crate) async fn write(
+        &self,
+        statements: &str,
+        variables: Variables,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        // Once in the log, once in a table.
+        self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
+        self.query(statements, variables).await.map(drop)
+    }
+
+    /// Runs statements that delete.
+    pub(crate) async fn delete(&self, statements: &str, variables: Variables) -> Result<(), Error> {
+        self.check_room(ROOM_FOR_DELETES)?;
+        self.query(statements, variables).await.map(drop)
+    }
+
+    /// Where it is embedded and on a disk.
+    fn check_room(&self, wanted: u64) -> Result<(), Error> {
+        let Some(directory) = &self.directory else {
+            return Ok(());
+        };
+        // A disk that does not say is taken to have room.
+        let Ok(disk) = rustix::fs::statvfs(directory.path()) else {
+            return Ok(());
+        };
+        let available = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if available < wanted {
+            return Err(Error::DiskFull(available));
+        }
+        Ok(())
     }
 
     /// Runs one statement and takes its rows.

@@ -46,6 +46,7 @@ pub enum Error {
 /// A folder that this process has for itself.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    path: PathBuf,
     database: PathBuf,
     _lock: File,
 }
@@ -95,9 +96,15 @@ impl Directory {
                 .map_err(not_writable)?;
         }
         Ok(Self {
+            path: path.to_owned(),
             database: path.join("database"),
             _lock: lock,
         })
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The folder that belongs to the database itself.

@@ -36,10 +36,11 @@ impl Store {
             ("node", node_record(&life.uid)),
             ("life", json.into_value()),
         ]);
+        let statement = "UPSERT $node SET life = $life RETURN NONE";
+        // A life is some kilobytes at most.
         self.database
-            .query("UPSERT $node SET life = $life RETURN NONE", variables)
+            .write(statement, variables, 0)
             .await
-            .map(drop)
             .map_err(Error::Unavailable)
     }
 
@@ -49,12 +50,11 @@ impl Store {
         self.delete_before(uid, nodestats_wire::Timestamp::MAX)
             .await?;
         self.database
-            .query(
+            .delete(
                 "DELETE $node RETURN NONE; DELETE $seen RETURN NONE",
                 bind([("node", node_record(uid)), ("seen", seen_record(uid))]),
             )
             .await
-            .map(drop)
             .map_err(Error::Unavailable)
     }
 }

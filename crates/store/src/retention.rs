@@ -56,7 +56,7 @@ impl Store {
             };
             let range = time_range(uid, oldest, until);
             self.database
-                .query("DELETE $range RETURN NONE", bind([("range", range)]))
+                .delete("DELETE $range RETURN NONE", bind([("range", range)]))
                 .await
                 .map_err(Error::Unavailable)?;
         }

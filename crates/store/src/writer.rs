@@ -176,5 +176,6 @@ async fn insert(database: &Database, batch: &[Job]) -> Result<(), database::Erro
         ("rows", array(rows.into_values().collect())),
         ("seen", array(seen_rows(batch))),
     ]);
-    database.query(&statements, variables).await.map(drop)
+    let bytes = batch.iter().map(Job::bytes).sum();
+    database.write(&statements, variables, bytes).await
 }

@@ -204,7 +204,8 @@ impl FullCluster {
             name: unique_name(),
             version,
             level: Level::Full { nodes },
-            ..Config::default()
+            // Beside a contributor's own cluster, and other tests.
+            network: format!("192.168.{}", 100 + std::process::id() % 40),
         };
         let cluster = Owned::up(&config).expect("a cluster");
         for image in images {
