@@ -18,8 +18,9 @@ pub(crate) enum Cluster {
     Load {
         /// The archive.
         image: PathBuf,
-        #[command(flatten)]
-        which: Which,
+        /// The cluster's name.
+        #[arg(long, default_value_t = Config::default().name)]
+        name: String,
     },
     /// Ends it, and leaves nothing behind.
     Down {
@@ -86,8 +87,8 @@ impl From<Which> for Config {
 pub(crate) fn run(command: Cluster) -> anyhow::Result<()> {
     match command {
         Cluster::Up(up) => start(up),
-        Cluster::Load { image, which } => {
-            cluster::Cluster::running(&which.into())?.load(&image)?;
+        Cluster::Load { image, name } => {
+            cluster::Cluster::running(&name)?.load(&image)?;
             println!("{} is on every node", image.display());
             Ok(())
         }

@@ -1,4 +1,5 @@
-//! What the tests need beyond Rust: Python with its libraries, and a browser.
+//! What the tests need beyond Rust and Go: Python with its libraries, a browser, and what the
+//! nodes of a cluster run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,9 @@ use crate::process;
 const BROWSER: [&str; 2] = ["chromium", "chromium-driver"];
 
 /// What a node of a cluster runs.
-const CLUSTER: [&str; 7] = [
+const CLUSTER: [&str; 9] = [
+    "iproute2",
+    "procps",
     "containerd",
     "runc",
     "containernetworking-plugins",

@@ -186,6 +186,7 @@ pub(crate) fn start_controllers(state: &State, binaries: &Binaries) -> anyhow::R
                 "--use-service-account-credentials=true",
                 // A test that stops a kubelet need not wait for most of a minute.
                 "--node-monitor-grace-period=20s",
+                "--flex-volume-plugin-dir=volume-plugins",
             ][..],
         ),
         ("kube-scheduler", &[]),

@@ -100,6 +100,32 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// What makes two clusters of one name differ: version, nodes, network.
+    fn to_text(&self) -> String {
+        let nodes = match self.level {
+            Level::ControlPlane => 0,
+            Level::Full { nodes } => nodes,
+        };
+        format!("{} {nodes} {}", self.version.as_str(), self.network)
+    }
+
+    fn parse(name: &str, text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let version = words.next()?.parse().ok()?;
+        let level = match words.next()?.parse().ok()? {
+            0 => Level::ControlPlane,
+            nodes => Level::Full { nodes },
+        };
+        Some(Self {
+            name: name.to_owned(),
+            version,
+            level,
+            network: words.next()?.to_owned(),
+        })
+    }
+}
+
 /// A cluster that runs. Dropping the value leaves it running; [`Owned`] takes it down.
 #[derive(Debug)]
 pub struct Cluster {
@@ -116,17 +142,29 @@ impl Cluster {
         Self::up_for(config, false)
     }
 
-    /// The cluster that `config` describes, where it runs.
-    pub fn running(config: &Config) -> anyhow::Result<Self> {
-        let cluster = Self::plan(config)?;
-        if !cluster.is_up() {
-            bail!("no cluster {} runs: cargo xtask cluster up", config.name);
-        }
-        Ok(cluster)
+    /// The cluster of this name, where it runs.
+    pub fn running(name: &str) -> anyhow::Result<Self> {
+        let started = State::open(name)?.completed();
+        let config = started.and_then(|text| Config::parse(name, &text));
+        let config =
+            config.with_context(|| format!("no cluster {name} runs: cargo xtask cluster up"))?;
+        Self::plan(&config)
     }
 
-    fn is_up(&self) -> bool {
-        self.state.is_complete() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
+    /// Whether it runs as `config` says; an error where another one of this name does.
+    fn is_up(&self, config: &Config) -> anyhow::Result<bool> {
+        let Some(started) = self.state.completed() else {
+            return Ok(false);
+        };
+        // One answer that fails is no reason to take a cluster down.
+        let ready = (0..5).any(|_| self.kubectl(&["get", "--raw", "/readyz"]).is_ok());
+        if ready && started != config.to_text() {
+            bail!(
+                "a cluster {} runs that is another one ({started}): take it down first",
+                config.name
+            );
+        }
+        Ok(ready)
     }
 
     fn plan(config: &Config) -> anyhow::Result<Self> {
@@ -148,7 +186,7 @@ impl Cluster {
 
     fn up_for(config: &Config, owned: bool) -> anyhow::Result<Self> {
         let cluster = Self::plan(config)?;
-        if cluster.is_up() {
+        if cluster.is_up(config)? {
             return Ok(cluster);
         }
         state::down(&config.name)?;
@@ -161,7 +199,7 @@ impl Cluster {
             state::down(&config.name)?;
             return Err(error.context(logs));
         }
-        cluster.state.complete()?;
+        cluster.state.complete(&config.to_text())?;
         Ok(cluster)
     }
 
@@ -337,5 +375,18 @@ mod tests {
         assert_eq!("1.34.3".parse(), Ok(Version::V1_34));
         assert_eq!("1.37.2".parse(), Ok(Version::V1_37));
         assert!("1.36.0".parse::<Version>().is_err());
+    }
+
+    #[test]
+    fn what_was_started_is_read_back() {
+        for level in [Level::ControlPlane, Level::Full { nodes: 5 }] {
+            let config = Config {
+                level,
+                ..Config::default()
+            };
+            let read = Config::parse(&config.name, &config.to_text()).expect("reads back");
+            assert_eq!(read.to_text(), config.to_text());
+        }
+        assert!(Config::parse("a", "").is_none());
     }
 }

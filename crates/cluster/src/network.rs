@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anyhow::bail;
 
@@ -45,7 +46,9 @@ impl Network {
         let last = match index {
             0 | 1 => 10 + index,
             2 => 56,
-            _ => 9 + index,
+            // 12 to 55, and from 57 on.
+            _ if index < 47 => 9 + index,
+            _ => 10 + index,
         };
         format!("{}.{last}", self.prefix)
     }
@@ -65,7 +68,9 @@ impl Network {
         words(&format!("ip link add {bridge} type bridge"))?;
         words(&format!("ip addr add {gateway}/24 dev {bridge}"))?;
         words(&format!("ip link set {bridge} up"))?;
-        Ok(fs::write("/proc/sys/net/ipv4/ip_forward", "1")?)
+        // For this bridge alone: the machine's own setting stays as it is.
+        let forwarding = format!("/proc/sys/net/ipv4/conf/{bridge}/forwarding");
+        Ok(fs::write(forwarding, "1")?)
     }
 
     /// Joins a node: its namespace, its cable, and the route to its pods.
@@ -86,7 +91,7 @@ impl Network {
             "nsenter --net=/run/netns/{namespace} sysctl -qw net.ipv4.ip_forward=1"
         ))?;
         words(&format!(
-            "ip route replace {} via {address}",
+            "ip route add {} via {address}",
             self.pods_of(index)
         ))?;
         Ok(())
@@ -143,14 +148,23 @@ fn cable(cluster: &str, node: &str) -> String {
 }
 
 fn remove_link(name: &str) -> anyhow::Result<()> {
-    if fs::exists(format!("/sys/class/net/{name}"))? {
-        words(&format!("ip link del {name}"))?;
+    let is_there = || Path::new("/sys/class/net").join(name).exists();
+    if is_there()
+        && let Err(error) = words(&format!("ip link del {name}"))
+        // Somebody else may have been faster.
+        && is_there()
+    {
+        return Err(error);
     }
     Ok(())
 }
 
 fn remove_namespace(name: &str) -> anyhow::Result<()> {
-    words(&format!("ip netns del {name}")).map(drop)
+    let gone = || !Path::new("/run/netns").join(name).exists();
+    match words(&format!("ip netns del {name}")) {
+        Err(error) if !gone() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn is_loopback(ip: &str) -> bool {
@@ -173,7 +187,10 @@ pub(crate) fn require_root() -> anyhow::Result<()> {
 }
 
 /// What a node runs, and Debian's package of it.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 12] = [
+    ("ip", "iproute2"),
+    ("sysctl", "procps"),
+    ("pkill", "procps"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
@@ -210,6 +227,9 @@ mod tests {
                 "192.168.2.13"
             ]
         );
+        let all: std::collections::BTreeSet<String> =
+            (0..100).map(|index| first.address(index)).collect();
+        assert_eq!(all.len(), 100, "no address twice");
         assert_ne!(first.pods(), second.pods());
         assert_ne!(first.bridge, second.bridge);
         assert!(cable("nodestats", "node-123").len() <= 15);

@@ -20,6 +20,10 @@ const MARK: &str = "NODESTATS_NODE";
 const STOPPED: &str = "kubelet.stopped";
 /// Address of the cluster's DNS, in the Services' range.
 pub(crate) const DNS: &str = "10.96.0.10";
+/// What a kubelet sets for the whole kernel, which is the machine's: each node writes to files of
+/// its own instead.
+const SETTINGS: &str = "vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
+     kernel/keys/root_maxkeys kernel/keys/root_maxbytes";
 /// Local volumes of each node, for claims of the default storage class.
 pub(crate) const VOLUMES: usize = 4;
 
@@ -64,7 +68,7 @@ impl Node {
     /// Makes what lasts as long as the node: network, cgroups, certificate, configuration.
     pub(crate) fn create(&self, state: &State, network: &Network) -> anyhow::Result<()> {
         let directory = self.directory(state);
-        for folder in ["cni", "pki", "netns", "log"] {
+        for folder in ["cni", "pki"] {
             fs::create_dir_all(directory.join(folder))?;
         }
         for volume in 0..VOLUMES {
@@ -135,12 +139,24 @@ impl Node {
         };
         let cluster = state.directory().display();
         format!(
-            "mount --make-rshared /
+            "set -e
+mount --make-rshared /
 hostname {name}
-mount --bind {directory}/log /var/log
-mount -t tmpfs tmpfs /run/netns
+cp -L /etc/resolv.conf {directory}/resolv.conf
+mount -t tmpfs tmpfs /run
+mkdir /run/netns
+for own in log lib/cni lib/kubelet; do
+  mkdir -p {directory}/var/$own /var/$own
+  mount --bind {directory}/var/$own /var/$own
+done
+for setting in {SETTINGS}; do
+  mkdir -p {directory}/sys/$setting
+  cp /proc/sys/$setting {directory}/sys/$setting/value
+  mount --bind {directory}/sys/$setting/value /proc/sys/$setting
+done
 mount --bind {directory}/machine-id /etc/machine-id
 mount --bind {directory}/boot-id /proc/sys/kernel/random/boot_id
+set +e
 rm -f {directory}/containerd.sock
 containerd -c {directory}/containerd.toml >> {containerd} 2>&1 &
 until ctr -a {directory}/containerd.sock version > /dev/null 2>&1; do sleep 0.1; done
@@ -213,6 +229,8 @@ state = \"{directory}/containerd/state\"
             "tlsPrivateKeyFile": pki(format!("{}.key", self.name)),
             "clusterDomain": "cluster.local",
             "clusterDNS": [DNS],
+            "resolvConf": self.directory(state).join("resolv.conf"),
+            "volumePluginDir": self.directory(state).join("volume-plugins"),
             "cgroupDriver": "cgroupfs",
             // Two kubelets below one root remove each other's pods.
             "cgroupRoot": format!("/{}", self.namespace()),

@@ -56,12 +56,14 @@ impl State {
         self.directory.join("log").join(program)
     }
 
-    pub(crate) fn complete(&self) -> anyhow::Result<()> {
-        Ok(fs::write(self.path(COMPLETE), "")?)
+    /// It was started to its end, as `what` says.
+    pub(crate) fn complete(&self, what: &str) -> anyhow::Result<()> {
+        Ok(fs::write(self.path(COMPLETE), what)?)
     }
 
-    pub(crate) fn is_complete(&self) -> bool {
-        self.path(COMPLETE).exists()
+    /// What was started to its end, if anything.
+    pub(crate) fn completed(&self) -> Option<String> {
+        fs::read_to_string(self.path(COMPLETE)).ok()
     }
 
     /// The cluster belongs to this process, and goes with it.
@@ -117,8 +119,11 @@ pub fn sweep() -> anyhow::Result<()> {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if State::open(&name).is_ok_and(|state| state.owner_is_gone()) {
-            down(&name)?;
+        if State::open(&name).is_ok_and(|state| state.owner_is_gone())
+            && let Err(error) = down(&name)
+        {
+            // It may be another's to sweep at this very moment; nobody needs it gone.
+            eprintln!("the cluster {name} of a process that ended is not gone: {error:#}");
         }
     }
     Ok(())

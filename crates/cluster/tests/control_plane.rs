@@ -45,7 +45,7 @@ fn starting_twice_is_starting_once_and_down_leaves_nothing() {
     assert!(!folder.exists());
     assert!(processes(&folder).is_empty());
     down(&config.name).expect("down again is no error");
-    assert!(Cluster::running(&config).is_err());
+    assert!(Cluster::running(&config.name).is_err());
 }
 
 #[test]

@@ -432,8 +432,15 @@ async fn no_service_account_may_do_more_than_its_work(version: Version) {
         let who = format!("--as=system:serviceaccount:nodestats:{account}");
         let mut arguments = vec!["auth", "can-i", verb, resource, &who];
         arguments.extend(extra);
-        // `kubectl auth can-i` answers no by failing.
-        plane.kubectl(&arguments).is_ok()
+        // `kubectl auth can-i` answers no by failing, and says so.
+        match plane.kubectl(&arguments) {
+            Ok(answer) => answer.trim() == "yes",
+            Err(error) => {
+                let said = format!("{error:#}");
+                assert!(said.contains("failed (exit status: 1)"), "{said}");
+                false
+            }
+        }
     };
     let everywhere: &[&str] = &["--all-namespaces"];
     for account in ["nodestats-agent", "nodestats-controller", "nodestats-api"] {
@@ -735,11 +742,16 @@ async fn what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone(version: Ver
         "--admin-listen",
         &listen,
     ];
-    let _controller = Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)]);
     let _agents = [
         agent(&plane, api.url(), "kept", "192.168.2.10"),
         agent(&plane, api.url(), "purged", "192.168.2.11"),
     ];
+    eventually("the agents' objects", async || {
+        let both = ["get", "mn", "kept", "purged"];
+        plane.kubectl(&both).ok().map(drop)
+    })
+    .await;
+    let _controller = Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)]);
     for node in ["kept", "purged"] {
         until_phase(&plane, node, "Ready").await;
     }

@@ -263,6 +263,17 @@ impl State {
 
     fn watch(&mut self, collection: &str, query: &str) -> Response<Body> {
         let (events, stream) = mpsc::unbounded_channel();
+        // What changed since the version that the client has.
+        let since = number(query, "resourceVersion=").unwrap_or_default() as u64;
+        let below = format!("{collection}/");
+        for (path, object) in &self.objects {
+            let version = object["metadata"]["resourceVersion"].as_str();
+            let version = version.and_then(|version| version.parse::<u64>().ok());
+            if path.starts_with(&below) && version.is_some_and(|version| version > since) {
+                let line = format!("{}\n", json!({"type": "MODIFIED", "object": object}));
+                let _ = events.send(Ok(Frame::data(Bytes::from(line))));
+            }
+        }
         self.watches.push((collection.to_owned(), events));
         let seconds = number(query, "timeoutSeconds=").unwrap_or(300);
         let end = tokio::time::Instant::now() + Duration::from_secs(seconds as u64);

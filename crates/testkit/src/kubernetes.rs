@@ -205,7 +205,7 @@ impl FullCluster {
             version,
             level: Level::Full { nodes },
             // Beside a contributor's own cluster, and other tests.
-            network: format!("192.168.{}", 100 + std::process::id() % 40),
+            network: format!("192.168.{}", 64 + std::process::id() % 32),
         };
         let cluster = Owned::up(&config).expect("a cluster");
         for image in images {
