@@ -106,7 +106,8 @@ impl Network {
         .map(drop)
     }
 
-    pub(crate) fn remove_node(&self, node: &str) -> anyhow::Result<()> {
+    pub(crate) fn remove_node(&self, node: &str, index: usize) -> anyhow::Result<()> {
+        words(&format!("ip route del {}", self.pods_of(index)))?;
         remove_link(&cable(&self.cluster, node))?;
         remove_namespace(&namespace(&self.cluster, node))
     }

@@ -291,7 +291,7 @@ state = \"{directory}/containerd/state\"
 
     pub(crate) fn remove(&self, state: &State, network: &Network) -> anyhow::Result<()> {
         self.stop()?;
-        network.remove_node(&self.name)?;
+        network.remove_node(&self.name, self.index)?;
         remove_cgroups_that(|name| name == self.namespace())?;
         Ok(fs::remove_dir_all(self.directory(state))?)
     }

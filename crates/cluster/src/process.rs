@@ -67,16 +67,21 @@ pub(crate) fn start(command: &mut Command, cluster: &Path, log: &Path) -> anyhow
     Ok(())
 }
 
-/// Kills every process that carries the cluster's mark, and waits until none is left.
+/// What a start runs to its end, and what a start that is killed leaves behind without a mark.
+const HELPERS: [&str; 3] = ["buildah", "ctr", "kubectl"];
+
+/// Kills every process that carries the cluster's mark, and every helper that works in its folder,
+/// and waits until none is left.
 pub(crate) fn kill_all(cluster: &Path) -> anyhow::Result<()> {
     let mark = format!("{MARK}={}", cluster.display());
     let begin = Instant::now();
     loop {
-        let marked = marked(&mark)?;
-        if marked.is_empty() {
+        let mut left = marked(&mark)?;
+        left.extend(helpers(cluster)?);
+        if left.is_empty() {
             return Ok(());
         }
-        for pid in marked {
+        for pid in left {
             let _ = kill_process(pid, Signal::KILL);
             // Where it is a child of this process.
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
@@ -88,22 +93,33 @@ pub(crate) fn kill_all(cluster: &Path) -> anyhow::Result<()> {
     }
 }
 
+fn helpers(cluster: &Path) -> anyhow::Result<Vec<Pid>> {
+    let folder = format!("{}/", cluster.display());
+    let works_here = |entry: &fs::DirEntry| {
+        let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        HELPERS.contains(&read("comm").trim()) && read("cmdline").contains(&folder)
+    };
+    processes(works_here)
+}
+
 /// The processes with this entry in their environment.
 pub(crate) fn marked(mark: &str) -> anyhow::Result<Vec<Pid>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else {
-            continue;
-        };
+    processes(|entry| {
         // Empty for zombies, and unreadable for processes of others.
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment
+        environment
             .split(|byte| *byte == 0)
             .any(|entry| entry == mark.as_bytes())
+    })
+}
+
+fn processes(wanted: impl Fn(&fs::DirEntry) -> bool) -> anyhow::Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw)
+            && wanted(&entry)
         {
             found.push(pid);
         }

@@ -522,4 +522,15 @@ async fn a_node_made_anew_is_another_node(scene: &Scene) {
             .map(|now| now["uid"].clone()),
         Some(json!(new))
     );
+    // And it goes for good, machine and all.
+    scene.cluster.remove_node(node).expect("removed");
+    scene
+        .cluster
+        .kubectl(&["delete", "node", node])
+        .expect("deleted");
+    eventually("the API to retire the new one too", async || {
+        let nodes = get(&api, "/nodes").await?;
+        (nodes.as_array()?.len() == 2).then_some(())
+    })
+    .await;
 }
