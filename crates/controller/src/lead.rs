@@ -162,18 +162,20 @@ async fn reconcile(
     let Some(mut decision) = context.decide(object) else {
         return Ok(Action::requeue(context.config.poll));
     };
+    let mut refused = None;
     if let Some(registration) = decision.register.take() {
         let uid = context.node_uid(object);
-        context
-            .api
-            .register_in_cluster(&uid, &registration)
-            .await
-            .map_err(Error::Register)?;
-        context.metrics.registered();
-        context.shared.registered(&uid, &registration);
-        match context.decide(object) {
-            Some(again) => decision = again,
-            None => return Ok(Action::requeue(context.config.poll)),
+        match context.api.register_in_cluster(&uid, &registration).await {
+            Ok(()) => {
+                context.metrics.registered();
+                context.shared.registered(&uid, &registration);
+                match context.decide(object) {
+                    Some(again) => decision = again,
+                    None => return Ok(Action::requeue(context.config.poll)),
+                }
+            }
+            // The status says so; then it is tried again.
+            Err(error) => refused = Some(Error::Register(error)),
         }
     }
     if let Some(spec) = defaults::wanted(object, &context.config.defaults) {
@@ -192,6 +194,9 @@ async fn reconcile(
                 .publish(&context.metrics, &about, &event)
                 .await;
         }
+    }
+    if let Some(error) = refused {
+        return Err(error);
     }
     context.remember(object, |memory| memory.failures = 0);
     Ok(Action::requeue(decision.recheck))
