@@ -43,14 +43,26 @@ pub(crate) struct Observed {
 impl Observed {
     /// What `host` says, given what was said before.
     pub(crate) fn of(host: &Host, before: Option<&Self>) -> Self {
+        // A collector that missed its deadline says nothing: what was said before stands.
+        let known =
+            before.filter(|before| host.boot_id.is_empty() || before.boot_id == host.boot_id);
         Self {
-            boot_id: host.boot_id.clone(),
+            boot_id: match before {
+                Some(before) if host.boot_id.is_empty() => before.boot_id.clone(),
+                _ => host.boot_id.clone(),
+            },
             // The kernel computes it anew from two clocks, and it moves by a second.
-            boot_time_seconds: before
-                .filter(|before| before.boot_id == host.boot_id)
-                .map_or(host.boot_time_seconds, |before| before.boot_time_seconds),
-            cpus: host.cpus.len(),
-            memory_bytes: host.memory.map(|memory| memory.total),
+            boot_time_seconds: known
+                .and_then(|known| known.boot_time_seconds)
+                .or(host.boot_time_seconds),
+            cpus: match known {
+                Some(known) if host.cpus.is_empty() => known.cpus,
+                _ => host.cpus.len(),
+            },
+            memory_bytes: host
+                .memory
+                .map(|memory| memory.total)
+                .or_else(|| known.and_then(|known| known.memory_bytes)),
             conditions: conditions(host, before.map_or(&[], |before| &before.conditions)),
         }
     }
@@ -61,6 +73,11 @@ fn conditions(host: &Host, before: &[Claim]) -> Vec<Claim> {
         let before = before.iter().find(|claim| claim.type_ == type_);
         before.is_some_and(|claim| claim.status == Status::True)
     };
+    let failed = |name: &str| {
+        let run = host.collectors.iter().find(|run| run.collector == name);
+        run.is_some_and(|run| !run.success)
+    };
+    let kept = |type_: &str| before.iter().find(|claim| claim.type_ == type_).cloned();
     let pressure = host.pressure.unwrap_or_default();
     let mut claims = Vec::with_capacity(4);
     for (type_, stall, limits, what) in [
@@ -68,10 +85,12 @@ fn conditions(host: &Host, before: &[Claim]) -> Vec<Claim> {
         (MEMORY_PRESSURE, pressure.memory, MEMORY, "memory"),
         (IO_PRESSURE, pressure.io, IO, "disks"),
     ] {
-        claims.push(stalled(type_, stall, &limits, was(type_), what));
+        let before = kept(type_).filter(|_| failed("pressure"));
+        claims.push(before.unwrap_or_else(|| stalled(type_, stall, &limits, was(type_), what)));
     }
+    let before = kept(DISK_PRESSURE).filter(|_| failed("filesystems"));
     let disk = was(DISK_PRESSURE);
-    claims.push(full(host.filesystems.as_deref(), disk));
+    claims.push(before.unwrap_or_else(|| full(host.filesystems.as_deref(), disk)));
     claims
 }
 
@@ -218,6 +237,21 @@ mod tests {
                 .iter()
                 .all(|claim| claim.status == Status::Unknown)
         );
+    }
+
+    #[test]
+    fn a_collector_that_missed_its_deadline_changes_nothing() {
+        let first = Observed::of(&host(60.0, 40), None);
+        let missed = |name: &str| nodestats_core::sample::CollectorRun {
+            collector: name.to_owned(),
+            success: false,
+            duration_micros: 0,
+        };
+        let late = Host {
+            collectors: vec![missed("pressure"), missed("filesystems")],
+            ..Host::default()
+        };
+        assert_eq!(Observed::of(&late, Some(&first)), first);
     }
 
     #[test]

@@ -197,7 +197,9 @@ async fn retire_silent_namesakes(
     for mut life in app.store.lives().await? {
         let same = life.registration.ip == registration.ip
             && life.registration.hostname == registration.hostname;
-        if !same || life.uid == uid || !life.is_live() {
+        // A cluster's node is its controller's to retire.
+        let of_cluster = life.origin() == Origin::Kubernetes;
+        if !same || life.uid == uid || !life.is_live() || of_cluster {
             continue;
         }
         let last = app

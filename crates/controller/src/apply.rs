@@ -37,6 +37,9 @@ pub(crate) fn status(
     let current = object.status.as_ref().unwrap_or(&default);
     let generation = object.metadata.generation;
     let condition = |claim: &Claim| {
+        // Pressure follows from no spec, and its agent says no generation either.
+        let of_agent = condition::agent::ALL.contains(&claim.type_);
+        let generation = generation.filter(|_| !of_agent);
         let mut condition = claim.since(&current.conditions, generation, now);
         let before = condition::find(&current.conditions, claim.type_);
         if claim.reason == WAITING && before.is_none_or(|before| before.reason != WAITING) {
@@ -67,14 +70,14 @@ pub(crate) fn status(
     Some((decision.phase, conditions.into_iter().chain(kept).collect()))
 }
 
-/// Writes a status. By force: what the controller says of a node is its own, and the pressure of a
+/// Writes a status, and returns the object's version with it. By force: what the controller says of a node is its own, and the pressure of a
 /// lost node is no longer its agent's to know.
 pub(crate) async fn write_status(
     nodes: &Api<MonitoredNode>,
     metrics: &Metrics,
     object: &MonitoredNode,
     (phase, conditions): (Phase, Vec<Condition>),
-) -> Result<(), Error> {
+) -> Result<Option<String>, Error> {
     let status = json!({
         "phase": phase,
         "observedGeneration": object.metadata.generation,
@@ -83,9 +86,9 @@ pub(crate) async fn write_status(
     let patch = Patch::Apply(document(object, "status", status));
     let params = PatchParams::apply(manager::CONTROLLER).force();
     let name = object.name_any();
-    timely(metrics, nodes.patch_status(&name, &params, &patch)).await?;
+    let written = timely(metrics, nodes.patch_status(&name, &params, &patch)).await?;
     metrics.status_written();
-    Ok(())
+    Ok(written.metadata.resource_version)
 }
 
 /// Applies the cluster's defaults. Never by force.

@@ -18,6 +18,9 @@ const STALE_INTERVALS: u32 = 3;
 /// And lost after so many, if the time for it has passed as well.
 const LOST_INTERVALS: u32 = 6;
 
+/// However long the interval: a registration that the API lost is not missed for longer.
+const LONGEST_RECHECK: Duration = Duration::from_mins(1);
+
 /// Times that an installation chooses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
@@ -154,7 +157,7 @@ fn silence(
     let lost_after = (interval * LOST_INTERVALS).max(times.lost_after);
     let age = Duration::try_from_secs_f64(age.max(0.0)).unwrap_or(Duration::MAX);
     if let Some(left) = stale_after.checked_sub(age) {
-        return (Silence::Fresh, left.max(times.poll));
+        return (Silence::Fresh, left.min(LONGEST_RECHECK).max(times.poll));
     }
     // Nobody is silent for longer than it was listened to.
     let mut floor = answers_since;

@@ -8,15 +8,33 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectM
 use nodestats_k8s::{MonitoredNode, MonitoredNodeSpec, manager};
 use serde_json::{Map, Value};
 
-/// Whether the defaults are part of a spec; an error names what is not.
-pub(crate) fn check(defaults: &Value) -> anyhow::Result<()> {
+/// The defaults in the form that the resource has them in (`60s` is `1m`); an error names what no
+/// spec has, or what the resource's definition refuses.
+pub(crate) fn canonical(defaults: &Value) -> anyhow::Result<Value> {
     let spec: MonitoredNodeSpec = serde_json::from_value(defaults.clone())
         .map_err(|error| anyhow::anyhow!("the defaults are no spec: {error}"))?;
+    let interval = spec.interval.0;
+    let whole_seconds = interval.subsec_nanos() == 0;
+    if !whole_seconds || interval.is_zero() || interval > std::time::Duration::from_hours(1) {
+        anyhow::bail!("the default interval is from 1s to 1h");
+    }
     let whole = serde_json::to_value(spec)?;
     match unknown(defaults, &whole, "") {
         Some(field) => anyhow::bail!("the defaults have a field that no spec has: {field}"),
-        None => Ok(()),
+        None => Ok(project(defaults, &whole)),
     }
+}
+
+/// The values of `whole` at the leaves of `part`.
+fn project(part: &Value, whole: &Value) -> Value {
+    let Some(part) = part.as_object() else {
+        return whole.clone();
+    };
+    let field = |(key, part): (&String, &Value)| {
+        let whole = whole.get(key).unwrap_or(&Value::Null);
+        (key.clone(), project(part, whole))
+    };
+    Value::Object(part.iter().map(field).collect())
 }
 
 fn unknown(part: &Value, whole: &Value, path: &str) -> Option<String> {
@@ -217,13 +235,29 @@ mod tests {
             json!({"processes": {"x": 1}}),
             json!({"interval": 5}),
         ] {
-            assert!(check(&wrong).is_err(), "{wrong}");
+            assert!(canonical(&wrong).is_err(), "{wrong}");
         }
         for right in [
             json!({}),
             json!({"interval": "1m", "retention": {"raw": "7d"}}),
         ] {
-            assert!(check(&right).is_ok(), "{right}");
+            assert_eq!(canonical(&right).expect("a spec"), right);
+        }
+    }
+
+    #[test]
+    fn another_spelling_is_the_same_value() {
+        let written = json!({"interval": "60s", "retention": {"raw": "24h"}});
+        let defaults = canonical(&written).expect("a spec");
+        assert_eq!(
+            defaults,
+            json!({"interval": "1m", "retention": {"raw": "1d"}})
+        );
+        let own = json!({"f:interval": {}, "f:retention": {"f:raw": {}}});
+        let done = object(written, &[(manager::DEFAULTS, own)]);
+        assert_eq!(wanted(&done, &defaults), None);
+        for refused in [json!({"interval": "2h"}), json!({"interval": "500ms"})] {
+            assert!(canonical(&refused).is_err(), "{refused}");
         }
     }
 }

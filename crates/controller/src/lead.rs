@@ -51,6 +51,8 @@ struct Context {
 struct Memory {
     failures: u32,
     boot_id: Option<String>,
+    /// A version of the object whose status was written since: the watch has not brought the next.
+    superseded: Option<String>,
 }
 
 /// Runs until `stop`.
@@ -159,6 +161,11 @@ async fn reconcile(
             return Ok(Action::await_change());
         }
     };
+    let version = object.metadata.resource_version.clone();
+    let superseded = context.remember(object, |memory| memory.superseded.clone());
+    if superseded.is_some() && superseded == version {
+        return Ok(Action::requeue(context.config.poll));
+    }
     let Some(mut decision) = context.decide(object) else {
         return Ok(Action::requeue(context.config.poll));
     };
@@ -179,14 +186,20 @@ async fn reconcile(
         }
     }
     if let Some(spec) = defaults::wanted(object, &context.config.defaults) {
-        apply::write_defaults(&context.objects, &context.metrics, object, spec).await?;
-        // The new spec comes back by the watch.
-        return Ok(Action::requeue(context.config.poll));
+        match apply::write_defaults(&context.objects, &context.metrics, object, spec).await {
+            // The new spec comes back by the watch.
+            Ok(()) => return Ok(Action::requeue(context.config.poll)),
+            Err(error) => refused = Some(error),
+        }
     }
     context.tell_of_reboot(object).await;
     let now = Timestamp::now();
     if let Some(status) = apply::status(object, &decision, now) {
-        apply::write_status(&context.objects, &context.metrics, object, status).await?;
+        let written =
+            apply::write_status(&context.objects, &context.metrics, object, status).await?;
+        if written != version {
+            context.remember(object, |memory| memory.superseded = version);
+        }
         if let Some(event) = apply::transition(object, &decision, now) {
             let about = object.object_ref(&());
             context

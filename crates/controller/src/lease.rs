@@ -28,6 +28,7 @@ pub(crate) struct Lease {
     leases: Api<Object>,
     identity: String,
     seen: Option<(LeaseSpec, Instant)>,
+    renewed: Instant,
 }
 
 impl Lease {
@@ -36,6 +37,7 @@ impl Lease {
             leases: Api::namespaced(client, namespace),
             identity: identity.to_owned(),
             seen: None,
+            renewed: Instant::now(),
         }
     }
 
@@ -43,10 +45,12 @@ impl Lease {
     pub(crate) async fn acquire(&mut self, metrics: &Metrics) {
         let mut told = false;
         loop {
-            match self.attempt().await {
-                Ok(true) => return,
-                Ok(false) => metrics.set_standby(),
-                Err(error) => {
+            self.renewed = Instant::now();
+            match tokio::time::timeout(RENEW, self.attempt()).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => metrics.set_standby(),
+                Err(_) => metrics.request_timed_out(),
+                Ok(Err(error)) => {
                     metrics.request_failed(&error);
                     if !told {
                         tracing::warn!(
@@ -64,12 +68,14 @@ impl Lease {
 
     /// Keeps the Lease; returns when it is lost.
     pub(crate) async fn hold(&mut self, metrics: &Metrics) -> anyhow::Error {
-        let mut renewed = Instant::now();
+        // Counted from before each request: its answer may have been long on its way.
+        let mut renewed = self.renewed;
         loop {
             tokio::time::sleep(RENEW.min(DEADLINE.saturating_sub(renewed.elapsed()))).await;
             let left = DEADLINE.saturating_sub(renewed.elapsed());
+            let asked = Instant::now();
             match tokio::time::timeout(left, self.attempt()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(true)) => renewed = asked,
                 Ok(Ok(false)) => return anyhow!("another replica has taken the lease"),
                 Ok(Err(error)) => metrics.request_failed(&error),
                 Err(_) => {}

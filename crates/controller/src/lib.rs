@@ -53,9 +53,9 @@ pub struct Config {
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs until `stop`, or until the Lease is lost, which is an error: who acts must hold it.
-pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(mut config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let client = client().await?;
-    defaults::check(&config.defaults)?;
+    config.defaults = defaults::canonical(&config.defaults)?;
     let metrics = Arc::new(Metrics::default());
     let listener = TcpListener::bind(config.admin)
         .await

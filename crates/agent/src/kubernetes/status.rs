@@ -66,13 +66,22 @@ impl Facts<'_> {
             hostname: Some(self.host.hostname.clone()),
             node_uid: Some(self.claims.node_uid.clone()),
             machine_id: self.host.machine_id.clone(),
-            boot_id: observed.map(|observed| observed.boot_id.clone()),
-            boot_time: boot_time.map(|time| time.to_string()),
+            // What is not known yet stands as it was said last.
+            boot_id: observed
+                .map(|observed| observed.boot_id.clone())
+                .or_else(|| current.boot_id.clone()),
+            boot_time: boot_time
+                .map(|time| time.to_string())
+                .or_else(|| current.boot_time.clone()),
             kernel: self.host.kernel.clone(),
             os: self.host.os.clone(),
             architecture: Some(self.host.architecture.clone()),
-            cpus: observed.and_then(|observed| i32::try_from(observed.cpus).ok()),
-            memory: memory.map(|bytes| format!("{}Mi", bytes >> 20)),
+            cpus: observed
+                .and_then(|observed| i32::try_from(observed.cpus).ok())
+                .or(current.cpus),
+            memory: memory
+                .map(|bytes| format!("{}Mi", bytes >> 20))
+                .or_else(|| current.memory.clone()),
             agent: Some(AgentStatus {
                 version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 pod: self.membership.pod.clone(),
