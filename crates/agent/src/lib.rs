@@ -86,6 +86,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (observed_tx, observed) = watch::channel(None);
     let sampler = Sampler::new(reader, settings, observed_tx, Arc::clone(&queue));
     let admin = admin(config.admin, &metrics, &stop).await?;
+    // The pusher ends after the sampler, so that a sample under way at the end is sent too.
+    let sampled = CancellationToken::new();
+    let sampling = async {
+        let outcome = sampler.run(stop.clone()).await;
+        sampled.cancel();
+        outcome
+    };
     let Some(membership) = config.membership.clone() else {
         let identity = identity::Identity::open(
             &config.state_dir,
@@ -102,8 +109,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         );
         let joining = Joining::ByItself(registration);
         let pusher = Pusher::new(client, joining, identity.uid().to_owned(), queue, metrics);
-        // Both end with `stop` only; the pusher ends last, when the queue is empty or time is up.
-        let (outcome, (), ()) = tokio::join!(sampler.run(stop.clone()), pusher.run(stop), admin);
+        // The pusher ends last, when the queue is empty or time is up.
+        let (outcome, (), ()) = tokio::join!(sampling, pusher.run(sampled.clone()), admin);
         return outcome.context("the host cannot be sampled");
     };
     metrics.must_join();
@@ -124,9 +131,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let facts = HostFacts::read(&root);
     let member = kubernetes::Member::new(membership, claims, facts, settings_tx, observed, metrics);
     let (outcome, (), (), ()) = tokio::join!(
-        sampler.run(stop.clone()),
-        pusher.run(stop.clone()),
-        member.run(stop),
+        sampling,
+        pusher.run(sampled.clone()),
+        member.run(stop.clone()),
         admin,
     );
     outcome.context("the host cannot be sampled")
