@@ -87,10 +87,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let sampler = Sampler::new(reader, settings, observed_tx, Arc::clone(&queue));
     let admin = admin(config.admin, &metrics, &stop).await?;
     // The pusher ends after the sampler, so that a sample under way at the end is sent too.
-    let sampled = CancellationToken::new();
+    let no_more_samples = CancellationToken::new();
     let sampling = async {
         let outcome = sampler.run(stop.clone()).await;
-        sampled.cancel();
+        no_more_samples.cancel();
         outcome
     };
     let Some(membership) = config.membership.clone() else {
@@ -110,7 +110,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         let joining = Joining::ByItself(registration);
         let pusher = Pusher::new(client, joining, identity.uid().to_owned(), queue, metrics);
         // The pusher ends last, when the queue is empty or time is up.
-        let (outcome, (), ()) = tokio::join!(sampling, pusher.run(sampled.clone()), admin);
+        let (outcome, (), ()) = tokio::join!(sampling, pusher.run(no_more_samples.clone()), admin);
         return outcome.context("the host cannot be sampled");
     };
     metrics.must_join();
@@ -132,7 +132,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let member = kubernetes::Member::new(membership, claims, facts, settings_tx, observed, metrics);
     let (outcome, (), (), ()) = tokio::join!(
         sampling,
-        pusher.run(sampled.clone()),
+        pusher.run(no_more_samples.clone()),
         member.run(stop.clone()),
         admin,
     );
