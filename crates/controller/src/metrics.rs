@@ -110,27 +110,19 @@ impl Metrics {
     }
 
     pub(crate) fn request_failed(&self, error: &kube::Error) {
-        self.failed(&self.requests_failed, Failure::of(error));
+        count_failure(&self.requests_failed, Failure::of(error));
     }
 
     pub(crate) fn request_timed_out(&self) {
-        self.failed(&self.requests_failed, Failure::Timeout);
+        count_failure(&self.requests_failed, Failure::Timeout);
     }
 
     pub(crate) fn unparsable(&self) {
-        self.failed(&self.watches_failed, Failure::Unparsable);
+        count_failure(&self.watches_failed, Failure::Unparsable);
     }
 
     pub(crate) fn watch_failed(&self, error: &watcher::Error) {
-        self.failed(&self.watches_failed, Failure::of_watch(error));
-    }
-
-    #[allow(clippy::unused_self)]
-    fn failed(&self, counters: &[AtomicU64], failure: Failure) {
-        let index = Failure::ALL.iter().position(|(one, _)| *one == failure);
-        if let Some(counter) = index.and_then(|index| counters.get(index)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+        count_failure(&self.watches_failed, Failure::of_watch(error));
     }
 
     pub(crate) fn set_leader(&self) {
@@ -157,6 +149,12 @@ impl Metrics {
         }
         self.without_agent
             .store(without_agent as u64, Ordering::Relaxed);
+    }
+}
+
+fn count_failure(counters: &[AtomicU64; Failure::ALL.len()], failure: Failure) {
+    for ((one, _), counter) in Failure::ALL.iter().zip(counters) {
+        counter.fetch_add(u64::from(*one == failure), Ordering::Relaxed);
     }
 }
 
