@@ -27,6 +27,8 @@ pub(crate) async fn put(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
+    // The sender's clock is compared with this one: a body of megabytes takes its time.
+    let arrived = App::now();
     // Who is not registered learns it before a body of megabytes is read.
     let life = app.resolve(&node, When::Now).await?;
     let body = body::receive(&app, body).await?;
@@ -40,7 +42,7 @@ pub(crate) async fn put(
         readings(&app, &life, &body.bytes, now)?
     };
     let count = samples.len() as u64;
-    let seen = seen(&samples, sent_at(&headers)?, now);
+    let seen = seen(&samples, sent_at(&headers)?, arrived);
     app.store.append(&life.uid, samples, seen).await?;
     app.metrics.stored(count);
     Ok(StatusCode::NO_CONTENT)
@@ -60,13 +62,13 @@ fn sent_at(headers: &HeaderMap) -> Result<Option<Timestamp>, ApiError> {
 
 /// What a push says of its node's freshness. The age of a sample is what passed on the sender's
 /// own clock between taking and sending it, so a clock that is wrong makes no node stale.
-fn seen(samples: &[NewSample], sent_at: Option<Timestamp>, now: Timestamp) -> Seen {
-    let newest = samples.iter().map(NewSample::time).max().unwrap_or(now);
-    let offset = sent_at.map(|sent| sent.micros() - now.micros());
+fn seen(samples: &[NewSample], sent_at: Option<Timestamp>, arrived: Timestamp) -> Seen {
+    let newest = samples.iter().map(NewSample::time).max().unwrap_or(arrived);
+    let offset = sent_at.map(|sent| sent.micros() - arrived.micros());
     let taken = newest.plus_micros(-offset.unwrap_or_default());
     Seen {
         last_sample: newest,
-        fresh_at: taken.min(now),
+        fresh_at: taken.min(arrived),
         clock_offset_micros: offset,
     }
 }

@@ -228,7 +228,6 @@ pub(crate) async fn deregister(
     uri: Uri,
 ) -> Result<StatusCode, ApiError> {
     let query: DeleteQuery = query::parse(uri.query())?;
-    let _turn = app.registrations.lock().await;
     if query.purge()? {
         // Of a node that is gone too: what it left is what is purged.
         let when = When::Span(Timestamp::MIN, Timestamp::MAX);
@@ -238,9 +237,14 @@ pub(crate) async fn deregister(
             }
             found => found?,
         };
+        // A long history takes its time, and no other node waits for it; one that is cut off is
+        // asked for again, since the life is there until nothing else is.
+        app.store.purge_history(&life.uid).await?;
+        let _turn = app.registrations.lock().await;
         app.store.purge(&life.uid).await?;
         tracing::info!(uid = life.uid, "a node and its history were removed");
     } else {
+        let _turn = app.registrations.lock().await;
         let mut life = app.resolve(&node, When::Now).await?;
         life.retire(App::now());
         app.store.save_life(&life).await?;

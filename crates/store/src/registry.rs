@@ -44,11 +44,16 @@ impl Store {
             .map_err(Error::Unavailable)
     }
 
+    /// Removes all samples of a life.
+    pub async fn purge_history(&self, uid: &str) -> Result<(), Error> {
+        self.delete_before(uid, nodestats_wire::Timestamp::MAX)
+            .await
+    }
+
     /// Removes a life and all its samples.
     pub async fn purge(&self, uid: &str) -> Result<(), Error> {
         // The registry last: a purge that is cut off can be asked for again.
-        self.delete_before(uid, nodestats_wire::Timestamp::MAX)
-            .await?;
+        self.purge_history(uid).await?;
         self.database
             .delete(
                 "DELETE $node RETURN NONE; DELETE $seen RETURN NONE",

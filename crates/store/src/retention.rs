@@ -1,5 +1,7 @@
 //! Retention: what is older than the retention, by its own time, is deleted in bounded pieces.
 
+use std::collections::BTreeSet;
+
 use nodestats_core::stored;
 use nodestats_wire::Timestamp;
 
@@ -12,9 +14,17 @@ const PIECE_MICROS: i64 = 3_600_000_000;
 
 impl Store {
     /// Deletes what is older than the retention, and the lives that are gone and have no sample
-    /// left. Returns when it is done; reads and writes go on meanwhile.
+    /// left; and what a push left that was under way when its node was purged. Returns when it is
+    /// done; reads and writes go on meanwhile.
     pub async fn retain(&self, now: Timestamp) -> Result<(), Error> {
-        for life in self.lives().await? {
+        // In this order: a node that registers in between has a life.
+        let seen = self.seen().await?;
+        let lives = self.lives().await?;
+        let known: BTreeSet<&str> = lives.iter().map(|life| &*life.uid).collect();
+        for orphan in seen.keys().filter(|uid| !known.contains(&***uid)) {
+            self.purge(orphan).await?;
+        }
+        for life in lives {
             let horizon = self.horizon(&life, now);
             self.delete_before(&life.uid, horizon).await?;
             let gone_long_ago = life.gone_at.is_some_and(|gone_at| gone_at < horizon);

@@ -185,9 +185,6 @@ async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
         .append("a", samples.map(|time| pushed(time, 0)).to_vec(), HEARD)
         .await
         .expect("kept");
-    store.retain(at(3000)).await.expect("done");
-    // Lives are what retention goes by: nothing of an unregistered node was touched.
-    assert_eq!(store.count("a").await.expect("counted"), 6);
     store.save_life(&life("a")).await.expect("saved");
     store.retain(at(3000)).await.expect("done");
     assert_eq!(
@@ -327,4 +324,19 @@ async fn what_was_heard_of_a_node_is_never_set_back() {
     assert_eq!((all.len(), all["a"]), (1, seen(20, 22, Some(-7))));
     store.purge("a").await.expect("purged");
     assert!(store.seen().await.expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn what_a_push_left_behind_a_purge_goes_with_the_next_retention() {
+    let store = in_memory().await;
+    store.save_life(&life("kept")).await.expect("saved");
+    for uid in ["kept", "purged"] {
+        let samples = vec![pushed(10, 1)];
+        store.append(uid, samples, HEARD).await.expect("kept");
+    }
+    store.retain(at(11)).await.expect("retained");
+    assert_eq!(store.count("kept").await.expect("counted"), 1);
+    assert_eq!(store.count("purged").await.expect("counted"), 0);
+    let seen = store.seen().await.expect("read");
+    assert_eq!(seen.keys().collect::<Vec<_>>(), ["kept"]);
 }
