@@ -85,6 +85,10 @@ enum Obstacle {
     Timeout,
     #[error("the MonitoredNode was deleted, and is made anew")]
     Deleted,
+    #[error("the token cannot be read any more")]
+    Token(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the Node was made anew, with UID {0}: its history is another one's")]
+    AnotherNode(String),
 }
 
 impl From<kube::Error> for Obstacle {
@@ -107,6 +111,30 @@ pub(crate) struct Member {
     metrics: Arc<Metrics>,
     backoff: Backoff,
     told: Option<String>,
+    rivalry: Rivalry,
+}
+
+/// Whose part of the status the agent's part is: two agents on one node, as a rolling update may
+/// have for a while, would else write against each other for ever. The later one has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rivalry {
+    /// Not yet seen to be this pod's.
+    Claiming,
+    /// Seen to be this pod's.
+    Ours,
+    /// Another pod has taken it since.
+    Taken,
+}
+
+impl Rivalry {
+    /// What follows when the status names a pod.
+    fn after(self, own: Option<&str>, named: Option<&str>) -> Self {
+        match (self, own, named) {
+            (_, Some(own), Some(named)) if own == named => Self::Ours,
+            (Self::Ours, Some(_), Some(_)) => Self::Taken,
+            _ => self,
+        }
+    }
 }
 
 impl Member {
@@ -127,16 +155,21 @@ impl Member {
             metrics,
             backoff: Backoff::default(),
             told: None,
+            rivalry: Rivalry::Claiming,
         }
     }
 
-    /// Keeps the object until `stop`, then marks it as stopping.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// Keeps the object until `stop`, then marks it as stopping. An error where the Node became
+    /// another one: the agent must begin anew, under that one's UID.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
             let obstacle = tokio::select! {
                 obstacle = self.keep() => obstacle,
                 () = stop.cancelled() => break,
             };
+            if matches!(obstacle, Obstacle::AnotherNode(_)) {
+                return Err(obstacle.into());
+            }
             self.report(&obstacle);
             let random = uuid::Uuid::new_v4().as_u128() as u64;
             let wait = self.backoff.next(random);
@@ -151,6 +184,7 @@ impl Member {
             Ok(Err(error)) => tracing::warn!(%error, "could not be marked as stopping"),
             Err(_) => tracing::warn!("could not be marked as stopping in time"),
         }
+        Ok(())
     }
 
     /// One line for each kind of obstacle, not one for each attempt.
@@ -201,6 +235,12 @@ impl Member {
     /// The object, made where it is missing.
     async fn ensure(&self, api: &Api<MonitoredNode>) -> Result<MonitoredNode, Obstacle> {
         let name = &self.membership.node_name;
+        // The kubelet has written it anew where the Node was made anew.
+        let claims = self.membership.claims();
+        let claims = claims.map_err(|error| Obstacle::Token(error.into()))?;
+        if claims.node_uid != self.claims.node_uid {
+            return Err(Obstacle::AnotherNode(claims.node_uid));
+        }
         let found = timely(api.get_opt(name)).await?;
         let owner = |object: &MonitoredNode| {
             let owners = object.metadata.owner_references.iter().flatten();
@@ -242,7 +282,6 @@ impl Member {
     ) -> Result<(), Obstacle> {
         self.take(api, &object).await?;
         self.metrics.joined();
-        self.backoff.reset();
         if self.told.take().is_some() {
             tracing::info!("the node's MonitoredNode is kept again");
         }
@@ -261,11 +300,18 @@ impl Member {
                     Some(WatchEvent::Deleted(_)) => return Err(Obstacle::Deleted),
                     Some(WatchEvent::Bookmark(_)) => {}
                     // 410 Gone: that version is forgotten; the object is read anew.
-                    Some(WatchEvent::Error(status)) if status.code == 410 => return Ok(()),
+                    Some(WatchEvent::Error(status)) if status.code == 410 => {
+                        self.backoff.reset();
+                        return Ok(());
+                    }
                     Some(WatchEvent::Error(status)) => {
                         return Err(Obstacle::Request(kube::Error::Api(status)));
                     }
-                    None => return Ok(()),
+                    None => {
+                        // One that is deleted as soon as it is made is made less and less often.
+                        self.backoff.reset();
+                        return Ok(());
+                    }
                 },
                 changed = self.observed.changed() => {
                     if changed.is_err() {
@@ -290,6 +336,22 @@ impl Member {
             *current = settings;
             modified
         });
+        let named = object
+            .status
+            .as_ref()
+            .and_then(|status| status.agent.as_ref());
+        let named = named.and_then(|agent| agent.pod.as_deref());
+        let rivalry = self.rivalry.after(self.membership.pod.as_deref(), named);
+        if rivalry == Rivalry::Taken && self.rivalry != Rivalry::Taken {
+            tracing::warn!(
+                pod = named,
+                "another agent has taken over this node's status"
+            );
+        }
+        self.rivalry = rivalry;
+        if rivalry == Rivalry::Taken {
+            return Ok(());
+        }
         self.write_status(api, object, AgentState::Running).await
     }
 
@@ -323,6 +385,9 @@ impl Member {
     }
 
     async fn say_goodbye(&self) -> Result<(), Obstacle> {
+        if self.rivalry == Rivalry::Taken {
+            return Ok(());
+        }
         let api = Self::api().await?;
         match timely(api.get_opt(&self.membership.node_name)).await? {
             Some(object) => self.write_status(&api, &object, AgentState::Stopping).await,
@@ -335,5 +400,27 @@ async fn timely<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Res
     match tokio::time::timeout(REQUEST_PATIENCE, request).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Obstacle::Timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_of_two_agents_has_the_status() {
+        let own = Some("ns/own");
+        let other = Some("ns/other");
+        // What stands there before the first write counts for nothing.
+        let claiming = Rivalry::Claiming.after(own, other);
+        assert_eq!(claiming, Rivalry::Claiming);
+        let ours = claiming.after(own, own);
+        assert_eq!(ours.after(own, other), Rivalry::Taken);
+        assert_eq!(ours.after(own, None), Rivalry::Ours);
+        assert_eq!(ours.after(own, other).after(own, other), Rivalry::Taken);
+        // It ended, and this one's name stands there again.
+        assert_eq!(Rivalry::Taken.after(own, own), Rivalry::Ours);
+        // Outside of pods there are no names to go by.
+        assert_eq!(Rivalry::Claiming.after(None, other), Rivalry::Claiming);
     }
 }

@@ -77,6 +77,7 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs until `stop`, then pushes what is left and says good-bye.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let stop = stop.child_token();
     let client = Client::new(&config.server, REQUEST_PATIENCE)?;
     let root = HostRoot::new(&config.host_root);
     let reader = Reader::open(&root)?;
@@ -130,12 +131,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     );
     let facts = HostFacts::read(&root);
     let member = kubernetes::Member::new(membership, claims, facts, settings_tx, observed, metrics);
-    let (outcome, (), (), ()) = tokio::join!(
+    // Where the node became another one everything else ends as at a signal.
+    let membership = async {
+        let outcome = member.run(stop.clone()).await;
+        stop.cancel();
+        outcome
+    };
+    let (outcome, (), joined, ()) = tokio::join!(
         sampling,
         pusher.run(no_more_samples.clone()),
-        member.run(stop.clone()),
+        membership,
         admin,
     );
+    joined?;
     outcome.context("the host cannot be sampled")
 }
 

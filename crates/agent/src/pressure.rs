@@ -38,6 +38,8 @@ pub(crate) struct Observed {
     pub(crate) cpus: usize,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) conditions: Vec<Claim>,
+    /// Mount points of the filesystems that are nearly full.
+    nearly_full: Vec<String>,
 }
 
 impl Observed {
@@ -46,6 +48,12 @@ impl Observed {
         // A collector that missed its deadline says nothing: what was said before stands.
         let known =
             before.filter(|before| host.boot_id.is_empty() || before.boot_id == host.boot_id);
+        let full_before = before.map_or(&[][..], |before| &before.nearly_full);
+        let nearly_full = match host.filesystems.as_deref() {
+            Some(filesystems) => nearly_full(filesystems, full_before),
+            None => full_before.to_vec(),
+        };
+        let claims_before = before.map_or(&[][..], |before| &before.conditions);
         Self {
             boot_id: match before {
                 Some(before) if host.boot_id.is_empty() => before.boot_id.clone(),
@@ -63,12 +71,13 @@ impl Observed {
                 .memory
                 .map(|memory| memory.total)
                 .or_else(|| known.and_then(|known| known.memory_bytes)),
-            conditions: conditions(host, before.map_or(&[], |before| &before.conditions)),
+            conditions: conditions(host, &nearly_full, claims_before),
+            nearly_full,
         }
     }
 }
 
-fn conditions(host: &Host, before: &[Claim]) -> Vec<Claim> {
+fn conditions(host: &Host, nearly_full: &[String], before: &[Claim]) -> Vec<Claim> {
     let was = |type_| {
         let before = before.iter().find(|claim| claim.type_ == type_);
         before.is_some_and(|claim| claim.status == Status::True)
@@ -89,8 +98,7 @@ fn conditions(host: &Host, before: &[Claim]) -> Vec<Claim> {
         claims.push(before.unwrap_or_else(|| stalled(type_, stall, &limits, was(type_), what)));
     }
     let before = kept(DISK_PRESSURE).filter(|_| failed("filesystems"));
-    let disk = was(DISK_PRESSURE);
-    claims.push(before.unwrap_or_else(|| full(host.filesystems.as_deref(), disk)));
+    claims.push(before.unwrap_or_else(|| full(host.filesystems.is_some(), nearly_full)));
     claims
 }
 
@@ -124,33 +132,41 @@ fn stalled(
     }
 }
 
-fn full(filesystems: Option<&[Filesystem]>, was: bool) -> Claim {
-    let percent = |filesystem: &&Filesystem| {
+/// Those that ordinary users have filled, each by its own hysteresis.
+fn nearly_full(filesystems: &[Filesystem], before: &[String]) -> Vec<String> {
+    let percent = |filesystem: &Filesystem| {
         let used = filesystem.total.saturating_sub(filesystem.free) as f64;
         // As df does: of what ordinary users may fill.
         let size = used + filesystem.available as f64;
         100.0 * used / size.max(1.0)
     };
-    let written = |filesystem: &&Filesystem| !filesystem.read_only && filesystem.total > 0;
-    let nearly = |filesystem: &&Filesystem| percent(filesystem) >= FILESYSTEM.limit(was);
-    let (status, reason, message) = match filesystems {
-        None => (
+    let nearly = |filesystem: &&Filesystem| {
+        let written = !filesystem.read_only && filesystem.total > 0;
+        let was = before.contains(&filesystem.mountpoint);
+        written && percent(filesystem) >= FILESYSTEM.limit(was)
+    };
+    let full = filesystems.iter().filter(nearly);
+    full.map(|filesystem| filesystem.mountpoint.clone())
+        .collect()
+}
+
+fn full(readable: bool, nearly_full: &[String]) -> Claim {
+    let (status, reason, message) = match nearly_full.first() {
+        _ if !readable => (
             Status::Unknown,
             "NoFilesystems",
             "The node's filesystems cannot be read.".to_owned(),
         ),
-        Some(all) => match all.iter().filter(written).find(nearly) {
-            Some(full) => (
-                Status::True,
-                "FilesystemNearlyFull",
-                format!("{} is nearly full.", full.mountpoint),
-            ),
-            None => (
-                Status::False,
-                "FilesystemsHaveSpace",
-                "No filesystem is nearly full.".to_owned(),
-            ),
-        },
+        Some(mountpoint) => (
+            Status::True,
+            "FilesystemNearlyFull",
+            format!("{mountpoint} is nearly full."),
+        ),
+        None => (
+            Status::False,
+            "FilesystemsHaveSpace",
+            "No filesystem is nearly full.".to_owned(),
+        ),
     };
     Claim {
         type_: DISK_PRESSURE,
@@ -220,6 +236,25 @@ mod tests {
         assert_eq!(statuses(&hosts, CPU_PRESSURE), [no, yes, yes, no, no]);
         let disks = [500, 40, 80, 150].map(|available| host(0.0, available));
         assert_eq!(statuses(&disks, DISK_PRESSURE), [no, yes, yes, no]);
+    }
+
+    #[test]
+    fn each_filesystem_has_a_hysteresis_of_its_own() {
+        let both = |data: u64, logs: u64| {
+            let mut host = host(0.0, data);
+            let filesystems = host.filesystems.get_or_insert_default();
+            let mut second = filesystems.last().cloned().unwrap_or_default();
+            second.mountpoint = "/logs".to_owned();
+            (second.free, second.available) = (logs, logs);
+            filesystems.push(second);
+            host
+        };
+        // While /data is full, and when it no longer is, /logs at 93 % is not.
+        let first = Observed::of(&both(40, 70), None);
+        let second = Observed::of(&both(200, 70), Some(&first));
+        let message = |observed: &Observed| observed.conditions[3].message.clone();
+        assert_eq!(message(&first), "/data is nearly full.");
+        assert_eq!(message(&second), "No filesystem is nearly full.");
     }
 
     #[test]
