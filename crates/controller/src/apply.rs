@@ -134,33 +134,55 @@ async fn timely<T>(
     }
 }
 
-/// What a change of phase is worth telling.
-pub(crate) fn transition(
-    object: &MonitoredNode,
-    decision: &Decision,
-    now: Timestamp,
-) -> Option<Event> {
-    let before = object.status.as_ref().and_then(|status| status.phase);
-    let (warning, reason, note) = match (before, decision.phase) {
+/// What a change of phase is worth telling. The occurrence is what happened, not when it was seen:
+/// a silence is that since one last sample, a pause that of one generation of the spec. So nothing
+/// is told again after the API was away.
+pub(crate) fn transition(object: &MonitoredNode, decision: &Decision) -> Option<Event> {
+    let status = object.status.as_ref();
+    let before = status.and_then(|status| status.phase);
+    let silence = || {
+        let last = decision.last_sample;
+        last.map_or_else(String::new, |last| last.to_string())
+    };
+    let generation = || object.metadata.generation.unwrap_or_default().to_string();
+    // Which silence ends.
+    let reported = || {
+        let conditions = status.map_or(&[][..], |status| &status.conditions);
+        let reporting = condition::find(conditions, condition::controller::REPORTING);
+        reporting.map_or_else(String::new, |one| one.last_transition_time.0.to_string())
+    };
+    let (warning, reason, note, occurrence) = match (before, decision.phase) {
         (before, after) if before == Some(after) => return None,
         (_, Phase::Lost) => (
             true,
             "NodeLost",
             "The node has sent no samples for a long time.",
+            silence(),
         ),
-        (_, Phase::Stale) => (true, "NodeStale", "The node sends no samples."),
-        (Some(Phase::Lost | Phase::Stale), Phase::Ready) => {
-            (false, "NodeReports", "The node sends samples again.")
-        }
-        (None | Some(Phase::Pending), Phase::Ready) => {
-            (false, "NodeReports", "The node's first samples arrived.")
-        }
-        (_, Phase::Paused) => (false, "NodePaused", "No samples are taken of the node."),
+        (_, Phase::Stale) => (true, "NodeStale", "The node sends no samples.", silence()),
+        (Some(Phase::Lost | Phase::Stale), Phase::Ready) => (
+            false,
+            "NodeReports",
+            "The node sends samples again.",
+            reported(),
+        ),
+        (None | Some(Phase::Pending), Phase::Ready) => (
+            false,
+            "NodeReports",
+            "The node's first samples arrived.",
+            "first".to_owned(),
+        ),
+        (_, Phase::Paused) => (
+            false,
+            "NodePaused",
+            "No samples are taken of the node.",
+            generation(),
+        ),
         // The API's absence is told once, not for each node.
         _ => return None,
     };
     Some(Event {
-        occurrence: now.to_string(),
+        occurrence,
         warning,
         reason,
         note: note.to_owned(),

@@ -17,12 +17,14 @@ pub(crate) struct Departed {
 }
 
 /// Those of origin `kubernetes` of whose UID there is no Node. Others are nobody's here.
-pub(crate) fn departed(known: &BTreeMap<String, Freshness>, nodes: &[Arc<Node>]) -> Vec<Departed> {
-    let present: BTreeSet<&str> = nodes.iter().map(|node| node.uid()).collect();
+pub(crate) fn departed(
+    known: &BTreeMap<String, Freshness>,
+    present: &BTreeSet<String>,
+) -> Vec<Departed> {
     let gone = known.values().filter(|life| {
         life.origin == Origin::Kubernetes
             && life.state == NodeState::Live
-            && !present.contains(&*life.uid)
+            && !present.contains(&life.uid)
     });
     gone.filter_map(|life| {
         let registration = life.registration.as_ref()?;
@@ -99,14 +101,14 @@ mod tests {
             life("b", Origin::Kubernetes),
             life("plain-host", Origin::Rest),
         ]);
-        let nodes = [Arc::new(Node::test("a"))];
-        let gone: Vec<String> = departed(&known, &nodes)
+        let present = |uid: &str| BTreeSet::from([uid.to_owned()]);
+        let gone: Vec<String> = departed(&known, &present("a"))
             .into_iter()
             .map(|gone| gone.uid)
             .collect();
         assert_eq!(gone, ["b"]);
         // A Node that was made anew under the same name has another UID: the old life departs.
-        assert_eq!(departed(&known, &[Arc::new(Node::test("c"))]).len(), 2);
+        assert_eq!(departed(&known, &present("c")).len(), 2);
     }
 
     #[test]

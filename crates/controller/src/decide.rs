@@ -49,6 +49,8 @@ pub(crate) struct Decision {
     pub(crate) register: Option<ClusterRegistration>,
     /// When time alone may change this.
     pub(crate) recheck: Duration,
+    /// Time of the last sample that the API has: of which silence a transition tells.
+    pub(crate) last_sample: Option<nodestats_wire::Timestamp>,
 }
 
 /// How long a node has been silent, and what that means.
@@ -103,6 +105,7 @@ pub(crate) fn decide(observed: Observed<'_>, times: Times, now: Timestamp) -> Op
         claims,
         register: wanted.filter(|wanted| registered != Some(wanted)),
         recheck,
+        last_sample: known.and_then(|known| known.last_sample),
     })
 }
 
@@ -118,7 +121,7 @@ fn away(status: &MonitoredNodeStatus, times: Times) -> Decision {
     let unknown = |type_| Claim {
         type_,
         status: Status::Unknown,
-        reason: "ApiUnavailable",
+        reason: API_UNAVAILABLE,
         message: "The nodestats API does not answer.".to_owned(),
     };
     let mut claims = vec![
@@ -138,6 +141,7 @@ fn away(status: &MonitoredNodeStatus, times: Times) -> Decision {
         claims,
         register: None,
         recheck: times.poll,
+        last_sample: None,
     }
 }
 
@@ -204,6 +208,8 @@ fn phase(object: &MonitoredNode, status: &MonitoredNodeStatus, silence: &Silence
     }
 }
 
+/// Reason of what is not known while the API is away.
+pub(crate) const API_UNAVAILABLE: &str = "ApiUnavailable";
 /// Reason of the pressure of a lost node.
 pub(crate) const NODE_LOST: &str = "NodeLost";
 /// Reason of a node of which it is too early to tell.

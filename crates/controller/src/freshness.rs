@@ -10,19 +10,30 @@ use nodestats_wire::v1::ClusterRegistration;
 use crate::metrics::Metrics;
 use crate::observe::ApiView;
 
-/// Without an answer for so long, and for two questions, the API is away.
+/// Without an answer for so long, and to so many questions in a row, the API is away.
 const PATIENCE: Duration = Duration::from_secs(10);
+const UNANSWERED: u32 = 2;
+/// One question waits no longer than this, so that one which hangs is not the only one asked.
+const ONE_QUESTION: Duration = Duration::from_secs(5);
 
 /// What the API last said, shared by all who decide.
 pub(crate) struct Shared {
     view: Mutex<ApiView>,
-    last_answer: Mutex<Instant>,
+    answers: Mutex<Answers>,
+}
+
+/// When the API last answered, and how many questions it has not answered since.
+struct Answers {
+    last: Instant,
+    missed: u32,
 }
 
 /// Whether the API came or went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     None,
+    /// The first answer that this replica got.
+    First,
     Away,
     Back,
 }
@@ -31,7 +42,10 @@ impl Shared {
     pub(crate) fn new() -> Self {
         Self {
             view: Mutex::new(ApiView::Asking),
-            last_answer: Mutex::new(Instant::now()),
+            answers: Mutex::new(Answers {
+                last: Instant::now(),
+                missed: 0,
+            }),
         }
     }
 
@@ -53,15 +67,18 @@ impl Shared {
 
     /// Asks once.
     pub(crate) async fn ask(&self, client: &Client, metrics: &Metrics) -> Change {
-        let answer = client.freshness().await;
+        let answer = match tokio::time::timeout(ONE_QUESTION, client.freshness()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(late) => Err(late.to_string()),
+        };
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut last = self
-            .last_answer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(answer) => {
-                *last = Instant::now();
+                *answers = Answers {
+                    last: Instant::now(),
+                    missed: 0,
+                };
                 let nodes = answer
                     .into_iter()
                     .map(|node| (node.uid.clone(), node))
@@ -69,7 +86,7 @@ impl Shared {
                 let (since, change) = match &*view {
                     ApiView::Answers { since, .. } => (*since, Change::None),
                     ApiView::Away => (Timestamp::now(), Change::Back),
-                    ApiView::Asking => (Timestamp::now(), Change::None),
+                    ApiView::Asking => (Timestamp::now(), Change::First),
                 };
                 *view = ApiView::Answers { since, nodes };
                 metrics.set_api_up(true);
@@ -77,8 +94,10 @@ impl Shared {
             }
             Err(error) => {
                 metrics.poll_failed();
-                tracing::debug!(%error, "the API does not answer");
-                if last.elapsed() < PATIENCE || matches!(*view, ApiView::Away) {
+                tracing::debug!(error, "the API does not answer");
+                answers.missed += 1;
+                let patient = answers.last.elapsed() < PATIENCE || answers.missed < UNANSWERED;
+                if patient || matches!(*view, ApiView::Away) {
                     return Change::None;
                 }
                 *view = ApiView::Away;

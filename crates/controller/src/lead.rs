@@ -14,13 +14,15 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use nodestats_k8s::MonitoredNode;
+use nodestats_k8s::condition::{self, controller::REPORTING};
 use nodestats_wire::client;
 use nodestats_wire::v1::DeletionPolicy;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, Error};
 use crate::compare::{self, Departed, WithoutAgent};
-use crate::decide::{Decision, Observed, Times, decide};
+use crate::decide::{self, Decision, Observed, Times, decide};
 use crate::events::{Event, Publisher};
 use crate::freshness::{Change, Shared};
 use crate::metrics::Metrics;
@@ -51,6 +53,9 @@ struct Context {
 struct Memory {
     failures: u32,
     boot_id: Option<String>,
+    /// Of each reason the occurrence that was told last: an Event is kept by the API server for an
+    /// hour only, and its name guards no longer against telling it twice.
+    told: BTreeMap<&'static str, String>,
     /// A version of the object whose status was written since: the watch has not brought the next.
     superseded: Option<String>,
 }
@@ -74,13 +79,19 @@ pub(crate) async fn run(
         memory: Mutex::default(),
     });
     let counted = Arc::clone(metrics);
+    let unreadable = Arc::clone(metrics);
     let node_stream = watcher(Api::<Guarded<Node>>::all(client.clone()), watching())
         .inspect_err(move |error| counted.watch_failed(error))
         .default_backoff()
-        .modify(|node| {
-            if let Ok(node) = &mut node.0 {
+        .modify(move |node| match &mut node.0 {
+            Ok(node) => {
                 node.metadata.managed_fields = None;
                 node.metadata.annotations = None;
+            }
+            Err(invalid) => {
+                unreadable.unparsable();
+                let name = invalid.metadata.name.as_deref().unwrap_or_default();
+                tracing::warn!(name, error = invalid.error, "a Node cannot be read");
             }
         })
         .reflect(writer)
@@ -97,7 +108,8 @@ pub(crate) async fn run(
         })
         .reflect(writer)
         .touched_objects();
-    let (all_again, changes) = tokio::sync::mpsc::channel::<()>(1);
+    let (answered, answers) = watch::channel(());
+    let (all_again, changes) = mpsc::channel::<()>(1);
     let changes = futures_util::stream::unfold(changes, async |mut changes| {
         changes.recv().await.map(|()| ((), changes))
     });
@@ -116,7 +128,8 @@ pub(crate) async fn run(
         });
     tokio::select! {
         () = reconciling => Ok(()),
-        () = compare_again_and_again(&context, &objects, all_again) => Ok(()),
+        () = ask_again_and_again(&context, &objects, (all_again, answered)) => Ok(()),
+        () = compare_again_and_again(&context, &objects, answers) => Ok(()),
         () = stop.cancelled() => Ok(()),
     }
 }
@@ -200,12 +213,8 @@ async fn reconcile(
         if written != version {
             context.remember(object, |memory| memory.superseded = version);
         }
-        if let Some(event) = apply::transition(object, &decision, now) {
-            let about = object.object_ref(&());
-            context
-                .publisher
-                .publish(&context.metrics, &about, &event)
-                .await;
+        if let Some(event) = apply::transition(object, &decision) {
+            context.tell(object, &event).await;
         }
     }
     if let Some(error) = refused {
@@ -281,45 +290,103 @@ impl Context {
                 reason: "NodeRebooted",
                 note: "The node's kernel was started anew.".to_owned(),
             };
-            self.publisher
-                .publish(&self.metrics, &object.object_ref(&()), &event)
-                .await;
+            self.tell(object, &event).await;
+        }
+    }
+
+    /// Tells what happened to a node, unless this replica has told it already.
+    async fn tell(&self, object: &MonitoredNode, event: &Event) {
+        let before = self.remember(object, |memory| {
+            let occurrence = event.occurrence.clone();
+            memory.told.insert(event.reason, occurrence)
+        });
+        if before.as_ref() != Some(&event.occurrence) {
+            let about = object.object_ref(&());
+            self.publisher.publish(&self.metrics, &about, event).await;
         }
     }
 }
 
-/// After each answer of the API: whose Node is gone, which Node has no agent.
-async fn compare_again_and_again(
+type Objects = Store<Guarded<MonitoredNode>>;
+
+/// Asks the API how fresh its nodes are. No node's affair is waited for here, so that answers are
+/// as old as they are said to be; only that the API itself came or went is told.
+async fn ask_again_and_again(
     context: &Context,
-    objects: &Store<Guarded<MonitoredNode>>,
-    all_again: tokio::sync::mpsc::Sender<()>,
+    objects: &Objects,
+    (all_again, answered): (mpsc::Sender<()>, watch::Sender<()>),
 ) {
+    // Before the first answer nothing is decided, and so the objects say what the replica that led
+    // before has told of the API.
+    let _ = objects.wait_until_ready().await;
+    let mut told_away = objects
+        .state()
+        .iter()
+        .any(|object| says_api_is_away(object));
     let mut ticks = tokio::time::interval(context.config.poll);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut without_agent = WithoutAgent::default();
-    let mut departed_before: Vec<Departed> = Vec::new();
-    let mut first = true;
     loop {
         ticks.tick().await;
         let change = context.shared.ask(&context.api, &context.metrics).await;
-        tell_of_api(context, change).await;
-        if change != Change::None || std::mem::take(&mut first) {
+        if change != Change::None {
             // A full channel says the same.
             let _ = all_again.try_send(());
         }
+        answered.send_replace(());
+        let tell = match change {
+            Change::Away if !told_away => Some(Availability::Gone),
+            Change::First | Change::Back if told_away => Some(Availability::Back),
+            _ => None,
+        };
+        if let Some(availability) = tell {
+            tell_of_api(context, availability).await;
+        }
+        told_away = match change {
+            Change::None => told_away,
+            Change::Away => true,
+            Change::First | Change::Back => false,
+        };
+    }
+}
+
+/// Whether an object says that the API is away.
+fn says_api_is_away(object: &Guarded<MonitoredNode>) -> bool {
+    let status = object
+        .0
+        .as_ref()
+        .ok()
+        .and_then(|object| object.status.as_ref());
+    let reporting = status.and_then(|status| condition::find(&status.conditions, REPORTING));
+    reporting.is_some_and(|reporting| reporting.reason == decide::API_UNAVAILABLE)
+}
+
+/// Departures that are told to the API at a time: a purge of a long history takes its time.
+const DEPARTURES: usize = 8;
+
+/// After each answer of the API: whose Node is gone, which Node has no agent.
+async fn compare_again_and_again(
+    context: &Context,
+    objects: &Objects,
+    mut answers: watch::Receiver<()>,
+) {
+    let mut without_agent = WithoutAgent::default();
+    let mut departed_before: Vec<Departed> = Vec::new();
+    while answers.changed().await.is_ok() {
         if !is_complete(&context.nodes) || !is_complete(objects) {
             continue;
         }
         let departed = departed(context);
-        for one in departed.iter().filter(|one| departed_before.contains(one)) {
-            retire(context, one).await;
-        }
+        futures_util::stream::iter(&departed)
+            // What one answer says may be older than the Node's list.
+            .filter(|one| std::future::ready(departed_before.contains(one)))
+            .for_each_concurrent(DEPARTURES, |one| retire(context, one))
+            .await;
         departed_before = departed;
         let (present, missing) = agents(context, objects);
         let tell = without_agent.update(&missing, context.config.agent_patience, Instant::now());
-        for node in tell {
-            tell_of_missing_agent(context, &node).await;
-        }
+        futures_util::stream::iter(&tell)
+            .for_each_concurrent(DEPARTURES, |node| tell_of_missing_agent(context, node))
+            .await;
         let phases = present
             .iter()
             .filter_map(|object| object.status.as_ref()?.phase);
@@ -356,14 +423,11 @@ fn all_nodes(context: &Context) -> Vec<Arc<Node>> {
 }
 
 fn departed(context: &Context) -> Vec<Departed> {
-    let nodes = context.nodes.state();
-    if nodes.iter().any(|node| node.0.is_err()) {
-        // One that cannot be read is there all the same, and which UID it has is not known.
-        return Vec::new();
-    }
-    let nodes = all_nodes(context);
+    // One that cannot be read is there all the same.
+    let uid = |node: &Arc<Guarded<Node>>| node.meta().uid.clone();
+    let present = context.nodes.state().iter().filter_map(uid).collect();
     context.shared.with(|view| match view {
-        ApiView::Answers { nodes: known, .. } => compare::departed(known, &nodes),
+        ApiView::Answers { nodes: known, .. } => compare::departed(known, &present),
         ApiView::Asking | ApiView::Away => Vec::new(),
     })
 }
@@ -422,16 +486,21 @@ async fn tell_of_missing_agent(context: &Context, node: &Node) {
         .await;
 }
 
+/// What becomes of the API.
+enum Availability {
+    Gone,
+    Back,
+}
+
 /// One Event for all nodes, about the Lease that the controller holds.
-async fn tell_of_api(context: &Context, change: Change) {
-    let (warning, reason, note) = match change {
-        Change::None => return,
-        Change::Away => (
+async fn tell_of_api(context: &Context, availability: Availability) {
+    let (warning, reason, note) = match availability {
+        Availability::Gone => (
             true,
             "ApiUnavailable",
             "The nodestats API does not answer; what its nodes do cannot be told.",
         ),
-        Change::Back => (false, "ApiAvailable", "The nodestats API answers again."),
+        Availability::Back => (false, "ApiAvailable", "The nodestats API answers again."),
     };
     if warning {
         tracing::warn!(api = context.config.api, "the API does not answer");

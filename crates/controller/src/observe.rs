@@ -73,9 +73,13 @@ impl Node {
         let mut addresses = Vec::new();
         for kind in ["InternalIP", "ExternalIP"] {
             for address in &self.status.addresses {
-                let is_ip = address.address.parse::<std::net::IpAddr>().is_ok();
-                if address.type_ == kind && is_ip && !addresses.contains(&address.address) {
-                    addresses.push(address.address.clone());
+                // One spelling for each address: IPv6 has many (RFC 5952).
+                let Ok(ip) = address.address.parse::<std::net::IpAddr>() else {
+                    continue;
+                };
+                let ip = ip.to_string();
+                if address.type_ == kind && !addresses.contains(&ip) {
+                    addresses.push(ip);
                 }
             }
         }
@@ -141,6 +145,7 @@ impl Node {
                     {"type": "Hostname", "address": "node"},
                     {"type": "ExternalIP", "address": "203.0.113.7"},
                     {"type": "InternalIP", "address": "192.168.2.10"},
+                    {"type": "InternalIP", "address": "2001:DB8:0::7"},
                 ],
                 "conditions": [{"type": "Ready", "status": "True"}],
             },
@@ -187,7 +192,7 @@ mod tests {
             .registration(&spec, Some("1.0"))
             .expect("an address");
         assert_eq!(registration.ip, "192.168.2.10");
-        assert_eq!(registration.addresses, ["203.0.113.7"]);
+        assert_eq!(registration.addresses, ["2001:db8::7", "203.0.113.7"]);
         assert_eq!(
             (
                 registration.interval_seconds,

@@ -1,6 +1,7 @@
 //! The controller before an API server that fails in every way: it survives each, and says so in a
 //! metric with closed labels.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Method;
@@ -18,8 +19,10 @@ struct Scene {
     server: FakeApiServer,
     api: Program,
     admin: Client,
-    _controller: Program,
-    _folder: tempfile::TempDir,
+    controller: Program,
+    kubeconfig: PathBuf,
+    listen: String,
+    folder: tempfile::TempDir,
 }
 
 impl Scene {
@@ -30,31 +33,19 @@ impl Scene {
         let server = FakeApiServer::start().await;
         server.write_kubeconfig(&kubeconfig);
         prepare(&server);
-        let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
+        let api = start_api(&folder, free_port());
         let listen = format!("127.0.0.1:{}", free_port());
-        let arguments = [
-            "controller",
-            "--api",
-            api.url(),
-            "--namespace",
-            "nodestats",
-            "--identity",
-            "test",
-            "--poll",
-            "500ms",
-            "--admin-listen",
-            &listen,
-        ];
-        let kubeconfig = kubeconfig.display().to_string();
-        let controller = Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)]);
+        let controller = start_controller(api.url(), &kubeconfig, &listen);
         let admin =
             Client::new(&format!("http://{listen}"), Duration::from_secs(5)).expect("a URL");
         Self {
             server,
             api,
             admin,
-            _controller: controller,
-            _folder: folder,
+            controller,
+            kubeconfig,
+            listen,
+            folder,
         }
     }
 
@@ -99,6 +90,24 @@ impl Scene {
         })
         .await;
     }
+}
+
+fn start_api(folder: &tempfile::TempDir, port: u16) -> Program {
+    let listen = format!("127.0.0.1:{port}");
+    let database = format!("surrealkv://{}", folder.path().join("data").display());
+    Program::serve(&["api", "--listen", &listen, "--database", &database])
+}
+
+fn start_controller(api: &str, kubeconfig: &Path, listen: &str) -> Program {
+    let arguments = [
+        "--identity",
+        "test",
+        "--poll",
+        "500ms",
+        "--admin-listen",
+        listen,
+    ];
+    Program::controller(api, kubeconfig, &arguments)
 }
 
 fn uid(name: &str) -> String {
@@ -212,6 +221,26 @@ async fn an_object_that_cannot_be_read_hides_no_other() {
     scene.add("later");
     scene.until("later", "Pending").await;
     assert_eq!(scene.phase("bad"), None);
+    // A Node that cannot be read is there all the same, and another one is not.
+    let client = scene.api.client();
+    for (uid, name) in [("uid-odd", "odd"), ("uid-gone", "gone")] {
+        let registration = serde_json::from_value(json!({
+            "hostname": name, "ip": "192.168.2.30", "interval_seconds": 10,
+            "retention_seconds": 86_400, "deletion_policy": "retain",
+        }));
+        let registration = registration.expect("valid");
+        let taken = client.register_in_cluster(uid, &registration).await;
+        taken.expect("registered");
+    }
+    let live = async |uid: &str| {
+        let lives = client.freshness().await.ok()?;
+        Some(lives.iter().any(|life| life.uid == uid))
+    };
+    eventually("a Node that is gone to be retired", async || {
+        (!live("uid-gone").await?).then_some(())
+    })
+    .await;
+    assert_eq!(live("uid-odd").await, Some(true));
     // It is mended, and goes on like any other.
     let node = json!({
         "metadata": {"name": "bad", "uid": uid("bad")},
@@ -222,4 +251,59 @@ async fn an_object_that_cannot_be_read_hides_no_other() {
         .server
         .put(&format!("{OBJECTS}/bad"), object("bad", json!({})));
     scene.until("bad", "Pending").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happened_is_told_once_whoever_leads() {
+    let mut scene = Scene::start(|_| {}).await;
+    let often = object("quiet", json!({"interval": "1s"}));
+    scene.add("quiet");
+    scene.server.put(&format!("{OBJECTS}/quiet"), often);
+    scene.push("quiet").await;
+    scene.until("quiet", "Stale").await;
+    let told = |server: &FakeApiServer, namespace: &str, reason: &str| {
+        let events = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        server.count(&events, |event| event["reason"] == reason)
+    };
+    let server = scene.server.clone();
+    let told = |namespace: &str, reason: &str| told(&server, namespace, reason);
+    eventually("the Event", async || {
+        (told("default", "NodeStale") == 1).then_some(())
+    })
+    .await;
+    let port = scene.api.port();
+    assert_eq!(scene.api.terminate().code(), Some(0));
+    eventually("the API's absence", async || {
+        let object = server.get(&format!("{OBJECTS}/quiet"))?;
+        (object["status"]["phase"] == "Unknown").then_some(())
+    })
+    .await;
+    assert_eq!(told("nodestats", "ApiUnavailable"), 1);
+    // Another replica leads, and finds the API away for as long as it takes to say so.
+    assert_eq!(scene.controller.terminate().code(), Some(0));
+    let api = format!("http://127.0.0.1:{port}");
+    scene.controller = start_controller(&api, &scene.kubeconfig, &scene.listen);
+    eventually("it to be sure", async || {
+        let text = scene.admin.get("/metrics", &[]).await.ok()?;
+        let text = String::from_utf8(text).ok()?;
+        let failed = text.lines().find_map(|line| {
+            let count = line.strip_prefix("nodestats_controller_poll_failures_total ")?;
+            count.parse::<u32>().ok()
+        });
+        (failed? > 25).then_some(())
+    })
+    .await;
+    assert_eq!(told("nodestats", "ApiUnavailable"), 1);
+    // A third one finds it back, and the node as silent as before.
+    assert_eq!(scene.controller.terminate().code(), Some(0));
+    scene.api = start_api(&scene.folder, port);
+    scene.controller = start_controller(&api, &scene.kubeconfig, &scene.listen);
+    scene.until("quiet", "Stale").await;
+    eventually("the API's return", async || {
+        (told("nodestats", "ApiAvailable") == 1).then_some(())
+    })
+    .await;
+    assert_eq!(told("nodestats", "ApiUnavailable"), 1);
+    assert_eq!(told("default", "NodeStale"), 1);
+    assert_eq!(told("default", "NodeReports"), 1);
 }

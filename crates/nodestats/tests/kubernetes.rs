@@ -1,6 +1,7 @@
 //! The real programs on a real kube-apiserver, in both versions that are supported: what the
 //! definition accepts, who owns which field, what each service account may not do, and who leads.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nodestats_testkit::kubernetes::{ControlPlane, Version};
@@ -32,6 +33,7 @@ on_both_versions! {
     another_replica_leads_when_the_leader_is_killed,
     an_agent_without_definition_or_permission_says_so_and_goes_on,
     what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone,
+    a_node_that_is_made_anew_is_another_one,
 }
 
 fn node(name: &str, spec: Value) -> String {
@@ -151,52 +153,33 @@ async fn the_definition_defaults_and_rejects(version: Version) {
 struct Servers {
     api: Program,
     controller: Option<Program>,
-    controller_arguments: Vec<String>,
-    kubeconfig: String,
+    kubeconfig: PathBuf,
 }
 
 impl Servers {
     fn start(plane: &ControlPlane, defaults: &Value) -> Self {
         let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
-        let kubeconfig = plane
-            .credentials("nodestats-controller")
-            .display()
-            .to_string();
+        let mut servers = Self {
+            api,
+            controller: None,
+            kubeconfig: plane.credentials("nodestats-controller"),
+        };
+        servers.start_controller(defaults);
+        servers
+    }
+
+    fn start_controller(&mut self, defaults: &Value) {
         let defaults = defaults.to_string();
         let arguments = [
-            "controller",
-            "--api",
-            api.url(),
-            "--namespace",
-            "nodestats",
             "--identity",
             "one",
             "--poll",
             "1s",
             "--node-defaults",
             &defaults,
-            "--admin-listen",
-            "127.0.0.1:0",
         ];
-        let controller_arguments = arguments.map(str::to_owned).to_vec();
-        let mut servers = Self {
-            api,
-            controller: None,
-            controller_arguments,
-            kubeconfig,
-        };
-        servers.start_controller();
-        servers
-    }
-
-    fn start_controller(&mut self) {
-        let arguments: Vec<&str> = self
-            .controller_arguments
-            .iter()
-            .map(String::as_str)
-            .collect();
-        let environment = [("KUBECONFIG", &*self.kubeconfig)];
-        self.controller = Some(Program::start("nodestats", &arguments, &environment));
+        let controller = Program::controller(self.api.url(), &self.kubeconfig, &arguments);
+        self.controller = Some(controller);
     }
 
     /// Ends the controller and starts it with other defaults.
@@ -204,16 +187,20 @@ impl Servers {
         if let Some(controller) = self.controller.take() {
             assert_eq!(controller.terminate().code(), Some(0));
         }
-        let at = self
-            .controller_arguments
-            .iter()
-            .position(|word| word == "--node-defaults");
-        self.controller_arguments[at.expect("given") + 1] = defaults.to_string();
-        self.start_controller();
+        self.start_controller(defaults);
     }
 }
 
 fn agent(plane: &ControlPlane, server: &str, node: &str, ip: &str) -> Program {
+    agent_of_pod(plane, server, (node, ip), "nodestats/agent")
+}
+
+fn agent_of_pod(
+    plane: &ControlPlane,
+    server: &str,
+    (node, ip): (&str, &str),
+    pod: &str,
+) -> Program {
     let (kubeconfig, token) = plane.agent_credentials(node);
     let arguments = [
         "--kubernetes",
@@ -224,7 +211,7 @@ fn agent(plane: &ControlPlane, server: &str, node: &str, ip: &str) -> Program {
         "--node-ips",
         ip,
         "--pod",
-        "nodestats/agent",
+        pod,
         "--token-file",
         token.to_str().expect("UTF-8"),
     ];
@@ -545,25 +532,10 @@ async fn another_replica_leads_when_the_leader_is_killed(version: Version) {
     let plane = ControlPlane::with_nodestats(version);
     plane.add_node("node-a", "192.168.2.10");
     let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
-    let kubeconfig = plane
-        .credentials("nodestats-controller")
-        .display()
-        .to_string();
+    let kubeconfig = plane.credentials("nodestats-controller");
     let start = |identity: &str| {
-        let arguments = [
-            "controller",
-            "--api",
-            api.url(),
-            "--namespace",
-            "nodestats",
-            "--identity",
-            identity,
-            "--poll",
-            "1s",
-            "--admin-listen",
-            "127.0.0.1:0",
-        ];
-        Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)])
+        let arguments = ["--identity", identity, "--poll", "1s"];
+        Program::controller(api.url(), &kubeconfig, &arguments)
     };
     let holder = || {
         let lease = [
@@ -722,17 +694,9 @@ async fn what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone(version: Ver
     // A plain host of another origin, whose UID no Node has.
     let plain = nodestats_wire::v1::Registration::new("10.9.9.9", "plain");
     client.register(&plain).await.expect("registered");
-    let kubeconfig = plane
-        .credentials("nodestats-controller")
-        .display()
-        .to_string();
+    let kubeconfig = plane.credentials("nodestats-controller");
     let listen = format!("127.0.0.1:{}", free_port());
     let arguments = [
-        "controller",
-        "--api",
-        api.url(),
-        "--namespace",
-        "nodestats",
         "--identity",
         "one",
         "--poll",
@@ -751,7 +715,7 @@ async fn what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone(version: Ver
         plane.kubectl(&both).ok().map(drop)
     })
     .await;
-    let _controller = Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)]);
+    let _controller = Program::controller(api.url(), &kubeconfig, &arguments);
     for node in ["kept", "purged"] {
         until_phase(&plane, node, "Ready").await;
     }
@@ -808,4 +772,56 @@ async fn what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone(version: Ver
     );
     assert_eq!(history(&purged).await, None, "the history is removed");
     assert_eq!(missing(), bare);
+}
+
+async fn a_node_that_is_made_anew_is_another_one(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    let (name, ip) = ("node-a", "192.168.2.10");
+    let first = plane.add_node(name, ip);
+    let servers = Servers::start(&plane, &json!({"interval": "1s"}));
+    let older = agent(&plane, servers.api.url(), name, ip);
+    until_phase(&plane, name, "Ready").await;
+    // Two agents on one node, as an update may have them: the later one has the status, and they
+    // do not write against each other.
+    let later = agent_of_pod(&plane, servers.api.url(), (name, ip), "nodestats/later");
+    let pod = || plane.get("mn", name)["status"]["agent"]["pod"].clone();
+    eventually("the later agent", async || {
+        (pod() == "nodestats/later").then_some(())
+    })
+    .await;
+    eventually("peace", async || {
+        let before = writes(&plane);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        (writes(&plane) == before).then_some(())
+    })
+    .await;
+    assert_eq!(older.terminate().code(), Some(0));
+    assert_eq!(pod(), "nodestats/later");
+    // The Node is deleted and made anew while the agent lives, and the kubelet writes the token
+    // anew. What the garbage collector does is done by hand: there is none.
+    plane.kubectl(&["delete", "node", name]).expect("deleted");
+    let second = plane.add_node(name, ip);
+    assert_ne!(first, second);
+    plane.agent_credentials(name);
+    plane.kubectl(&["delete", "mn", name]).expect("deleted");
+    assert_eq!(later.wait().code(), Some(1), "it begins anew");
+    // As the kubelet starts it anew.
+    let _agent = agent(&plane, servers.api.url(), name, ip);
+    until_phase(&plane, name, "Ready").await;
+    assert_eq!(plane.get("mn", name)["status"]["nodeUID"], json!(second));
+    let client = servers.api.client();
+    let lives = async || {
+        let lives = get(&client, "/nodes?state=all&view=full").await?;
+        let lives = lives.as_array()?.iter().map(|life| {
+            let text = |field: &str| life[field].as_str().unwrap_or_default().to_owned();
+            (text("uid"), text("state"))
+        });
+        Some(lives.collect::<std::collections::BTreeMap<_, _>>())
+    };
+    eventually("both lives", async || {
+        let lives = lives().await?;
+        let state = |uid: &String| lives.get(uid).map(String::as_str);
+        ((state(&first), state(&second)) == (Some("gone"), Some("live"))).then_some(())
+    })
+    .await;
 }

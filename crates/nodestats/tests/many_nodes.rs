@@ -111,22 +111,9 @@ async fn five_thousand_nodes_are_settled_with_one_write_each() {
         server.put(&format!("{OBJECTS}/{}", name(index)), object(index));
     }
     let api = Program::serve(&["api", "--listen", "127.0.0.1:0", "--database", "mem://"]);
-    let arguments = [
-        "controller",
-        "--api",
-        api.url(),
-        "--namespace",
-        "nodestats",
-        "--identity",
-        "test",
-        "--poll",
-        POLL,
-        "--admin-listen",
-        "127.0.0.1:0",
-    ];
+    let arguments = ["--identity", "test", "--poll", POLL];
     let begin = Instant::now();
-    let kubeconfig = kubeconfig.display().to_string();
-    let controller = Program::start("nodestats", &arguments, &[("KUBECONFIG", &kubeconfig)]);
+    let controller = Program::controller(api.url(), &kubeconfig, &arguments);
     let until = async |phase: &str, count: usize| {
         eventually_within(
             PATIENCE,

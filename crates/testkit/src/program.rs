@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nodestats_wire::client::Client;
@@ -106,6 +106,18 @@ impl Program {
         }
     }
 
+    /// Starts a controller of the namespace `nodestats` for the API at `api`, on a port of its own
+    /// unless `arguments` name one.
+    pub fn controller(api: &str, kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let mut all = vec!["controller", "--api", api, "--namespace", "nodestats"];
+        if !arguments.contains(&"--admin-listen") {
+            all.extend(["--admin-listen", "127.0.0.1:0"]);
+        }
+        all.extend(arguments);
+        let kubeconfig = kubeconfig.display().to_string();
+        Self::start("nodestats", &all, &[("KUBECONFIG", &kubeconfig)])
+    }
+
     /// Starts a program that says nothing on standard output, with these variables.
     pub fn start(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = command(name, arguments);
@@ -121,7 +133,7 @@ impl Program {
         name: &str,
         arguments: &[&str],
         environment: &[(&str, &str)],
-        log: &std::path::Path,
+        log: &Path,
     ) -> Self {
         let mut command = command(name, arguments);
         command.envs(environment.iter().copied());
@@ -171,6 +183,16 @@ impl Program {
         Client::new(&self.address, PATIENCE).expect("a URL")
     }
 
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// Where it has not ended within [`PATIENCE`].
+    pub fn wait(mut self) -> ExitStatus {
+        wait_for("its end", || {
+            self.child.0.try_wait().expect("a child of ours")
+        })
+    }
+
     /// Kills it without a chance to do anything (SIGKILL).
     pub fn kill(mut self) {
         self.child.0.kill().expect("it runs");
@@ -180,12 +202,10 @@ impl Program {
     ///
     /// # Panics
     /// Where it has not ended within [`PATIENCE`].
-    pub fn terminate(mut self) -> ExitStatus {
+    pub fn terminate(self) -> ExitStatus {
         let pid = i32::try_from(self.child.0.id()).expect("a pid");
         kill_process(Pid::from_raw(pid).expect("a pid"), Signal::TERM).expect("it runs");
-        wait_for("its end", || {
-            self.child.0.try_wait().expect("a child of ours")
-        })
+        self.wait()
     }
 }
 
