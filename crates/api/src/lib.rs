@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod error;
+mod forwarded;
 mod guard;
 mod history;
 mod ingest;
@@ -26,6 +27,7 @@ use nodestats_store::Store;
 use nodestats_wire::Timestamp;
 
 pub use error::ApiError;
+pub use forwarded::forwarded_router;
 pub use guard::Exposure;
 pub use metrics::Metrics;
 pub use routes::{openapi_document, router};

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
-use nodestats_api::{App, Exposure, Options, openapi_document, router};
+use nodestats_api::{App, Exposure, Options, forwarded_router, openapi_document, router};
 use nodestats_store::{Location, MemoryBudget, Store};
 use nodestats_testkit::Frames;
 use nodestats_wire::{Timestamp, routes};
@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 
 struct Server {
     store: Store,
+    app: App,
     router: Router,
 }
 
@@ -55,8 +56,18 @@ impl Server {
         let store = Store::open(&Location::Memory, &options_of_store)
             .await
             .expect("opens");
-        let router = router(App::new(store.clone(), options));
-        Self { store, router }
+        let app = App::new(store.clone(), options);
+        let router = router(app.clone());
+        Self { store, app, router }
+    }
+
+    /// The listener for port-forwards of the same server.
+    fn forwarded(&self, processes: bool) -> Self {
+        Self {
+            store: self.store.clone(),
+            app: self.app.clone(),
+            router: forwarded_router(&self.app, processes),
+        }
     }
 
     async fn ask(&self, request: Request<Body>) -> Answer {
@@ -779,4 +790,58 @@ async fn a_hundred_large_bodies_at_once_are_answered_within_the_budget() {
             .iter()
             .all(|answer| answer.status == StatusCode::NO_CONTENT.as_u16())
     );
+}
+
+#[tokio::test]
+async fn a_port_forward_is_read_only_and_shows_processes_only_where_it_may() {
+    let server = Server::with(Options {
+        exposure: Exposure::Network,
+        ..Options::default()
+    })
+    .await;
+    // A node that is called like what is hidden is not hidden.
+    let node = json!({"ip": "192.168.2.10", "hostname": "proc"});
+    assert_eq!(
+        server.call("POST", "/nodes", node.to_string()).await.status,
+        201
+    );
+    let sample = json!({"memory": {"total_bytes": 1}, "processes": [{"pid": 1, "name": "init"}]});
+    assert_eq!(server.put("/nodes/proc", &sample).await.status, 204);
+    let closed = server.forwarded(false);
+    let open = server.forwarded(true);
+    for path in [
+        "/nodes",
+        "/nodes/proc",
+        "/nodes/proc/memory",
+        "/proc/memory",
+    ] {
+        for listener in [&closed, &open] {
+            assert_eq!(listener.get(path).await.status, 200, "{path}");
+        }
+    }
+    for path in [
+        "/nodes/proc/proc",
+        "/nodes/proc/proc/1",
+        "/proc/proc",
+        "/proc/proc/1?from=0",
+    ] {
+        assert_eq!(closed.get(path).await.status, 403, "{path}");
+        assert_eq!(open.get(path).await.status, 200, "{path}");
+    }
+    for (method, path) in [
+        ("POST", "/nodes"),
+        ("PUT", "/nodes/proc"),
+        ("PUT", "/nodes/uid/registration"),
+        ("DELETE", "/nodes/proc"),
+    ] {
+        assert_eq!(
+            open.call(method, path, sample.to_string()).await.status,
+            405,
+            "{method} {path}"
+        );
+    }
+    // No page of another site may use it, wherever the other listener can be reached from.
+    let request = Request::get("/nodes").header(header::HOST, "evil.example");
+    let request = request.body(Body::empty()).expect("a request");
+    assert_eq!(open.ask(request).await.status, 403);
 }

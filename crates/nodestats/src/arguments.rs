@@ -22,6 +22,23 @@ pub(crate) enum Command {
     Standalone(Standalone),
     Api(Api),
     Controller(Controller),
+    Ask(Ask),
+}
+
+/// Asks a server for one path and prints the answer: for tests and probes in images that hold this
+/// program and nothing else. People use `kubectl nodestats`.
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// The server, such as `http://nodestats-api.nodestats.svc:8080`.
+    #[arg(long, env = "NODESTATS_SERVER", value_name = "URL")]
+    pub(crate) server: String,
+
+    /// The path, such as `/nodes`.
+    pub(crate) path: String,
+
+    /// How long it may take until there is an answer.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span)]
+    pub(crate) patience: Duration,
 }
 
 /// Everything on one host: the API, this host's own agent, and an embedded database.
@@ -92,6 +109,19 @@ pub(crate) struct Api {
         requires = "database_user"
     )]
     pub(crate) database_password: Option<String>,
+
+    /// A second, read-only listener on this host's loopback, for people who forward a port to it
+    /// through Kubernetes.
+    #[arg(long, env = "NODESTATS_FORWARDED_LISTEN", value_name = "ADDRESS")]
+    pub(crate) forwarded_listen: Option<SocketAddr>,
+
+    /// Show processes there too: whoever may forward ports to this pod then reads all of them.
+    #[arg(
+        long,
+        env = "NODESTATS_FORWARDED_PROCESSES",
+        requires = "forwarded_listen"
+    )]
+    pub(crate) forwarded_processes: bool,
 }
 
 /// Keeps the truth about a cluster's nodes: registers them with the API, says in each

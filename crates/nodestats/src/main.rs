@@ -1,6 +1,7 @@
 //! The program `nodestats`: its subcommands, and nothing else.
 
 mod arguments;
+mod ask;
 mod controller;
 mod server;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
                 Command::Standalone(standalone) => server::standalone(standalone).await,
                 Command::Api(api) => server::api(api).await,
                 Command::Controller(arguments) => controller::run(arguments).await,
+                Command::Ask(question) => ask::run(question).await,
             }
         });
         // A collector may hang in the kernel: the end does not wait for it.

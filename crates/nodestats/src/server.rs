@@ -46,8 +46,21 @@ pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
         let given = arguments.database_user.zip(arguments.database_password);
         *credentials = given.map(|(user, password)| Credentials { user, password });
     }
-    let (server, _) = Server::start(&arguments.serving, &location).await?;
+    let (mut server, _) = Server::start(&arguments.serving, &location).await?;
+    if let Some(address) = arguments.forwarded_listen {
+        anyhow::ensure!(
+            address.ip().is_loopback(),
+            "--forwarded-listen is for this host's loopback, and {address} can be reached by others"
+        );
+        let listener = bind(address).await?;
+        server.forwarded = Some((listener, arguments.forwarded_processes));
+    }
     server.run(None).await
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// The address that this process reaches its own listener by.
@@ -67,6 +80,8 @@ struct Server {
     listener: TcpListener,
     store: Store,
     options: Options,
+    /// The listener for port-forwards, and whether it shows processes.
+    forwarded: Option<(TcpListener, bool)>,
 }
 
 impl Server {
@@ -86,9 +101,7 @@ impl Server {
             memory,
         };
         // The listener first: an address in use is found before a database is made.
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen}"))?;
+        let listener = bind(listen).await?;
         let address = listener.local_addr()?;
         let store = Store::open(location, &options).await?;
         if exposure == Exposure::Network {
@@ -105,6 +118,7 @@ impl Server {
                 listener,
                 store,
                 options,
+                forwarded: None,
             },
             address,
         ))
@@ -118,6 +132,14 @@ impl Server {
         let mut supervisor = Supervisor::default();
         let stop = supervisor.stop_token();
         let server_stop = CancellationToken::new();
+        if let Some((listener, processes)) = self.forwarded {
+            let router = nodestats_api::forwarded_router(&app, processes);
+            let serving_until = server_stop.clone();
+            supervisor.spawn("the server for port-forwards", async move {
+                nodestats_api::serve(listener, router, serving_until).await;
+                Ok(())
+            });
+        }
         let (listener, serving_until) = (self.listener, server_stop.clone());
         supervisor.spawn("the server", async move {
             nodestats_api::serve(listener, nodestats_api::router(app), serving_until).await;
