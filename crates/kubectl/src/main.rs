@@ -2,6 +2,7 @@
 //! a program. Standard output is data, standard error is talk.
 
 mod ask;
+mod cluster;
 mod show;
 mod table;
 mod times;
@@ -9,7 +10,6 @@ mod times;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use nodestats_wire::client::{self, Client};
 
@@ -17,9 +17,13 @@ use nodestats_wire::client::{self, Client};
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-nodestats", version)]
 struct Arguments {
-    /// The server, such as `http://127.0.0.1:8080`.
+    /// A server to ask directly, such as `http://127.0.0.1:8080` [default: the nodestats of the
+    /// kubeconfig's cluster].
     #[arg(long, env = "NODESTATS_SERVER", value_name = "URL", global = true)]
     server: Option<String>,
+
+    #[command(flatten)]
+    access: cluster::Access,
 
     #[command(subcommand)]
     command: Command,
@@ -113,18 +117,17 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let server = arguments.server.context(
-        "no server: give --server URL, or set NODESTATS_SERVER (http://127.0.0.1:8080 for \
-         `nodestats standalone` on this host)",
-    )?;
-    let client = Client::new(&server, PATIENCE)?;
     let Command::Get(get) = arguments.command;
     let zone = jiff::tz::TimeZone::system();
     let question = ask::Question::new(&get, &zone)?;
-    let body = client
-        .get(&question.path, &question.query)
-        .await
-        .map_err(with_hint)?;
+    let (path, query) = (&question.path, &question.query);
+    let body = match &arguments.server {
+        Some(server) => {
+            let client = Client::new(server, PATIENCE)?;
+            client.get(path, query).await.map_err(with_hint)?
+        }
+        None => arguments.access.get(path, query).await?,
+    };
     show::print(&get, &question, &body, &zone)
 }
 

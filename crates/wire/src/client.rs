@@ -218,8 +218,7 @@ impl Client {
         let Ok(body) = response.bytes().await else {
             return Err(foreign);
         };
-        Err(serde_json::from_slice::<Problem>(&body)
-            .map_or(foreign, |problem| Error::Refused(Box::new(problem))))
+        Err(refusal(&body).unwrap_or(foreign))
     }
 
     fn no_answer(&self, source: reqwest::Error) -> Error {
@@ -229,6 +228,23 @@ impl Client {
             source: source.without_url(),
         }
     }
+}
+
+/// What an error's body says, where it is one of this API.
+fn refusal(body: &[u8]) -> Option<Error> {
+    let problem = serde_json::from_slice::<Problem>(body).ok()?;
+    Some(Error::Refused(Box::new(problem)))
+}
+
+/// An answer that came by another way than a [`Client`], as [`Client::get`] gives it: the body
+/// where the status is one of success, else what it says.
+pub fn answer(server: &str, status: u16, body: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    if status.is_success() {
+        return Ok(body);
+    }
+    let server = server.to_owned();
+    Err(refusal(&body).unwrap_or(Error::Foreign { server, status }))
 }
 
 #[cfg(test)]
