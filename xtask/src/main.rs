@@ -1,6 +1,7 @@
 //! What contributors and the gate run: `cargo xtask COMMAND`.
 
 mod bench;
+mod chart;
 mod cluster;
 mod edges;
 mod image;
@@ -38,6 +39,8 @@ enum Command {
     },
     /// Checks which crate may use which.
     Edges,
+    /// Checks the chart, as far as that needs no cluster.
+    Chart,
     /// Runs a benchmark.
     Bench {
         #[command(subcommand)]
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Lint => test::lint(),
         Command::Generate { check } => test::generate(check),
         Command::Edges => edges::run(),
+        Command::Chart => chart::lint(),
         Command::Bench {
             what: Bench::Collect { json },
         } => bench::collect(json),

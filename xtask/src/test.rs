@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 
 use nodestats_cluster as cluster;
 
-use crate::{edges, image, install, process};
+use crate::{chart, edges, image, install, process};
 
 /// The package of the database server that tests run.
 const DATABASE_SERVER: &str = "xtask/surrealdb/Cargo.toml";
@@ -59,6 +59,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     count.step("format", format());
     heading("edges");
     count.step("edges", edges::run());
+    heading("chart");
+    count.step("chart", chart::lint());
     heading("programs");
     count.step("programs", programs());
     heading("Kubernetes");
@@ -129,7 +131,8 @@ fn clippy() -> anyhow::Result<()> {
     process::run(process::cargo().args(arguments))
 }
 
-/// `cargo xtask generate`: the description of the API, and the definition of the resource.
+/// `cargo xtask generate`: the description of the API, the definition of the resource, and what is
+/// made from the chart.
 pub(crate) fn generate(check: bool) -> anyhow::Result<()> {
     let mut command = process::cargo();
     // The whole workspace: one package alone would have fewer features of its dependencies, which
@@ -140,7 +143,8 @@ pub(crate) fn generate(check: bool) -> anyhow::Result<()> {
     if !check {
         command.env("NODESTATS_GENERATE", "1");
     }
-    process::run(&mut command)
+    process::run(&mut command)?;
+    chart::generate(check)
 }
 
 fn rust() -> anyhow::Result<(Count, bool)> {

@@ -1,4 +1,4 @@
-//! Where the programs of Kubernetes come from: a folder that `KUBEBUILDER_ASSETS` names, or a
+//! Where the programs of Kubernetes and helm come from: a folder that `KUBEBUILDER_ASSETS` names, or a
 //! build from Go modules of pinned versions and checksums, kept outside the repository.
 
 use std::collections::hash_map::DefaultHasher;
@@ -15,7 +15,9 @@ use crate::{Version, process};
 
 /// Sources of one Go program.
 struct Module {
-    main: &'static str,
+    /// The package that is built; `.` is that of `main`.
+    package: &'static str,
+    main: Option<&'static str>,
     requirements: &'static str,
     sums: &'static str,
 }
@@ -23,7 +25,8 @@ struct Module {
 macro_rules! module {
     ($folder:literal, $main:literal) => {
         Module {
-            main: include_str!(concat!("../../../xtask/kubernetes/", $main)),
+            package: ".",
+            main: Some(include_str!(concat!("../../../xtask/kubernetes/", $main))),
             requirements: include_str!(concat!("../../../xtask/kubernetes/", $folder, "/go.mod")),
             sums: include_str!(concat!("../../../xtask/kubernetes/", $folder, "/go.sum")),
         }
@@ -120,6 +123,17 @@ fn build_dns() -> anyhow::Result<PathBuf> {
     build_module("coredns", &module, DNS, "-s -w", |_| Ok(()))
 }
 
+/// helm, built where it is missing; one for all versions. Its module names it as a tool.
+pub fn helm() -> anyhow::Result<PathBuf> {
+    let module = Module {
+        package: "helm.sh/helm/v3/cmd/helm",
+        main: None,
+        requirements: include_str!("../../../xtask/kubernetes/helm/go.mod"),
+        sums: include_str!("../../../xtask/kubernetes/helm/go.sum"),
+    };
+    Ok(build_module("helm", &module, "helm", "-s -w", |_| Ok(()))?.join("helm"))
+}
+
 /// Builds a program into the cache, unless it is there: its folder is named after its sources.
 fn build_module(
     name: &str,
@@ -129,7 +143,8 @@ fn build_module(
     finish: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<PathBuf> {
     let mut digest = Sha256::new();
-    for part in [module.main, module.requirements, module.sums, flags] {
+    let main = module.main.unwrap_or(module.package);
+    for part in [main, module.requirements, module.sums, flags] {
         digest.update(part);
         digest.update([0]);
     }
@@ -147,19 +162,19 @@ fn build_module(
     // Two that build at once do the work twice, and the second finds it done.
     let building = cache.join(format!(".{name}-{}", unique()));
     fs::create_dir_all(&building)?;
-    for (file, text) in [
-        ("main.go", module.main),
-        ("go.mod", module.requirements),
-        ("go.sum", module.sums),
-    ] {
+    let requirements = [("go.mod", module.requirements), ("go.sum", module.sums)];
+    let main = module.main.map(|text| ("main.go", text));
+    for (file, text) in main.into_iter().chain(requirements) {
         fs::write(building.join(file), text)?;
     }
     let mut go = Command::new("go");
     go.current_dir(&building)
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "-mod=readonly");
-    go.args(["build", "-trimpath", "-ldflags", flags, "-o", program, "."]);
-    let built = process::output(&mut go, "").context("Go 1.26 or newer builds Kubernetes");
+    go.args(["build", "-trimpath", "-ldflags", flags, "-o", program]);
+    go.arg(module.package);
+    let built =
+        process::output(&mut go, "").with_context(|| format!("Go 1.26 or newer builds {name}"));
     let done = built.and_then(|_| finish(&building));
     if let Err(error) = done {
         let _ = fs::remove_dir_all(&building);

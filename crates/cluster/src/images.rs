@@ -104,8 +104,8 @@ pub(crate) fn base(state: &State) -> anyhow::Result<Vec<PathBuf>> {
     Ok(vec![pause, dns])
 }
 
-/// An image with one static program in it.
-fn single(folder: &Path, reference: &str, program: &Path) -> anyhow::Result<PathBuf> {
+/// An image with one static program in it, as a docker-archive in `folder`.
+pub(crate) fn single(folder: &Path, reference: &str, program: &Path) -> anyhow::Result<PathBuf> {
     let name = program
         .file_name()
         .context("a program has a name")?

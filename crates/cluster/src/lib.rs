@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 
-pub use binaries::Binaries;
+pub use binaries::{Binaries, helm};
 pub use images::{Image, build_image};
 pub use network::missing_programs;
 pub use state::{down, sweep};
@@ -248,6 +248,17 @@ impl Cluster {
         self.state.directory()
     }
 
+    /// Runs helm as the cluster's administrator, and returns its standard output.
+    pub fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = std::process::Command::new(helm()?);
+        command.env("KUBECONFIG", self.kubeconfig());
+        // What helm remembers goes with the cluster.
+        for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(folder, self.state.path("helm"));
+        }
+        process::output(command.args(arguments), "")
+    }
+
     /// Runs the cluster's own `kubectl` as its administrator, and returns its standard output.
     pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.kubectl_with(arguments, "")
@@ -275,6 +286,13 @@ impl Cluster {
     /// The command that runs inside a node's namespaces, with its processes, mounts and network.
     pub fn inside(&self, node: &str) -> anyhow::Result<std::process::Command> {
         self.node(node)?.inside()
+    }
+
+    /// Makes an image of one static program, and imports it into every node.
+    pub fn load_program(&self, program: &Path, reference: &str) -> anyhow::Result<()> {
+        let folder = self.state.path("images");
+        std::fs::create_dir_all(&folder)?;
+        self.load(&images::single(&folder, reference, program)?)
     }
 
     /// Imports an image (a docker-archive) into every node.

@@ -10,7 +10,14 @@ use nodestats_testkit::{eventually, get};
 use nodestats_wire::client::Client;
 use serde_json::{Value, json};
 
-const MANIFESTS: &str = include_str!("cluster/nodestats.yaml");
+/// Faster than an installation is, so that the test is.
+const VALUES: [&str; 4] = [
+    "nodeDefaults={\"interval\": \"1s\"}",
+    "controller.poll=\"1s\"",
+    // Longer than an agent waits before it asks an API again that was away (30 s).
+    "controller.lostAfter=\"45s\"",
+    "api.persistence.size=\"1Gi\"",
+];
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 
 struct Scene {
@@ -77,7 +84,7 @@ impl Scene {
             "pods",
             "-A",
             "-l",
-            "app=nodestats-api",
+            "app.kubernetes.io/component=api",
             "-o",
             "jsonpath={.items[*].spec.nodeName}",
         ];
@@ -126,7 +133,7 @@ impl Scene {
             "-n",
             "nodestats",
             "-l",
-            "app=nodestats-agent",
+            "app.kubernetes.io/component=agent",
             &selector,
             "-o",
             "jsonpath={.items[0].status.podIP} {.items[0].status.containerStatuses[0].state.running.startedAt}",
@@ -183,7 +190,7 @@ async fn a_cluster_of_three_nodes_through_its_life() {
     step("start");
     let before = machine();
     let scene = Scene {
-        cluster: FullCluster::with_nodestats(Version::V1_37, NODES.len()),
+        cluster: FullCluster::with_images(Version::V1_37, NODES.len()),
     };
     assert_eq!(scene.cluster.nodes(), NODES);
     install(&scene).await;
@@ -234,7 +241,7 @@ fn machine() -> Vec<String> {
 
 async fn install(scene: &Scene) {
     let begin = Instant::now();
-    scene.cluster.apply(MANIFESTS).expect("installed");
+    scene.cluster.install_chart(&VALUES).expect("installed");
     scene.until_all("Ready").await;
     assert!(
         begin.elapsed() < Duration::from_secs(30),

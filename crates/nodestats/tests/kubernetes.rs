@@ -34,6 +34,7 @@ on_both_versions! {
     an_agent_without_definition_or_permission_says_so_and_goes_on,
     what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone,
     a_node_that_is_made_anew_is_another_one,
+    the_chart_is_taken_whatever_its_values,
 }
 
 fn node(name: &str, spec: Value) -> String {
@@ -824,4 +825,92 @@ async fn a_node_that_is_made_anew_is_another_one(version: Version) {
         ((state(&first), state(&second)) == (Some("gone"), Some("live"))).then_some(())
     })
     .await;
+}
+
+/// What each value changes is said by the API server, not by this test: it refuses what is wrong.
+async fn the_chart_is_taken_whatever_its_values(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    // What is new is tried, not whether it may be changed.
+    let workloads = ["delete", "-n", "nodestats", "sts,deploy,ds", "--all"];
+    plane.kubectl(&workloads).expect("deleted");
+    let objects = |values: &[&str]| {
+        let said = plane.try_chart(values);
+        let said = said.unwrap_or_else(|error| panic!("{values:?}: {error:#}"));
+        let names = said.lines().filter_map(|line| line.split(' ').next());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let has = |objects: &[String], name: &str| objects.iter().any(|found| found == name);
+    let default = objects(&[]);
+    for name in [
+        "customresourcedefinition.apiextensions.k8s.io/monitorednodes.nodestats.dev",
+        "daemonset.apps/nodestats-agent",
+        "statefulset.apps/nodestats-api",
+        "deployment.apps/nodestats-controller",
+        "poddisruptionbudget.policy/nodestats-controller",
+    ] {
+        assert!(has(&default, name), "{name} is not in {default:?}");
+    }
+    // One replica that may not be disrupted would hold up a drain for ever.
+    assert!(!has(&default, "poddisruptionbudget.policy/nodestats-api"));
+    assert!(!has(
+        &objects(&["controller.replicas=1"]),
+        "poddisruptionbudget.policy/nodestats-controller"
+    ));
+    let replicas = objects(&[
+        "database.url=\"wss://database:8000\"",
+        "database.existingSecret=\"database\"",
+        "api.replicas=2",
+    ]);
+    for name in [
+        "deployment.apps/nodestats-api",
+        "poddisruptionbudget.policy/nodestats-api",
+    ] {
+        assert!(has(&replicas, name), "{name} is not in {replicas:?}");
+    }
+    assert!(!has(&replicas, "statefulset.apps/nodestats-api"));
+    let fenced =
+        objects(&["networkPolicy={\"enabled\": true, \"from\": [{\"namespaceSelector\": {}}]}"]);
+    assert!(has(
+        &fenced,
+        "networkpolicy.networking.k8s.io/nodestats-api"
+    ));
+    let without = objects(&["crds.install=false"]);
+    assert!(
+        !without
+            .iter()
+            .any(|name| name.starts_with("customresourcedefinition"))
+    );
+    for values in [
+        &[
+            "agent.processIo=true",
+            "agent.seLinuxOptions={\"type\": \"spc_t\"}",
+        ][..],
+        &["agent.hostRoot={\"enabled\": false}"],
+        &["agent.hostRoot.mount=\"RecursiveReadOnly\""],
+        &[
+            "agent.nodeSelector={\"pool\": \"a\"}",
+            "agent.maxUnavailable=3",
+        ],
+        &["agent.priorityClassName=\"system-node-critical\""],
+        &[
+            "api.persistence.enabled=false",
+            "api.portForward.enabled=false",
+        ],
+        &["api.persistence={\"storageClass\": \"fast\", \"whenDeleted\": \"Delete\"}"],
+        &["nodeDefaults={\"interval\": \"30s\", \"retention\": {\"raw\": \"7d\"}}"],
+        &[
+            "image={\"registry\": \"registry.example/team\", \"pullSecrets\": [{\"name\": \"pull\"}]}",
+        ],
+        &[
+            "api.image.digest=\"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"",
+        ],
+        &[
+            "commonLabels={\"team\": \"a\"}",
+            "podAnnotations={\"a\": \"b\"}",
+            "crds.keep=true",
+        ],
+        &["agent.extraEnv=[{\"name\": \"RUST_LOG\", \"value\": \"debug\"}]"],
+    ] {
+        objects(values);
+    }
 }

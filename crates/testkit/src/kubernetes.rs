@@ -12,6 +12,7 @@ pub use nodestats_cluster::Version;
 /// A control plane; gone when it is dropped.
 pub struct ControlPlane {
     cluster: Owned,
+    version: Version,
     folder: TempDir,
 }
 
@@ -45,6 +46,7 @@ impl ControlPlane {
         };
         Self {
             cluster: Owned::up(&config).expect("a control plane"),
+            version,
             folder: tempfile::tempdir().expect("temporary folder"),
         }
     }
@@ -91,6 +93,21 @@ impl ControlPlane {
     /// A file of this test.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Renders the chart with `values` (`KEY=VALUE`, a value in JSON), and asks the API server
+    /// whether it would take each object of it; returns what kubectl said.
+    pub fn try_chart(&self, values: &[&str]) -> anyhow::Result<String> {
+        let chart = root().join("charts/nodestats").display().to_string();
+        let version = format!("--kube-version={}", self.version.as_str());
+        let mut arguments = vec!["template", "nodestats", &chart, &version];
+        arguments.extend(["--namespace", "nodestats"]);
+        for value in values {
+            arguments.extend(["--set-json", value]);
+        }
+        let rendered = self.cluster.helm(&arguments)?;
+        let apply = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
+        self.cluster.kubectl_with(&apply, &rendered)
     }
 
     /// The administrator's kubeconfig.
@@ -185,12 +202,11 @@ impl ControlPlane {
 pub struct FullCluster(Owned);
 
 impl FullCluster {
-    /// Starts it, imports the images of `cargo xtask image` into every node, and installs the
-    /// resource's definition, the namespace and the RBAC of nodestats.
+    /// Starts it, and imports the images of `cargo xtask image` into every node.
     ///
     /// # Panics
     /// Where it does not start, or the images are not built.
-    pub fn with_nodestats(version: Version, nodes: usize) -> Self {
+    pub fn with_images(version: Version, nodes: usize) -> Self {
         let images = ["nodestats", "nodestats-agent"].map(|name| {
             let image = crate::program::target_folder().join(format!("xtask-images/{name}.tar"));
             assert!(
@@ -211,8 +227,25 @@ impl FullCluster {
         for image in images {
             cluster.load(&image).expect("imported");
         }
-        install(&cluster);
         Self(cluster)
+    }
+
+    /// Installs or upgrades the chart with the images of this machine, as `helm` does, in the
+    /// namespace `nodestats`; each of `values` is `KEY=VALUE`, a value in JSON.
+    pub fn install_chart(&self, values: &[&str]) -> anyhow::Result<String> {
+        let chart = root().join("charts/nodestats").display().to_string();
+        let mut arguments = vec!["upgrade", "--install", "nodestats", &chart];
+        arguments.extend(["--namespace", "nodestats", "--create-namespace"]);
+        let images = [
+            "image.registry=\"localhost\"",
+            "image.pullPolicy=\"Never\"",
+            "agent.image.tag=\"latest\"",
+            "api.image.tag=\"latest\"",
+        ];
+        for value in images.iter().chain(values) {
+            arguments.extend(["--set-json", value]);
+        }
+        self.helm(&arguments)
     }
 
     /// Applies documents as a person does, and returns what kubectl said.
@@ -239,20 +272,15 @@ impl std::ops::Deref for FullCluster {
     }
 }
 
-/// Installs what every cluster with nodestats has: definition, namespace, RBAC.
-///
-/// # Panics
-/// Where the API server does not take it.
-pub fn install(cluster: &Cluster) {
-    install_definition(cluster);
-    let namespace = serde_json::json!({
-        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nodestats"},
-    });
-    cluster
-        .kubectl_with(&["apply", "-f", "-"], &namespace.to_string())
-        .expect("a namespace");
+/// Installs what every cluster with nodestats has: the definition, the namespace, the RBAC, and the
+/// programs' objects, which nobody runs on a control plane alone.
+fn install(cluster: &Cluster) {
     let manifests = root().join("manifests").display().to_string();
-    cluster.kubectl(&["apply", "-f", &manifests]).expect("RBAC");
+    // Twice: the definition and the namespace are there before what needs them.
+    cluster
+        .kubectl(&["apply", "-f", &manifests])
+        .expect("the manifests");
+    install_definition(cluster);
 }
 
 fn install_definition(cluster: &Cluster) {

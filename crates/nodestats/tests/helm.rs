@@ -1,0 +1,342 @@
+//! `helm install nodestats` on a real cluster, and what `kubectl nodestats` then says, beside what
+//! each node's own `/proc` says.
+//!
+//! One test, since the cluster is one: each step leaves it as the next one needs it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nodestats_testkit::kubernetes::{FullCluster, Version};
+use nodestats_testkit::{Program, eventually};
+use serde_json::{Value, json};
+
+const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+/// The chart with its default values, save what the test needs.
+const VALUES: [&str; 3] = [
+    "nodeDefaults={\"interval\": \"1s\"}",
+    "api.persistence.size=\"1Gi\"",
+    "api.portForward.processes=true",
+];
+
+struct Scene {
+    cluster: FullCluster,
+}
+
+impl Scene {
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl(arguments).expect("kubectl")
+    }
+
+    /// What the plugin prints, with this kubeconfig and these words.
+    fn ask(&self, words: &[&str]) -> Result<Value, String> {
+        let kubeconfig = self.cluster.kubeconfig().display().to_string();
+        let mut arguments = vec!["--kubeconfig", &kubeconfig, "get", "-o", "json"];
+        arguments.extend(words);
+        let run = Program::run("kubectl-nodestats", &arguments);
+        if run.status.success() {
+            Ok(serde_json::from_str(&run.stdout).expect("JSON"))
+        } else {
+            Err(run.stderr)
+        }
+    }
+
+    /// A file of a node, read there.
+    fn file(&self, node: &str, path: &str) -> String {
+        let mut command = self.cluster.inside(node).expect("a node");
+        let output = command.args(["cat", path]).output().expect("cat");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The rows of a pod's processes on a node.
+    fn rows(&self, node: &str, pod_uid: &str) -> Option<Vec<Value>> {
+        let table = self.ask(&[node, "--processes", "--sort", "cpu"]).ok()?;
+        let rows = table["processes"].as_array()?.iter();
+        let rows = rows.filter(|row| row["pod_uid"] == *pod_uid);
+        Some(rows.cloned().collect())
+    }
+
+    async fn until_answers(&self) {
+        for node in NODES {
+            let address = self.cluster.address(node).expect("a node");
+            eventually(&format!("an answer for {address}"), async || {
+                self.ask(&[address, "--cpu"]).ok()
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chart_is_installed_asked_upgraded_and_uninstalled() {
+    let scene = Scene {
+        cluster: FullCluster::with_images(Version::V1_37, NODES.len()),
+    };
+    a_namespace_that_refuses_agents_is_mended_by_the_line_of_the_notes(&scene).await;
+    uninstall_leaves_nothing(&scene).await;
+    every_node_answers(&scene).await;
+    helm_s_own_test_passes(&scene);
+    a_pod_asks_by_rest(&scene).await;
+    the_plugin_says_what_proc_says(&scene);
+    a_pod_s_work_is_seen_where_it_is(&scene).await;
+    an_upgrade_keeps_history_and_opens_process_io(&scene).await;
+    what_is_not_allowed_is_named(&scene);
+    uninstall_leaves_nothing(&scene).await;
+}
+
+async fn a_namespace_that_refuses_agents_is_mended_by_the_line_of_the_notes(scene: &Scene) {
+    scene.kubectl(&["create", "namespace", "nodestats"]);
+    let enforce = "pod-security.kubernetes.io/enforce";
+    scene.kubectl(&["label", "ns", "nodestats", &format!("{enforce}=baseline")]);
+    let said = scene.cluster.install_chart(&VALUES).expect("installed");
+    let remedy = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("kubectl label") || line.starts_with("kubectl rollout"));
+    let remedy: Vec<Vec<String>> = remedy
+        .map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect())
+        .collect();
+    assert_eq!(remedy.len(), 2, "{said}");
+    eventually("the refusal", async || {
+        let events = scene.kubectl(&["get", "events", "-n", "nodestats", "-o", "json"]);
+        let refused = events.contains("violates PodSecurity") && events.contains("nodestats-agent");
+        refused.then_some(())
+    })
+    .await;
+    assert!(scene.ask(&[NODES[0], "--cpu"]).is_err());
+    for command in remedy {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        scene.kubectl(&words);
+    }
+    scene.until_answers().await;
+}
+
+async fn every_node_answers(scene: &Scene) {
+    let begin = Instant::now();
+    scene.cluster.install_chart(&VALUES).expect("installed");
+    scene.until_answers().await;
+    let took = begin.elapsed();
+    println!("install to first answer: {:.1} s", took.as_secs_f64());
+    assert!(took < Duration::from_mins(1), "{took:?}");
+    let all = scene.ask(&[]).expect("all nodes");
+    let names: Vec<&str> = all
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|node| node["hostname"].as_str())
+        .collect();
+    assert_eq!(names, NODES);
+}
+
+fn helm_s_own_test_passes(scene: &Scene) {
+    let arguments = ["test", "nodestats", "-n", "nodestats"];
+    let said = scene.cluster.helm(&arguments).expect("helm test");
+    assert!(said.contains("Succeeded"), "{said}");
+}
+
+/// REST as any program in the cluster uses it.
+async fn a_pod_asks_by_rest(scene: &Scene) {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks", "namespace": "default"},
+        "spec": {"restartPolicy": "Never", "containers": [{
+            "name": "asks", "image": "localhost/nodestats:latest", "imagePullPolicy": "Never",
+            "args": ["ask", "--server=http://nodestats-api.nodestats.svc:8080", "/nodes"],
+        }]},
+    });
+    scene.cluster.apply(&pod.to_string()).expect("a pod");
+    let said = eventually("its answer", async || {
+        let said = scene.cluster.kubectl(&["logs", "asks"]).ok()?;
+        said.ends_with("]\n").then_some(said)
+    })
+    .await;
+    let nodes: Vec<String> = serde_json::from_str(&said).expect("JSON");
+    let address = |node| scene.cluster.address(node).expect("a node");
+    assert_eq!(nodes, NODES.map(address));
+    scene.kubectl(&["delete", "pod", "asks"]);
+}
+
+fn the_plugin_says_what_proc_says(scene: &Scene) {
+    for node in NODES {
+        let address = scene.cluster.address(node).expect("a node");
+        let file = |path: &str| scene.file(node, path);
+        // By address and by name it is the same.
+        let cpu = scene.ask(&[address, "--cpu"]).expect("CPU");
+        let by_name = scene.ask(&[node, "--cpu"]).expect("CPU");
+        let stat = file("/proc/stat");
+        let is_cpu = |line: &&str| {
+            line.strip_prefix("cpu")
+                .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+        };
+        let count = stat.lines().filter(is_cpu).count();
+        for answer in [&cpu, &by_name] {
+            assert_eq!(
+                answer["cpus"].as_array().map(Vec::len),
+                Some(count),
+                "{answer}"
+            );
+        }
+        let memory = scene.ask(&[address, "--memory"]).expect("memory");
+        let meminfo = file("/proc/meminfo");
+        let kib = |field: &str| -> f64 {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(field));
+            let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+            number.expect(field)
+        };
+        let total = kib("MemTotal") * 1024.0;
+        assert_eq!(memory["total_bytes"].as_f64(), Some(total));
+        let used = total - kib("MemAvailable") * 1024.0;
+        let said = memory["used_bytes"].as_f64().expect("used");
+        // Other work goes on in the second between the two looks.
+        assert!((said - used).abs() < 0.05 * total, "{said} {used}");
+        // Each node has processes of its own, and exactly these.
+        let pids = scene.ask(&[address, "--processes"]).expect("processes");
+        let pids: Vec<u64> = pids["processes"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .filter_map(|row| row["pid"].as_u64())
+            .collect();
+        let kubelet = |pid: &u64| file(&format!("/proc/{pid}/comm")).trim() == "kubelet";
+        assert_eq!(
+            pids.iter().filter(|pid| kubelet(pid)).count(),
+            1,
+            "{pids:?}"
+        );
+    }
+}
+
+/// An image with one static program made of `load.c`, in every node.
+fn load_image(scene: &Scene) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/helm/load.c");
+    let program = folder.path().join("load");
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-static", "-O1", "-s", "-o"]);
+    let status = compiler.arg(&program).arg(source).status().expect("cc");
+    assert!(status.success());
+    scene
+        .cluster
+        .load_program(&program, "localhost/load:1")
+        .expect("imported");
+}
+
+fn load_pod() -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "load", "namespace": "default"},
+        "spec": {
+            "nodeName": "node-2", "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsUser": 4242, "fsGroup": 4242},
+            "containers": [{
+                "name": "load", "image": "localhost/load:1", "imagePullPolicy": "Never",
+                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+            }],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    })
+    .to_string()
+}
+
+async fn a_pod_s_work_is_seen_where_it_is(scene: &Scene) {
+    load_image(scene);
+    scene.cluster.apply(&load_pod()).expect("a pod");
+    let uid = pod_uid(scene);
+    let row = eventually("its process", async || {
+        let rows = scene.rows("node-2", &uid)?;
+        let row = rows.into_iter().find(|row| row["name"] == "load")?;
+        let (cpu, memory) = (row["cpu_percent"].as_f64()?, row["rss_bytes"].as_f64()?);
+        // Two CPUs are shared by a whole cluster.
+        (cpu > 20.0 && memory > f64::from(100 << 20)).then_some(row)
+    })
+    .await;
+    assert!(
+        row["rss_bytes"].as_f64() < Some(f64::from(120 << 20)),
+        "{row}"
+    );
+    assert_eq!(row["user"], "4242", "{row}");
+    // The agent is an ordinary user: what others read and write is not its to see.
+    assert!(row.get("write_bytes_total").is_none(), "{row}");
+    for other in ["node-1", "node-3"] {
+        assert_eq!(scene.rows(other, &uid), Some(Vec::new()), "{other}");
+    }
+}
+
+fn pod_uid(scene: &Scene) -> String {
+    scene.kubectl(&["get", "pod", "load", "-o", "jsonpath={.metadata.uid}"])
+}
+
+/// Seconds since 1970 of the oldest sample that is kept of a node.
+fn oldest(scene: &Scene, node: &str) -> Option<String> {
+    let history = scene
+        .ask(&[node, "--memory", "--from", "2020-01-01 00:00Z"])
+        .ok()?;
+    history.as_object()?.keys().next().cloned()
+}
+
+async fn an_upgrade_keeps_history_and_opens_process_io(scene: &Scene) {
+    let before = oldest(scene, "node-2").expect("a history");
+    let uid = pod_uid(scene);
+    let mut values = VALUES.to_vec();
+    values.extend([
+        "agent.processIo=true",
+        // The API's pod begins anew.
+        "podAnnotations={\"upgraded\": \"yes\"}",
+    ]);
+    scene.cluster.install_chart(&values).expect("upgraded");
+    for workload in ["statefulset/nodestats-api", "daemonset/nodestats-agent"] {
+        let timeout = "--timeout=120s";
+        scene.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
+    }
+    eventually("disk I/O of another user's process", async || {
+        let rows = scene.rows("node-2", &uid)?;
+        let row = rows.into_iter().find(|row| row["name"] == "load")?;
+        (row["write_bytes_total"].as_f64()? > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(oldest(scene, "node-2"), Some(before));
+    scene.until_answers().await;
+}
+
+fn what_is_not_allowed_is_named(scene: &Scene) {
+    let error = scene
+        .ask(&["--as", "nobody", "node-1", "--cpu"])
+        .expect_err("forbidden");
+    assert!(
+        error.contains("User \"nobody\" cannot list resource \"pods\""),
+        "{error}"
+    );
+    assert!(error.contains("hint:"), "{error}");
+    let error = scene.ask(&["node-11", "--cpu"]).expect_err("unknown");
+    assert!(error.contains("hint: known names"), "{error}");
+    let error = scene
+        .ask(&["-n", "elsewhere", "node-1", "--cpu"])
+        .expect_err("not there");
+    assert!(
+        error.contains("no nodestats in the namespace elsewhere"),
+        "{error}"
+    );
+}
+
+/// Nothing is stuck, and nothing is left but the claim, as the values say.
+async fn uninstall_leaves_nothing(scene: &Scene) {
+    let arguments = ["uninstall", "nodestats", "-n", "nodestats", "--wait"];
+    scene.cluster.helm(&arguments).expect("uninstalled");
+    let nothing = async || {
+        let kinds = "all,sa,cm,secret,pdb,netpol,role,rolebinding,pvc";
+        let left = scene.kubectl(&["get", kinds, "-n", "nodestats", "-o", "name"]);
+        let left: Vec<&str> = left
+            .lines()
+            .filter(|name| !["serviceaccount/default", "configmap/kube-root-ca.crt"].contains(name))
+            .collect();
+        if left != ["persistentvolumeclaim/data-nodestats-api-0"] {
+            eprintln!("left: {left:?}");
+            return None;
+        }
+        Some(())
+    };
+    eventually("nothing to be left", nothing).await;
+    let kinds = "crd,clusterrole,clusterrolebinding";
+    let cluster_wide = scene.kubectl(&["get", kinds, "-o", "name"]);
+    assert!(!cluster_wide.contains("nodestats"), "{cluster_wide}");
+    // The next installation begins with a history of its own.
+    scene.kubectl(&["delete", "pod", "load", "--ignore-not-found"]);
+    scene.kubectl(&["delete", "namespace", "nodestats", "--timeout=60s"]);
+}
