@@ -84,8 +84,19 @@ fn manifests() -> anyhow::Result<String> {
 /// `cargo xtask chart`: what helm itself says of it, and what must be refused.
 pub(crate) fn lint() -> anyhow::Result<()> {
     helm(&["lint", "--strict", "--quiet"])?;
+    // What no API server of the tests knows.
+    let version = format!("--kube-version={KUBERNETES}");
+    let monitored = helm(&[
+        "template",
+        "nodestats",
+        &version,
+        "--set=podMonitor.enabled=true",
+    ])?;
+    ensure!(
+        monitored.contains("kind: PodMonitor"),
+        "no PodMonitor is made"
+    );
     let refused = |values: &str, part: &str| -> anyhow::Result<()> {
-        let version = format!("--kube-version={KUBERNETES}");
         let Err(error) = helm(&["template", "nodestats", &version, "--set-json", values]) else {
             bail!("{values} is accepted");
         };

@@ -1,5 +1,6 @@
 //! Static programs, and the images that hold them.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ pub(crate) fn build(dist: bool) -> anyhow::Result<Vec<PathBuf>> {
     let folder = process::target_dir("xtask-images")?;
     let context = folder.join("context");
     fs::create_dir_all(&context)?;
+    let revision = revision();
     let mut archives = Vec::new();
     for name in IMAGES {
         fs::copy(programs.join(name), context.join(name))?;
@@ -36,6 +38,11 @@ pub(crate) fn build(dist: bool) -> anyhow::Result<Vec<PathBuf>> {
             dockerfile: &crate::root().join("Dockerfile"),
             target: Some(name),
             context: &context,
+            contexts: &[("programs", &context)],
+            arguments: &[
+                ("VERSION", env!("CARGO_PKG_VERSION")),
+                ("REVISION", &revision),
+            ],
         };
         build_image(&image, &archive)?;
         archives.push(archive);
@@ -58,8 +65,29 @@ pub(crate) fn static_programs(profile: &str, packages: &[&str]) -> anyhow::Resul
     for package in packages {
         command.args(["--package", package]);
     }
-    process::run(command.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    // No path of this machine: the same sources make the same program wherever they are.
+    let mut flags = String::from("-C target-feature=+crt-static");
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo = cargo.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    for (folder, name) in [(Some(crate::root()), "/nodestats"), (cargo, "/cargo")] {
+        if let Some(folder) = folder {
+            let _ = write!(flags, " --remap-path-prefix={}={name}", folder.display());
+        }
+    }
+    process::run(command.env("RUSTFLAGS", flags))?;
     process::target_dir(&format!("{triple}/{profile}"))
+}
+
+/// The commit that is built, where this is a repository.
+fn revision() -> String {
+    let mut git = std::process::Command::new("git");
+    let output = git
+        .current_dir(crate::root())
+        .args(["rev-parse", "HEAD"])
+        .output();
+    let output = output.ok().filter(|output| output.status.success());
+    let text = output.and_then(|output| String::from_utf8(output.stdout).ok());
+    text.map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 /// The system's own triple.

@@ -29,6 +29,8 @@ enum Command {
     Test,
     /// Builds the programs that the tests run: ours, and a database server.
     Programs,
+    /// Builds programs and images, and runs the tests on whole clusters alone.
+    E2e,
     /// Formatting, clippy, and the edges between crates.
     Lint,
     /// Writes the generated files.
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test => test::run(),
         Command::Programs => test::programs(),
+        Command::E2e => test::e2e(),
         Command::Lint => test::lint(),
         Command::Generate { check } => test::generate(check),
         Command::Edges => edges::run(),

@@ -87,6 +87,17 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `cargo xtask e2e`: what runs on whole clusters, with what it prints.
+pub(crate) fn e2e() -> anyhow::Result<()> {
+    programs()?;
+    kubernetes()?;
+    image::build(false)?;
+    let mut command = process::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    command.args(["--test", "helm", "--test", "cluster", "--", "--nocapture"]);
+    process::run(&mut command)
+}
+
 /// `cargo xtask lint`.
 pub(crate) fn lint() -> anyhow::Result<()> {
     format()?;

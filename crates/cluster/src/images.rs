@@ -41,6 +41,10 @@ pub struct Image<'a> {
     pub target: Option<&'a str>,
     /// The folder that is copied from.
     pub context: &'a Path,
+    /// Further folders by name; each takes the place of the stage of that name.
+    pub contexts: &'a [(&'a str, &'a Path)],
+    /// Values of `ARG`s.
+    pub arguments: &'a [(&'a str, &'a str)],
 }
 
 /// Builds an image and writes it as a docker-archive to `archive`.
@@ -72,6 +76,13 @@ pub fn build_image(image: &Image<'_>, archive: &Path) -> anyhow::Result<()> {
     build.arg("--file").arg(image.dockerfile);
     if let Some(target) = image.target {
         build.args(["--target", target]);
+    }
+    for (name, folder) in image.contexts {
+        build.arg("--build-context");
+        build.arg(format!("{name}={}", folder.display()));
+    }
+    for (name, value) in image.arguments {
+        build.args(["--build-arg", &format!("{name}={value}")]);
     }
     let made = output(build.arg(image.context), "").and_then(|_| {
         let _ = fs::remove_file(archive);
@@ -125,6 +136,8 @@ pub(crate) fn single(folder: &Path, reference: &str, program: &Path) -> anyhow::
         dockerfile: &dockerfile,
         target: None,
         context: &context,
+        contexts: &[],
+        arguments: &[],
     };
     build_image(&image, &archive)?;
     Ok(archive)

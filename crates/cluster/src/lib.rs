@@ -283,6 +283,11 @@ impl Cluster {
         Ok(&self.node(node)?.address)
     }
 
+    /// The address by which nodes and pods reach this machine.
+    pub fn gateway(&self) -> &str {
+        self.network.gateway()
+    }
+
     /// The command that runs inside a node's namespaces, with its processes, mounts and network.
     pub fn inside(&self, node: &str) -> anyhow::Result<std::process::Command> {
         self.node(node)?.inside()

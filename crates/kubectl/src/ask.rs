@@ -95,7 +95,9 @@ mod tests {
         let words = ["kubectl-nodestats", "get"]
             .into_iter()
             .chain(line.split(' '));
-        let Command::Get(get) = Arguments::try_parse_from(words).expect(line).command;
+        let Command::Get(get) = Arguments::try_parse_from(words).expect(line).command else {
+            panic!("{line} is no get");
+        };
         Question::new(&get, &TimeZone::fixed(jiff::tz::offset(2))).expect(line)
     }
 

@@ -64,6 +64,11 @@ const PORT: u16 = 8081;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Access {
+    /// Where nodestats is installed.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Asks the API for `path`, and returns the body as it came.
     pub(crate) async fn get(
         &self,
@@ -121,7 +126,7 @@ impl Access {
             .map_err(crate::with_hint)
     }
 
-    async fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         nodestats_runtime::tls::use_ring();
         let options = KubeConfigOptions {
             context: self.context.clone(),
@@ -151,7 +156,7 @@ impl Access {
     }
 
     /// A pod of the API that is ready.
-    async fn pod(&self, pods: &Api<Pod>) -> anyhow::Result<String> {
+    pub(crate) async fn pod(&self, pods: &Api<Pod>) -> anyhow::Result<String> {
         let params = ListParams::default().labels(PODS);
         let listed = timely(pods.list(&params)).await?;
         let listed = listed.map_err(|error| self.explain(error, "list", "pods"))?;
@@ -194,7 +199,8 @@ impl Access {
     }
 }
 
-async fn timely<T>(request: impl Future<Output = T>) -> anyhow::Result<T> {
+/// A request that takes no longer than requests may.
+pub(crate) async fn timely<T>(request: impl Future<Output = T>) -> anyhow::Result<T> {
     let answer = tokio::time::timeout(PATIENCE, request).await;
     answer.context("the cluster's API server does not answer")
 }

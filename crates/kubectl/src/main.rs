@@ -3,6 +3,7 @@
 
 mod ask;
 mod cluster;
+mod doctor;
 mod show;
 mod table;
 mod times;
@@ -32,6 +33,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Get(Get),
+    /// Looks at the way to nodestats in a cluster step by step, and says what to do about the first
+    /// thing that is not right.
+    Doctor,
 }
 
 /// Shows all nodes, or one node, or one detail of it.
@@ -117,7 +121,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Command::Get(get) = arguments.command;
+    let get = match arguments.command {
+        Command::Get(get) => get,
+        Command::Doctor => return doctor::run(&arguments.access).await,
+    };
     let zone = jiff::tz::TimeZone::system();
     let question = ask::Question::new(&get, &zone)?;
     let (path, query) = (&question.path, &question.query);

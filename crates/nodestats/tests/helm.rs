@@ -1,13 +1,15 @@
 //! `helm install nodestats` on a real cluster, and what `kubectl nodestats` then says, beside what
 //! each node's own `/proc` says.
 //!
-//! One test, since the cluster is one: each step leaves it as the next one needs it.
+//! One test for both versions, since the machine takes one cluster at a time: each step leaves it as
+//! the next one needs it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nodestats_testkit::kubernetes::{FullCluster, Version};
-use nodestats_testkit::{Program, eventually};
+use nodestats_testkit::{DatabaseServer, Program, eventually};
+use nodestats_wire::Timestamp;
 use serde_json::{Value, json};
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -35,6 +37,20 @@ impl Scene {
         let run = Program::run("kubectl-nodestats", &arguments);
         if run.status.success() {
             Ok(serde_json::from_str(&run.stdout).expect("JSON"))
+        } else {
+            Err(run.stderr)
+        }
+    }
+
+    /// What the plugin finds on the way to the samples.
+    fn doctor(&self) -> Result<String, String> {
+        let kubeconfig = self.cluster.kubeconfig().display().to_string();
+        let run = Program::run(
+            "kubectl-nodestats",
+            &["--kubeconfig", &kubeconfig, "doctor"],
+        );
+        if run.status.success() {
+            Ok(run.stdout)
         } else {
             Err(run.stderr)
         }
@@ -68,8 +84,15 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chart_is_installed_asked_upgraded_and_uninstalled() {
+    for version in Version::ALL {
+        println!("Kubernetes {}", version.as_str());
+        on(version).await;
+    }
+}
+
+async fn on(version: Version) {
     let scene = Scene {
-        cluster: FullCluster::with_images(Version::V1_37, NODES.len()),
+        cluster: FullCluster::with_images(version, NODES.len()),
     };
     a_namespace_that_refuses_agents_is_mended_by_the_line_of_the_notes(&scene).await;
     uninstall_leaves_nothing(&scene).await;
@@ -81,6 +104,7 @@ async fn a_chart_is_installed_asked_upgraded_and_uninstalled() {
     an_upgrade_keeps_history_and_opens_process_io(&scene).await;
     what_is_not_allowed_is_named(&scene);
     uninstall_leaves_nothing(&scene).await;
+    two_replicas_share_a_database_server(&scene).await;
 }
 
 async fn a_namespace_that_refuses_agents_is_mended_by_the_line_of_the_notes(scene: &Scene) {
@@ -103,6 +127,12 @@ async fn a_namespace_that_refuses_agents_is_mended_by_the_line_of_the_notes(scen
     })
     .await;
     assert!(scene.ask(&[NODES[0], "--cpu"]).is_err());
+    // The doctor says the same line.
+    let refused = scene.doctor().expect_err("no agent can run");
+    assert!(
+        refused.contains("hint: kubectl label namespace nodestats"),
+        "{refused}"
+    );
     for command in remedy {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         scene.kubectl(&words);
@@ -117,6 +147,12 @@ async fn every_node_answers(scene: &Scene) {
     let took = begin.elapsed();
     println!("install to first answer: {:.1} s", took.as_secs_f64());
     assert!(took < Duration::from_mins(1), "{took:?}");
+    let healthy = eventually("a good report", async || scene.doctor().ok()).await;
+    assert_eq!(healthy.lines().count(), 7, "{healthy}");
+    assert!(
+        healthy.contains("ok  agents        3 of 3 are ready"),
+        "{healthy}"
+    );
     let all = scene.ask(&[]).expect("all nodes");
     let names: Vec<&str> = all
         .as_array()
@@ -326,11 +362,7 @@ async fn uninstall_leaves_nothing(scene: &Scene) {
             .lines()
             .filter(|name| !["serviceaccount/default", "configmap/kube-root-ca.crt"].contains(name))
             .collect();
-        if left != ["persistentvolumeclaim/data-nodestats-api-0"] {
-            eprintln!("left: {left:?}");
-            return None;
-        }
-        Some(())
+        (left == ["persistentvolumeclaim/data-nodestats-api-0"]).then_some(())
     };
     eventually("nothing to be left", nothing).await;
     let kinds = "crd,clusterrole,clusterrolebinding";
@@ -339,4 +371,69 @@ async fn uninstall_leaves_nothing(scene: &Scene) {
     // The next installation begins with a history of its own.
     scene.kubectl(&["delete", "pod", "load", "--ignore-not-found"]);
     scene.kubectl(&["delete", "namespace", "nodestats", "--timeout=60s"]);
+}
+
+async fn two_replicas_share_a_database_server(scene: &Scene) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = DatabaseServer::start_on(scene.cluster.gateway(), folder.path());
+    scene.kubectl(&["create", "namespace", "nodestats"]);
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "database", "namespace": "nodestats"},
+        "stringData": {"user": DatabaseServer::USER, "password": DatabaseServer::PASSWORD},
+    });
+    scene.cluster.apply(&secret.to_string()).expect("a secret");
+    let url = format!("database.url={}", json!(database.url()));
+    let mut values = VALUES.to_vec();
+    values.extend([
+        &*url,
+        "database.existingSecret=\"database\"",
+        "api.replicas=2",
+    ]);
+    scene.cluster.install_chart(&values).expect("installed");
+    let deployment = [
+        "rollout",
+        "status",
+        "-n",
+        "nodestats",
+        "deploy/nodestats-api",
+    ];
+    let wait = [&deployment[..], &["--timeout=60s"]].concat();
+    scene.kubectl(&wait);
+    scene.until_answers().await;
+    let begin = Timestamp::from_system(std::time::SystemTime::now());
+    let label = "app.kubernetes.io/component=api";
+    let pods = scene.kubectl(&["get", "pods", "-n", "nodestats", "-l", label, "-o", "name"]);
+    let pods: Vec<&str> = pods.lines().collect();
+    assert_eq!(pods.len(), 2, "{pods:?}");
+    for pod in pods {
+        // Without any time to finish.
+        scene.kubectl(&[
+            "delete",
+            "-n",
+            "nodestats",
+            pod,
+            "--grace-period=0",
+            "--force",
+        ]);
+        // The other one answers.
+        scene.until_answers().await;
+        scene.kubectl(&wait);
+    }
+    for node in NODES {
+        eventually(&format!("the whole history of {node}"), async || {
+            let history = scene
+                .ask(&[node, "--memory", "--from", &begin.to_string()])
+                .ok()?;
+            let times = history.as_object()?.keys();
+            let times = times.map(|time| time.parse::<Timestamp>().expect("a time").seconds());
+            let times: Vec<f64> = times.collect();
+            let (first, last) = (*times.first()?, *times.last()?);
+            let now = Timestamp::from_system(std::time::SystemTime::now()).seconds();
+            // A sample each second; keys are cut to it.
+            let complete = times.windows(2).all(|pair| pair[1] - pair[0] < 2.5);
+            (complete && first - begin.seconds() < 3.0 && now - last < 5.0).then_some(())
+        })
+        .await;
+    }
 }

@@ -10,7 +10,7 @@ use crate::{free_port, wait_for};
 /// A `SurrealDB` server that runs; killed when it is dropped.
 pub struct DatabaseServer {
     child: Running,
-    port: u16,
+    bind: String,
     directory: PathBuf,
 }
 
@@ -25,12 +25,19 @@ impl DatabaseServer {
     /// # Panics
     /// Where it does not.
     pub fn start(directory: &Path) -> Self {
-        // Its line of what it listens on does not name a port it chose itself.
-        Self::start_at(free_port(), directory)
+        Self::start_on("127.0.0.1", directory)
     }
 
-    fn start_at(port: u16, directory: &Path) -> Self {
-        let bind = format!("127.0.0.1:{port}");
+    /// The same on this address of this machine, for those who reach it by that.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn start_on(address: &str, directory: &Path) -> Self {
+        // Its line of what it listens on does not name a port it chose itself.
+        Self::start_at(format!("{address}:{}", free_port()), directory)
+    }
+
+    fn start_at(bind: String, directory: &Path) -> Self {
         let storage = format!("surrealkv://{}", directory.display());
         let mut arguments = vec!["start", "--no-banner", "--log", "error", "--bind", &bind];
         arguments.extend(["--user", Self::USER, "--pass", Self::PASSWORD, &storage]);
@@ -43,21 +50,21 @@ impl DatabaseServer {
         });
         Self {
             child,
-            port,
+            bind,
             directory: directory.to_owned(),
         }
     }
 
     /// What `--database` takes.
     pub fn url(&self) -> String {
-        format!("ws://127.0.0.1:{}", self.port)
+        format!("ws://{}", self.bind)
     }
 
     /// Kills it (SIGKILL), and returns what starts it again: same place, same data.
     pub fn kill(mut self) -> impl FnOnce() -> Self + use<> {
         self.child.0.kill().expect("it runs");
         self.child.0.wait().expect("it ended");
-        let (port, directory) = (self.port, self.directory);
-        move || Self::start_at(port, &directory)
+        let (bind, directory) = (self.bind, self.directory);
+        move || Self::start_at(bind, &directory)
     }
 }
