@@ -41,6 +41,14 @@ impl ApiError {
         Self::malformed(detail).at(name)
     }
 
+    /// 401: nobody says who asks.
+    pub(crate) fn unknown_caller() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "the front proxy did not say for whom it asks",
+        )
+    }
+
     /// 403: a request that no program of the user has sent.
     pub(crate) fn foreign(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)

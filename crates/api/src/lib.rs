@@ -3,6 +3,7 @@
 //! Answers come from stored samples, never from a look at a host. Holds no process wiring: a
 //! program builds an [`App`] on an open store and serves its router.
 
+pub mod aggregated;
 mod answer;
 mod body;
 mod error;

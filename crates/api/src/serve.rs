@@ -10,7 +10,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use nodestats_wire::routes;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -22,8 +23,39 @@ const HEAD_BYTES: usize = 16 << 10;
 /// Requests under way at the end have this long to finish.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What becomes of a connection before its first request.
+pub(crate) trait Secure: Clone + Send + Sync + 'static {
+    /// What requests are read from.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// `None` where the other side is not let in.
+    fn secure(&self, stream: TcpStream) -> impl Future<Output = Option<Self::Stream>> + Send;
+}
+
+/// Whoever reaches the listener.
+#[derive(Clone)]
+struct Anybody;
+
+impl Secure for Anybody {
+    type Stream = TcpStream;
+
+    async fn secure(&self, stream: TcpStream) -> Option<TcpStream> {
+        Some(stream)
+    }
+}
+
 /// Serves until `stop`, then lets the requests under way finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    serve_by(listener, Anybody, router, stop).await;
+}
+
+/// The same for those whom `secure` lets in.
+pub(crate) async fn serve_by(
+    listener: TcpListener,
+    secure: impl Secure,
+    router: Router,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -57,10 +89,13 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             .clone()
             .map_request(|request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
         let service = TowerToHyperService::new(service.map_err(|never: Infallible| match never {}));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let (http, secure, watcher) = (http.clone(), secure.clone(), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke off");
+            if let Some(stream) = secure.secure(stream).await {
+                let connection = http.serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(%error, "a connection broke off");
+                }
             }
             drop(place);
         });

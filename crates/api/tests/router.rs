@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use nodestats_api::aggregated::aggregated_router;
 use nodestats_api::{App, Exposure, Options, forwarded_router, openapi_document, router};
 use nodestats_store::{Location, MemoryBudget, Store};
 use nodestats_testkit::Frames;
@@ -844,4 +845,91 @@ async fn a_port_forward_is_read_only_and_shows_processes_only_where_it_may() {
     let request = Request::get("/nodes").header(header::HOST, "evil.example");
     let request = request.body(Body::empty()).expect("a request");
     assert_eq!(open.ask(request).await.status, 403);
+}
+
+#[tokio::test]
+async fn the_cluster_s_api_server_finds_nodes_and_nothing_else() {
+    let server = Server::with(Options {
+        exposure: Exposure::Network,
+        ..Options::default()
+    })
+    .await;
+    let node = json!({"ip": "192.168.2.10", "hostname": "node-a"});
+    assert_eq!(
+        server.call("POST", "/nodes", node.to_string()).await.status,
+        201
+    );
+    let sample = json!({"memory": {"total_bytes": 1}, "processes": [{"pid": 1, "name": "init"}]});
+    assert_eq!(server.put("/nodes/node-a", &sample).await.status, 204);
+    let behind = Server {
+        store: server.store.clone(),
+        app: server.app.clone(),
+        router: aggregated_router(server.app.clone()),
+    };
+    let ask = async |method: &str, path: &str, accept: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request
+            .header(header::HOST, "10.0.0.1:8443")
+            .header(header::ACCEPT, accept)
+            .header("x-remote-user", "jane");
+        behind
+            .ask(request.body(Body::empty()).expect("a request"))
+            .await
+    };
+    let get = async |path: &str| ask("GET", path, "application/json").await;
+    let base = routes::AGGREGATED;
+    for (path, kind) in [
+        ("/apis", "APIGroupList"),
+        ("/apis/stats.nodestats.dev", "APIGroup"),
+        (base, "APIResourceList"),
+    ] {
+        assert_eq!(get(path).await.json()["kind"], kind, "{path}");
+    }
+    let accept =
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let discovered = ask("GET", "/apis", accept).await;
+    assert_eq!(discovered.json()["kind"], "APIGroupDiscoveryList");
+    assert!(
+        discovered
+            .header("content-type")
+            .contains("as=APIGroupDiscoveryList")
+    );
+    // Nobody deletes what is said to be only read.
+    for text in [get(base).await.json(), discovered.json()] {
+        assert!(!text.to_string().contains("delete"), "{text}");
+    }
+    let index = get("/openapi/v3").await.json();
+    let group = base.trim_start_matches('/');
+    let url = index["paths"][group]["serverRelativeURL"]
+        .as_str()
+        .expect("a path");
+    let described = get(url).await.json();
+    assert!(described["paths"][format!("{base}/nodes/{{node}}/cpu")]["get"].is_object());
+    assert_eq!(
+        get(&format!("{base}/nodes")).await.json(),
+        json!(["192.168.2.10"])
+    );
+    for part in ["", "/memory", "/proc", "/proc/1", "/memory?from=0"] {
+        assert_eq!(
+            get(&format!("{base}/nodes/node-a{part}")).await.status,
+            200,
+            "{part}"
+        );
+    }
+    for path in [
+        "",
+        "/healthz",
+        "/metrics",
+        "/node-a/memory",
+        "/openapi.json",
+    ] {
+        let path = format!("{base}/{}", path.trim_start_matches('/'));
+        assert_eq!(get(&path).await.status, 404, "{path}");
+    }
+    for method in ["PUT", "DELETE"] {
+        let path = format!("{base}/nodes/node-a");
+        assert_eq!(ask(method, &path, "*/*").await.status, 405, "{method}");
+    }
+    // The front proxy always says for whom it asks.
+    assert_eq!(behind.get(&format!("{base}/nodes")).await.status, 401);
 }

@@ -27,7 +27,7 @@ use crate::events::{Event, Publisher};
 use crate::freshness::{Change, Shared};
 use crate::metrics::Metrics;
 use crate::observe::{ApiView, Node};
-use crate::{Config, REQUEST_PATIENCE, WATCH_SECONDS, defaults, lease};
+use crate::{Config, REQUEST_PATIENCE, WATCH_SECONDS, aggregation, defaults, lease};
 
 /// Objects that cannot be read are told from those that can.
 type Guarded<K> = DeserializeGuard<K>;
@@ -67,6 +67,7 @@ pub(crate) async fn run(
     metrics: &Arc<Metrics>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let aggregated = client.clone();
     let (nodes, writer) = reflector::store();
     let context = Arc::new(Context {
         api: client::Client::new(&config.api, REQUEST_PATIENCE)?,
@@ -130,6 +131,13 @@ pub(crate) async fn run(
         () = reconciling => Ok(()),
         () = ask_again_and_again(&context, &objects, (all_again, answered)) => Ok(()),
         () = compare_again_and_again(&context, &objects, answers) => Ok(()),
+        () = aggregation::keep_if(
+            aggregated,
+            config.aggregation.as_ref(),
+            &context.shared,
+            metrics,
+            config.poll,
+        ) => Ok(()),
         () = stop.cancelled() => Ok(()),
     }
 }

@@ -4,6 +4,7 @@
 //! One of several replicas acts, the one that holds the Lease. Freshness comes from the API in one
 //! call for all nodes, never from heartbeats in objects; at rest nothing but the Lease is written.
 
+mod aggregation;
 mod apply;
 mod compare;
 mod decide;
@@ -24,6 +25,7 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use aggregation::Aggregation;
 pub use metrics::Metrics;
 
 /// What a controller is told.
@@ -45,6 +47,8 @@ pub struct Config {
     pub defaults: serde_json::Value,
     /// Labels of the Nodes that are to have an agent; all, where there are none.
     pub agent_nodes: BTreeMap<String, String>,
+    /// The API's part of the cluster's own API; `None` where it has none.
+    pub aggregation: Option<Aggregation>,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub admin: std::net::SocketAddr,
 }

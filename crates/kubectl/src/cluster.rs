@@ -1,6 +1,7 @@
-//! The way through a cluster: the person's own kubeconfig, and a port-forward to the API's pod.
+//! The ways through a cluster, by the person's own kubeconfig: the cluster's own API, which nodestats
+//! is a part of, or a port-forward to its pod.
 //!
-//! The pod has a listener on its own loopback for this. What is forwarded never leaves this process:
+//! The pod has a listener on its own loopback for that. What is forwarded never leaves this process:
 //! there is no local port that others on this machine could use.
 
 use std::path::PathBuf;
@@ -8,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt as _};
-use nodestats_wire::client;
+use nodestats_wire::{client, routes};
 
 /// Which cluster, and as whom: what kubectl calls so.
 #[derive(Debug, Args)]
@@ -44,6 +45,11 @@ pub(crate) struct Access {
     #[arg(long, value_name = "NAME", global = true, requires = "as_user")]
     as_group: Vec<String>,
 
+    /// The way to nodestats: the cluster's own API (RBAC says who may see what), a port-forward, or
+    /// the first that is there.
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = Via::Auto, global = true)]
+    via: Via,
+
     /// The namespace that nodestats is installed in.
     #[arg(
         short,
@@ -54,6 +60,17 @@ pub(crate) struct Access {
         global = true
     )]
     namespace: String,
+}
+
+/// Ways to nodestats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    /// The cluster's own API.
+    Aggregation,
+    /// A port-forward.
+    PortForward,
+    /// The first of them that is there.
+    Auto,
 }
 
 /// The API's pods.
@@ -75,7 +92,65 @@ impl Access {
         path: &str,
         query: &[(&str, String)],
     ) -> anyhow::Result<Vec<u8>> {
+        let mut target = path.to_owned();
+        if !query.is_empty() {
+            let query = serde_urlencoded::to_string(query).context("pairs of texts encode")?;
+            target = format!("{path}?{query}");
+        }
         let client = self.client().await?;
+        if self.via != Via::PortForward
+            && let Some(body) = self.aggregated(&client, &target).await?
+        {
+            return Ok(body);
+        }
+        self.forwarded(client, &target).await
+    }
+
+    /// By the cluster's own API; `None` where nodestats is no part of it and another way may be.
+    async fn aggregated(&self, client: &Client, target: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let target = canonical(client, target).await;
+        let request = http::Request::get(format!("{}{target}", routes::AGGREGATED));
+        let request = request.body(Vec::new()).context("a path")?;
+        let asked = async {
+            let response = client.send(request.map(kube::client::Body::from)).await?;
+            let (parts, body) = response.into_parts();
+            Ok::<_, kube::Error>((parts.status, body.collect_bytes().await?))
+        };
+        let answer = tokio::time::timeout(crate::PATIENCE, asked).await;
+        let (status, body) = answer
+            .context("the cluster's API server does not answer")?
+            .map_err(|error| self.explain(error, "get", "nodes of stats.nodestats.dev"))?;
+        // What is an answer of the API server itself, and not of nodestats behind it.
+        let own: Option<kube::core::Status> = (!status.is_success())
+            .then(|| serde_json::from_slice(&body).ok())
+            .flatten()
+            .filter(|status: &kube::core::Status| status.code != 0);
+        let absent = matches!(status.as_u16(), 404 | 503) && !is_problem(&body);
+        if absent && self.via == Via::Auto {
+            return Ok(None);
+        }
+        if let Some(own) = own.filter(|_| status.as_u16() == 403) {
+            let resource = resource(&target);
+            bail!(
+                "{}\nhint: you need a ClusterRole that allows get of {resource} in the API group {}",
+                own.message,
+                routes::GROUP
+            );
+        }
+        if absent {
+            bail!(
+                "nodestats is no part of this cluster's API\n\
+                 hint: kubectl get apiservice v1alpha1.stats.nodestats.dev says why; \
+                 --via port-forward is another way"
+            );
+        }
+        client::answer("the cluster's API", status.as_u16(), body.to_vec())
+            .map(Some)
+            .map_err(crate::with_hint)
+    }
+
+    /// By a port-forward to a pod of the API.
+    async fn forwarded(&self, client: Client, target: &str) -> anyhow::Result<Vec<u8>> {
         let pods: Api<Pod> = Api::namespaced(client, &self.namespace);
         let pod = self.pod(&pods).await?;
         let mut forwarder = timely(pods.portforward(&pod, &[PORT]))
@@ -91,11 +166,6 @@ impl Access {
         let connection = async {
             let _ = connection.await;
         };
-        let mut target = path.to_owned();
-        if !query.is_empty() {
-            let query = serde_urlencoded::to_string(query).context("pairs of texts encode")?;
-            target = format!("{path}?{query}");
-        }
         let request = hyper::Request::get(target)
             .header(hyper::header::HOST, "localhost")
             .header(hyper::header::CONNECTION, "close")
@@ -203,4 +273,67 @@ impl Access {
 pub(crate) async fn timely<T>(request: impl Future<Output = T>) -> anyhow::Result<T> {
     let answer = tokio::time::timeout(PATIENCE, request).await;
     answer.context("the cluster's API server does not answer")
+}
+
+/// Whether an error is one of nodestats (RFC 9457), and not the API server's own.
+fn is_problem(body: &[u8]) -> bool {
+    serde_json::from_slice::<nodestats_wire::Problem>(body).is_ok()
+}
+
+/// The resource that RBAC sees in a path: `/nodes/a/proc/1` is `nodes/proc`.
+fn resource(target: &str) -> String {
+    let path = target.split('?').next().unwrap_or_default();
+    match path.split('/').nth(3) {
+        Some(part) => format!("nodes/{part}"),
+        None => "nodes".to_owned(),
+    }
+}
+
+/// The path with a node's address or UID replaced by its name: RBAC sees what stands in the path, and
+/// rules name nodes. As it was, where that is no address of a node or may not be looked up.
+async fn canonical(client: &Client, target: &str) -> String {
+    let mut parts = target.splitn(4, '/');
+    let (Some(""), Some("nodes"), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+        return target.to_owned();
+    };
+    let (node, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+    let rest = parts
+        .next()
+        .map(|rest| format!("/{rest}"))
+        .unwrap_or_default();
+    let kind = kube::core::GroupVersionKind::gvk("nodestats.dev", "v1alpha1", "MonitoredNode");
+    let objects: Api<kube::core::DynamicObject> =
+        Api::all_with(client.clone(), &kube::core::ApiResource::from_gvk(&kind));
+    if node.parse::<std::net::IpAddr>().is_err() {
+        return target.to_owned();
+    }
+    let Ok(Ok(listed)) = timely(objects.list(&ListParams::default())).await else {
+        return target.to_owned();
+    };
+    let found = listed.items.iter().find(|object| {
+        let addresses = object.data["status"]["addresses"].as_array();
+        addresses.is_some_and(|addresses| addresses.iter().any(|address| address == node))
+    });
+    match found {
+        Some(object) => format!("/nodes/{}{query}{rest}", object.name_any()),
+        None => target.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rbac_sees_the_part_after_the_node() {
+        for (target, seen) in [
+            ("/nodes?view=full", "nodes"),
+            ("/nodes/a", "nodes"),
+            ("/nodes/a?from=0", "nodes"),
+            ("/nodes/a/cpu", "nodes/cpu"),
+            ("/nodes/a/proc/1?from=0", "nodes/proc"),
+        ] {
+            assert_eq!(resource(target), seen, "{target}");
+        }
+    }
 }

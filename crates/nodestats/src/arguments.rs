@@ -122,6 +122,20 @@ pub(crate) struct Api {
         requires = "forwarded_listen"
     )]
     pub(crate) forwarded_processes: bool,
+
+    /// A third listener, with TLS and read-only, for the front proxy of the cluster's API server (API
+    /// aggregation).
+    #[arg(
+        long,
+        env = "NODESTATS_AGGREGATED_LISTEN",
+        value_name = "ADDRESS",
+        requires = "serving_secret"
+    )]
+    pub(crate) aggregated_listen: Option<SocketAddr>,
+
+    /// The Secret of its certificate, in the pod's own namespace; the controller fills it.
+    #[arg(long, env = "NODESTATS_SERVING_SECRET", value_name = "NAME")]
+    pub(crate) serving_secret: Option<String>,
 }
 
 /// Keeps the truth about a cluster's nodes: registers them with the API, says in each
@@ -161,6 +175,11 @@ pub(crate) struct Controller {
     /// A node is Lost when its last sample is older than this, and than six of its intervals.
     #[arg(long, env = "NODESTATS_LOST_AFTER", value_name = "TIME", default_value = "5m", value_parser = span)]
     pub(crate) lost_after: Duration,
+
+    /// Make the API part of the cluster's own API (API aggregation): this Secret of the namespace
+    /// gets its certificate, and an `APIService` leads to the Service `nodestats-api`.
+    #[arg(long, env = "NODESTATS_SERVING_SECRET", value_name = "NAME")]
+    pub(crate) serving_secret: Option<String>,
 
     /// A Node that has had no agent for so long is told about.
     #[arg(long, env = "NODESTATS_AGENT_PATIENCE", value_name = "TIME", default_value = "5m", value_parser = span)]

@@ -1,6 +1,7 @@
 //! Wiring of `nodestats controller`.
 
 use anyhow::Context as _;
+use nodestats_controller::Aggregation;
 use nodestats_runtime::Supervisor;
 
 use crate::arguments::Controller;
@@ -8,14 +9,18 @@ use crate::arguments::Controller;
 /// Where a pod finds its own namespace (the service account's volume).
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
+/// The namespace of the pod that this runs in.
+pub(crate) fn own_namespace() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(NAMESPACE_FILE)
+        .with_context(|| format!("cannot read {NAMESPACE_FILE}"))?;
+    Ok(text.trim().to_owned())
+}
+
 /// `nodestats controller`.
 pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
     let namespace = match arguments.namespace {
         Some(namespace) => namespace,
-        None => std::fs::read_to_string(NAMESPACE_FILE)
-            .context("outside a pod --namespace says where the Lease is")?
-            .trim()
-            .to_owned(),
+        None => own_namespace().context("outside a pod --namespace says where the Lease is")?,
     };
     let identity = match arguments.identity {
         Some(identity) => identity,
@@ -23,6 +28,10 @@ pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
     };
     let defaults = serde_json::from_str(&arguments.node_defaults)
         .context("--node-defaults is no JSON object")?;
+    let aggregation = arguments.serving_secret.map(|secret| Aggregation {
+        namespace: namespace.clone(),
+        secret,
+    });
     let config = nodestats_controller::Config {
         api: arguments.api,
         namespace,
@@ -32,6 +41,7 @@ pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
         agent_patience: arguments.agent_patience,
         defaults,
         agent_nodes: arguments.agent_nodes,
+        aggregation,
         admin: arguments.admin_listen,
     };
     let mut supervisor = Supervisor::default();

@@ -3,6 +3,7 @@
 mod arguments;
 mod ask;
 mod controller;
+mod front;
 mod server;
 
 use std::process::ExitCode;

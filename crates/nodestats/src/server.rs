@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Api, Serving, Standalone};
+use crate::front;
 
 /// Between two looks at what is older than the retention.
 const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
@@ -55,6 +56,9 @@ pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
         let listener = bind(address).await?;
         server.forwarded = Some((listener, arguments.forwarded_processes));
     }
+    if let Some((address, secret)) = arguments.aggregated_listen.zip(arguments.serving_secret) {
+        server.aggregated = Some((bind(address).await?, secret));
+    }
     server.run(None).await
 }
 
@@ -82,6 +86,8 @@ struct Server {
     options: Options,
     /// The listener for port-forwards, and whether it shows processes.
     forwarded: Option<(TcpListener, bool)>,
+    /// The listener for the cluster's front proxy, and the Secret of its certificate.
+    aggregated: Option<(TcpListener, String)>,
 }
 
 impl Server {
@@ -119,6 +125,7 @@ impl Server {
                 store,
                 options,
                 forwarded: None,
+                aggregated: None,
             },
             address,
         ))
@@ -137,6 +144,16 @@ impl Server {
             let serving_until = server_stop.clone();
             supervisor.spawn("the server for port-forwards", async move {
                 nodestats_api::serve(listener, router, serving_until).await;
+                Ok(())
+            });
+        }
+        if let Some((listener, secret)) = self.aggregated {
+            let (known, front) = front::unknown();
+            supervisor.spawn("the front", front::follow(secret, known, stop.clone()));
+            let router = nodestats_api::aggregated::aggregated_router(app.clone());
+            let serving_until = server_stop.clone();
+            supervisor.spawn("the server for the front proxy", async move {
+                nodestats_api::aggregated::serve(listener, router, front, serving_until).await;
                 Ok(())
             });
         }

@@ -103,8 +103,11 @@ async fn on(version: Version) {
     a_pod_s_work_is_seen_where_it_is(&scene).await;
     an_upgrade_keeps_history_and_opens_process_io(&scene).await;
     what_is_not_allowed_is_named(&scene);
+    the_cluster_s_own_api_asks_rbac(&scene).await;
+    no_namespace_waits_for_an_api_that_is_away(&scene).await;
     uninstall_leaves_nothing(&scene).await;
     two_replicas_share_a_database_server(&scene).await;
+    no_namespace_waits_when_ours_is_deleted(&scene).await;
 }
 
 async fn a_namespace_that_refuses_agents_is_mended_by_the_line_of_the_notes(scene: &Scene) {
@@ -333,7 +336,7 @@ async fn an_upgrade_keeps_history_and_opens_process_io(scene: &Scene) {
 
 fn what_is_not_allowed_is_named(scene: &Scene) {
     let error = scene
-        .ask(&["--as", "nobody", "node-1", "--cpu"])
+        .ask(&["--via", "port-forward", "--as", "nobody", "node-1", "--cpu"])
         .expect_err("forbidden");
     assert!(
         error.contains("User \"nobody\" cannot list resource \"pods\""),
@@ -343,7 +346,14 @@ fn what_is_not_allowed_is_named(scene: &Scene) {
     let error = scene.ask(&["node-11", "--cpu"]).expect_err("unknown");
     assert!(error.contains("hint: known names"), "{error}");
     let error = scene
-        .ask(&["-n", "elsewhere", "node-1", "--cpu"])
+        .ask(&[
+            "--via",
+            "port-forward",
+            "-n",
+            "elsewhere",
+            "node-1",
+            "--cpu",
+        ])
         .expect_err("not there");
     assert!(
         error.contains("no nodestats in the namespace elsewhere"),
@@ -365,9 +375,15 @@ async fn uninstall_leaves_nothing(scene: &Scene) {
         (left == ["persistentvolumeclaim/data-nodestats-api-0"]).then_some(())
     };
     eventually("nothing to be left", nothing).await;
-    let kinds = "crd,clusterrole,clusterrolebinding";
-    let cluster_wide = scene.kubectl(&["get", kinds, "-o", "name"]);
-    assert!(!cluster_wide.contains("nodestats"), "{cluster_wide}");
+    let kinds = "crd,clusterrole,clusterrolebinding,apiservice";
+    eventually("nothing to be left in the cluster", async || {
+        let cluster_wide = scene.kubectl(&["get", kinds, "-o", "name"]);
+        (!cluster_wide.contains("nodestats")).then_some(())
+    })
+    .await;
+    let readers = ["get", "rolebinding", "-n", "kube-system", "-o", "name"];
+    let readers = scene.kubectl(&readers);
+    assert!(!readers.contains("nodestats"), "{readers}");
     // The next installation begins with a history of its own.
     scene.kubectl(&["delete", "pod", "load", "--ignore-not-found"]);
     scene.kubectl(&["delete", "namespace", "nodestats", "--timeout=60s"]);
@@ -436,4 +452,103 @@ async fn two_replicas_share_a_database_server(scene: &Scene) {
         })
         .await;
     }
+}
+
+async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
+    let raw = "/apis/stats.nodestats.dev/v1alpha1/nodes";
+    let nodes = eventually("the API's part of the cluster's API", async || {
+        scene.cluster.kubectl(&["get", "--raw", raw]).ok()
+    })
+    .await;
+    let address = |node| scene.cluster.address(node).expect("a node");
+    let nodes: Vec<String> = serde_json::from_str(&nodes).expect("JSON");
+    assert_eq!(nodes, NODES.map(address));
+    let resources = [
+        "api-resources",
+        "--api-group=stats.nodestats.dev",
+        "-o",
+        "name",
+    ];
+    assert_eq!(
+        scene.kubectl(&resources).trim(),
+        "nodes.stats.nodestats.dev"
+    );
+    for node in NODES {
+        scene
+            .ask(&[address(node), "--cpu", "--via", "aggregation"])
+            .expect("an answer");
+    }
+    // Somebody who may see one node, and none of its processes.
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": "one-node"},
+        "rules": [
+            {"apiGroups": ["stats.nodestats.dev"], "resources": ["nodes", "nodes/cpu"],
+             "resourceNames": ["node-1"], "verbs": ["get"]},
+            {"apiGroups": ["nodestats.dev"], "resources": ["monitorednodes"], "verbs": ["list"]},
+        ],
+    });
+    scene.cluster.apply(&role.to_string()).expect("a role");
+    scene.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "one-node",
+        "--clusterrole=one-node",
+        "--user=jane",
+    ]);
+    let jane = |words: &[&str]| {
+        let as_jane = ["--as", "jane", "--via", "aggregation"];
+        scene.ask(&[&as_jane[..], words].concat())
+    };
+    // By address too: RBAC sees the name.
+    for node in ["node-1", address("node-1")] {
+        eventually("the role to count", async || jane(&[node, "--cpu"]).ok()).await;
+    }
+    for (words, resource) in [
+        (["node-1", "--processes"], "nodes/proc"),
+        (["node-1", "--memory"], "nodes/memory"),
+        (["node-2", "--cpu"], "nodes/cpu"),
+    ] {
+        let error = jane(&words).expect_err("forbidden");
+        assert!(error.contains("\"jane\" cannot get resource"), "{error}");
+        assert!(
+            error.contains(&format!("allows get of {resource}")),
+            "{error}"
+        );
+    }
+    scene.kubectl(&["delete", "clusterrolebinding,clusterrole", "one-node"]);
+}
+
+/// While an `APIService` is not available no namespace can be deleted: ours is taken away in time.
+async fn no_namespace_waits_for_an_api_that_is_away(scene: &Scene) {
+    let scale = |replicas: &str| {
+        scene.kubectl(&["scale", "-n", "nodestats", "sts/nodestats-api", replicas]);
+    };
+    scene.kubectl(&["create", "namespace", "unrelated"]);
+    scale("--replicas=0");
+    scene.kubectl(&["delete", "namespace", "unrelated", "--timeout=90s"]);
+    scale("--replicas=1");
+    eventually("the API to be part of the cluster's again", async || {
+        let raw = ["get", "--raw", "/apis/stats.nodestats.dev/v1alpha1/nodes"];
+        scene.cluster.kubectl(&raw).ok()
+    })
+    .await;
+}
+
+async fn no_namespace_waits_when_ours_is_deleted(scene: &Scene) {
+    let get = ["get", "apiservice", "v1alpha1.stats.nodestats.dev"];
+    eventually("the APIService", async || scene.cluster.kubectl(&get).ok()).await;
+    scene.kubectl(&["create", "namespace", "unrelated"]);
+    scene.kubectl(&[
+        "delete",
+        "namespace",
+        "nodestats",
+        "unrelated",
+        "--timeout=90s",
+    ]);
+    assert!(scene.cluster.kubectl(&get).is_err());
+    // What is left is the cluster's: helm knows nothing of it any more.
+    let kinds = "clusterrole,clusterrolebinding,crd";
+    let label = "app.kubernetes.io/part-of=nodestats";
+    scene.kubectl(&["delete", kinds, "-l", label]);
 }

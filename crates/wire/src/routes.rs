@@ -16,6 +16,13 @@ pub const OPENAPI: &str = "/openapi.json";
 /// The page for people.
 pub const PAGE: &str = "/";
 
+/// The API's group in a cluster's own API.
+pub const GROUP: &str = "stats.nodestats.dev";
+/// The version of that group.
+pub const GROUP_VERSION: &str = "v1alpha1";
+/// Below this the cluster's API server forwards to this API.
+pub const AGGREGATED: &str = "/apis/stats.nodestats.dev/v1alpha1";
+
 /// Media type of the agent's compact push: one or more encoded frames.
 pub const FRAMES_MEDIA_TYPE: &str = "application/vnd.nodestats.frames";
 /// Media type of errors (RFC 9457).

@@ -1,0 +1,189 @@
+//! The API as an extension of the cluster's own API server (the aggregation layer): below
+//! `/apis/stats.nodestats.dev/v1alpha1` the same routes, read-only, with the documents by which
+//! Kubernetes discovers them.
+//!
+//! Who asks is known by the front proxy, which alone may connect; what they may ask is decided by
+//! RBAC at the API server before a request is forwarded.
+
+mod front;
+
+use std::sync::LazyLock;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use nodestats_wire::routes;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+pub use front::{Front, FrontError, serve};
+
+use crate::{ApiError, App, openapi_document, router};
+
+/// Resources that Kubernetes is told of: of a node its summary, and each detail as a subresource.
+/// Only reading verbs: the garbage collector and the deletion of namespaces call what is there.
+const DETAILS: [&str; 7] = [
+    "cpu",
+    "memory",
+    "disk",
+    "network",
+    "filesystems",
+    "pressure",
+    "proc",
+];
+
+/// The router of the listener that the front proxy reaches.
+pub fn aggregated_router(app: App) -> Router {
+    let nodes = router(app).route_layer(middleware::from_fn(only_reading_of_nodes));
+    // The routes as they are, once the group's path is cut off.
+    let nodes = nodes.map_request(without_group);
+    Router::new()
+        .route("/apis", get(groups))
+        .route("/apis/{group}", get(async || Json(group())))
+        .route(routes::AGGREGATED, get(async || Json(resources())))
+        .route("/openapi/v3", get(async || Json(openapi_index())))
+        .route(
+            &format!("/openapi/v3{}", routes::AGGREGATED),
+            get(async || Json(openapi())),
+        )
+        .fallback_service(nodes)
+        .layer(middleware::from_fn(somebody))
+}
+
+fn without_group(mut request: Request) -> Request {
+    let uri = request.uri();
+    let below = uri.path_and_query().map(http::uri::PathAndQuery::as_str);
+    let below = below.and_then(|path| path.strip_prefix(routes::AGGREGATED));
+    if let Some(below) = below.and_then(|path| path.parse().ok()) {
+        *request.uri_mut() = below;
+    }
+    request
+}
+
+/// The front proxy says for whom it asks, always.
+async fn somebody(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(front::USER_HEADER) {
+        next.run(request).await
+    } else {
+        ApiError::unknown_caller().into_response()
+    }
+}
+
+async fn only_reading_of_nodes(request: Request, next: Next) -> Response {
+    if request.method() != Method::GET {
+        return ApiError::method().into_response();
+    }
+    let path = request.extensions().get::<MatchedPath>();
+    let is_node = |path: &MatchedPath| {
+        let path = path.as_str();
+        path == routes::NODES || path.starts_with("/nodes/")
+    };
+    if !path.is_some_and(is_node) {
+        return ApiError::missing("there are nodes here, and nothing else").into_response();
+    }
+    next.run(request).await
+}
+
+/// `/apis`: the aggregated form (KEP-3352) for those who ask for it, else the list of groups.
+async fn groups(headers: HeaderMap) -> Response {
+    const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let accept = headers.get(header::ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    if accept.is_some_and(|accept| accept.contains("g=apidiscovery.k8s.io;v=v2;")) {
+        let body = Json(discovery()).into_response().into_body();
+        return ([(header::CONTENT_TYPE, AGGREGATED)], body).into_response();
+    }
+    Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group()]})).into_response()
+}
+
+fn group() -> Value {
+    let version = json!({
+        "groupVersion": format!("{}/{}", routes::GROUP, routes::GROUP_VERSION),
+        "version": routes::GROUP_VERSION,
+    });
+    json!({
+        "kind": "APIGroup", "apiVersion": "v1", "name": routes::GROUP,
+        "versions": [version], "preferredVersion": version,
+    })
+}
+
+fn resources() -> Value {
+    let resource = |name: String, verbs: &[&str]| {
+        json!({
+            "name": name, "singularName": if name == "nodes" { "node" } else { "" },
+            "namespaced": false, "kind": "NodeStatistics", "verbs": verbs,
+        })
+    };
+    let mut all = vec![resource("nodes".to_owned(), &["get", "list"])];
+    all.extend(DETAILS.map(|detail| resource(format!("nodes/{detail}"), &["get"])));
+    json!({
+        "kind": "APIResourceList", "apiVersion": "v1",
+        "groupVersion": format!("{}/{}", routes::GROUP, routes::GROUP_VERSION),
+        "resources": all,
+    })
+}
+
+fn discovery() -> Value {
+    let kind = json!({
+        "group": routes::GROUP, "version": routes::GROUP_VERSION, "kind": "NodeStatistics",
+    });
+    let subresources = DETAILS
+        .map(|detail| json!({"subresource": detail, "responseKind": kind, "verbs": ["get"]}));
+    json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
+        "items": [{
+            "metadata": {"name": routes::GROUP},
+            "versions": [{
+                "version": routes::GROUP_VERSION, "freshness": "Current",
+                "resources": [{
+                    "resource": "nodes", "responseKind": kind, "scope": "Cluster",
+                    "singularResource": "node", "verbs": ["get", "list"],
+                    "subresources": subresources,
+                }],
+            }],
+        }],
+    })
+}
+
+fn openapi_index() -> Value {
+    let path = routes::AGGREGATED.trim_start_matches('/');
+    json!({"paths": {path: {"serverRelativeURL": format!("/openapi/v3{}", routes::AGGREGATED)}}})
+}
+
+/// The paths of the description that are below the group, in the older version of `OpenAPI` that
+/// the API server reads.
+fn openapi() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+        let whole: Value = serde_json::from_str(openapi_document()).expect("our own JSON");
+        let mut paths = serde_json::Map::new();
+        for (path, operations) in whole["paths"].as_object().into_iter().flatten() {
+            let operation = &operations["get"];
+            if !path.starts_with(routes::NODES) || operation.is_null() {
+                continue;
+            }
+            let names = path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+            let parameters: Vec<Value> = names
+                .map(|name| {
+                    json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+                })
+                .collect();
+            let get = json!({
+                "operationId": operation["operationId"], "description": operation["summary"],
+                "responses": {"200": {"description": "OK"}},
+            });
+            let entry = json!({"get": get, "parameters": parameters});
+            paths.insert(format!("{}{path}", routes::AGGREGATED), entry);
+        }
+        json!({
+            "openapi": "3.0.0",
+            "info": {"title": "nodestats", "version": env!("CARGO_PKG_VERSION")},
+            "paths": paths,
+        })
+    });
+    &DOCUMENT
+}

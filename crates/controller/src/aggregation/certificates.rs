@@ -1,0 +1,317 @@
+//! The certificate that the API serves the front proxy with, and the authority that signs it: what
+//! is to be done with them is a function of what the Secret holds, of what is published, and of the
+//! time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+const DAY: Duration = Duration::from_hours(24);
+/// An authority is valid for so long, and another one takes its place a year before the end.
+const AUTHORITY: (Duration, Duration) = (DAY.saturating_mul(3650), DAY.saturating_mul(365));
+/// The same of a certificate.
+const CERTIFICATE: (Duration, Duration) = (DAY.saturating_mul(90), DAY.saturating_mul(30));
+
+/// Why none can be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("a certificate cannot be signed")]
+    Sign(#[from] rcgen::Error),
+    #[error("the clock shows a time that no certificate has")]
+    Clock,
+}
+
+/// What the Secret holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Material {
+    /// Authorities to trust, the one that signs first.
+    pub(crate) authorities: String,
+    authority_key: String,
+    certificate: String,
+    key: String,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing.
+    Keep(Material),
+    /// This is to be written.
+    Write(Material),
+}
+
+/// Keys of the Secret; `tls.crt` and `tls.key` as in Secrets of type `kubernetes.io/tls`.
+const KEYS: [&str; 4] = ["ca.crt", "ca.key", "tls.crt", "tls.key"];
+
+impl Material {
+    fn read(data: &BTreeMap<String, ByteString>) -> Option<Self> {
+        let [authorities, authority_key, certificate, key] = KEYS.map(|name| {
+            let bytes = data.get(name)?.0.clone();
+            String::from_utf8(bytes)
+                .ok()
+                .filter(|text| !text.is_empty())
+        });
+        Some(Self {
+            authorities: authorities?,
+            authority_key: authority_key?,
+            certificate: certificate?,
+            key: key?,
+        })
+    }
+
+    /// As the Secret holds it.
+    pub(crate) fn data(&self) -> BTreeMap<String, ByteString> {
+        let values = [
+            &self.authorities,
+            &self.authority_key,
+            &self.certificate,
+            &self.key,
+        ];
+        let bytes = |text: &String| ByteString(text.clone().into_bytes());
+        KEYS.into_iter()
+            .map(str::to_owned)
+            .zip(values.map(bytes))
+            .collect()
+    }
+}
+
+/// Decides. A new authority is published beside the old one before anything is signed by it:
+/// whoever asks trusts both by then.
+pub(crate) fn step(
+    data: &BTreeMap<String, ByteString>,
+    host: &str,
+    published: Option<&[u8]>,
+    now: Timestamp,
+) -> Result<Step, Error> {
+    let Some(material) = Material::read(data) else {
+        let authority = Authority::new(now)?;
+        let (certificate, key) = authority.sign(host, now)?;
+        return Ok(Step::Write(Material {
+            authorities: authority.pem,
+            authority_key: authority.key,
+            certificate,
+            key,
+        }));
+    };
+    let authorities = facts(&material.authorities);
+    let certificate = facts(&material.certificate).into_iter().next();
+    let (Some(first), Some(certificate)) = (authorities.first(), certificate) else {
+        return step(&BTreeMap::new(), host, published, now);
+    };
+    let left = |end: i64| Duration::from_secs(end.saturating_sub(now.as_second()).max(0) as u64);
+    if left(first.end) < AUTHORITY.1 {
+        let authority = Authority::new(now)?;
+        let old: String = authorities
+            .iter()
+            .filter(|one| left(one.end) > Duration::ZERO)
+            .map(|one| one.pem.clone())
+            .collect();
+        return Ok(Step::Write(Material {
+            authorities: format!("{}{old}", authority.pem),
+            authority_key: authority.key,
+            ..material
+        }));
+    }
+    let is_published = published == Some(material.authorities.as_bytes());
+    let is_signed_by_first = certificate.issuer == first.subject;
+    let is_for_host = certificate.hosts.iter().any(|name| name == host);
+    let is_old = left(certificate.end) < CERTIFICATE.1;
+    if is_old || !is_for_host || (!is_signed_by_first && is_published) {
+        let authority = Authority {
+            name: first.subject.clone(),
+            pem: first.pem.clone(),
+            key: material.authority_key.clone(),
+        };
+        let (certificate, key) = authority.sign(host, now)?;
+        return Ok(Step::Write(Material {
+            certificate,
+            key,
+            ..material
+        }));
+    }
+    Ok(Step::Keep(material))
+}
+
+/// What matters of a certificate.
+struct Facts {
+    subject: String,
+    issuer: String,
+    end: i64,
+    hosts: Vec<String>,
+    pem: String,
+}
+
+/// Of each certificate of a PEM file; those that cannot be read are left out.
+fn facts(pem: &str) -> Vec<Facts> {
+    let blocks = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes());
+    let mut found = Vec::new();
+    for block in blocks.flatten() {
+        let Ok(certificate) = block.parse_x509() else {
+            continue;
+        };
+        let name = |name: &x509_parser::x509::X509Name<'_>| {
+            let name = name.iter_common_name().next();
+            name.and_then(|name| name.as_str().ok())
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let names = certificate.subject_alternative_name().ok().flatten();
+        let names = names.map(|names| &names.value.general_names);
+        let hosts = names.into_iter().flatten().filter_map(|name| match name {
+            x509_parser::extensions::GeneralName::DNSName(host) => Some((*host).to_owned()),
+            _ => None,
+        });
+        found.push(Facts {
+            subject: name(certificate.subject()),
+            issuer: name(certificate.issuer()),
+            end: certificate.validity().not_after.timestamp(),
+            hosts: hosts.collect(),
+            pem: encode(&block.contents),
+        });
+    }
+    found
+}
+
+/// One certificate as PEM (RFC 7468).
+fn encode(der: &[u8]) -> String {
+    pem::encode(&pem::Pem::new("CERTIFICATE", der)).replace("\r\n", "\n")
+}
+
+struct Authority {
+    name: String,
+    pem: String,
+    key: String,
+}
+
+impl Authority {
+    fn new(now: Timestamp) -> Result<Self, Error> {
+        // Two authorities have two names, by which it is seen who signed.
+        let name = format!("nodestats {}", now.as_second());
+        let key = KeyPair::generate()?;
+        let certificate = Self::params(&name, now)?.self_signed(&key)?;
+        Ok(Self {
+            name,
+            pem: encode(certificate.der()),
+            key: key.serialize_pem(),
+        })
+    }
+
+    fn params(name: &str, now: Timestamp) -> Result<CertificateParams, Error> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        valid(&mut params, now, AUTHORITY.0)?;
+        Ok(params)
+    }
+
+    fn sign(&self, host: &str, now: Timestamp) -> Result<(String, String), Error> {
+        let issuer = Issuer::new(
+            Self::params(&self.name, now)?,
+            KeyPair::from_pem(&self.key)?,
+        );
+        let mut params =
+            CertificateParams::new(vec![host.to_owned(), format!("{host}.cluster.local")])?;
+        params.distinguished_name.push(DnType::CommonName, host);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        valid(&mut params, now, CERTIFICATE.0)?;
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &issuer)?;
+        Ok((encode(certificate.der()), key.serialize_pem()))
+    }
+}
+
+/// From the day before, since clocks differ, for `duration`.
+fn valid(params: &mut CertificateParams, now: Timestamp, duration: Duration) -> Result<(), Error> {
+    let day = |time: Result<Timestamp, _>| {
+        let time: Timestamp = time.map_err(|_: k8s_openapi::jiff::Error| Error::Clock)?;
+        let date = time.to_zoned(TimeZone::UTC).date();
+        let (month, day) = (date.month().unsigned_abs(), date.day().unsigned_abs());
+        Ok::<_, Error>(rcgen::date_time_ymd(i32::from(date.year()), month, day))
+    };
+    params.not_before = day(now.checked_sub(DAY))?;
+    params.not_after = day(now.checked_add(duration))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "nodestats-api.nodestats.svc";
+
+    fn at(days: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + days * 86_400).expect("in range")
+    }
+
+    fn written(step: Step) -> Material {
+        match step {
+            Step::Write(material) => material,
+            Step::Keep(_) => panic!("something was to be written"),
+        }
+    }
+
+    fn next(material: &Material, published: Option<&Material>, days: i64) -> Step {
+        let published = published.map(|material| material.authorities.as_bytes());
+        step(&material.data(), HOST, published, at(days)).expect("made")
+    }
+
+    #[test]
+    fn an_empty_secret_is_filled_once() {
+        let first = written(step(&BTreeMap::new(), HOST, None, at(0)).expect("made"));
+        assert_eq!(
+            facts(&first.certificate)[0].issuer,
+            facts(&first.authorities)[0].subject
+        );
+        for published in [None, Some(&first)] {
+            assert_eq!(next(&first, published, 1), Step::Keep(first.clone()));
+        }
+        let mut damaged = first.data();
+        damaged.insert("tls.crt".to_owned(), ByteString(b"nonsense".to_vec()));
+        written(step(&damaged, HOST, None, at(1)).expect("made"));
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_before_its_end_and_for_another_host() {
+        let first = written(step(&BTreeMap::new(), HOST, None, at(0)).expect("made"));
+        assert_eq!(next(&first, Some(&first), 59), Step::Keep(first.clone()));
+        let renewed = written(next(&first, Some(&first), 61));
+        assert_eq!(renewed.authorities, first.authorities);
+        assert_ne!(renewed.certificate, first.certificate);
+        assert_eq!(next(&renewed, Some(&renewed), 62), Step::Keep(renewed));
+        let elsewhere = step(&first.data(), "nodestats-api.other.svc", None, at(1));
+        written(elsewhere.expect("made"));
+    }
+
+    #[test]
+    fn a_new_authority_is_published_before_it_signs() {
+        let first = written(step(&BTreeMap::new(), HOST, None, at(0)).expect("made"));
+        let day = 3650 - 360;
+        let served = written(next(&first, Some(&first), day - 10));
+        let both = written(next(&served, Some(&served), day));
+        assert!(
+            both.authorities.ends_with(&first.authorities),
+            "the old one is beside it"
+        );
+        assert_eq!(both.certificate, served.certificate);
+        // Nothing more until it is published.
+        assert_eq!(next(&both, Some(&served), day), Step::Keep(both.clone()));
+        let signed = written(next(&both, Some(&both), day));
+        assert_eq!(
+            facts(&signed.certificate)[0].issuer,
+            facts(&both.authorities)[0].subject
+        );
+        assert_ne!(
+            facts(&signed.certificate)[0].issuer,
+            facts(&first.authorities)[0].subject
+        );
+        assert_eq!(next(&signed, Some(&signed), day), Step::Keep(signed));
+    }
+}
