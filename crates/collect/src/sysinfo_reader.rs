@@ -198,7 +198,7 @@ fn process_of(process: &sysinfo::Process, boot_time: u64) -> Process {
         read_bytes: Some(disk.total_read_bytes),
         written_bytes: Some(disk.total_written_bytes),
         user: process.user_id().map(|user| Arc::from(user.to_string())),
-        command_line: (!arguments.is_empty()).then(|| Arc::from(arguments.join(" "))),
+        command_line: (!arguments.is_empty()).then(|| Arc::from(arguments.join("\0"))),
         ..Process::default()
     }
 }

@@ -256,7 +256,8 @@ pub struct Process {
     pub open_files: Option<u64>,
     /// Owner's name, or number.
     pub user: Option<Arc<str>>,
-    /// Arguments joined by spaces; `None` for kernel threads and where it may not be read.
+    /// Arguments: where a host is read a NUL stands between two of them (`cmdline`), and what leaves
+    /// the agent has a blank there. `None` for kernel threads and where it may not be read.
     pub command_line: Option<Arc<str>>,
     /// Container by its cgroup.
     pub container_id: Option<Arc<str>>,

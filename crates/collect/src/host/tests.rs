@@ -103,7 +103,7 @@ fn recorded_kernels_are_read_whole() {
             found.expect("it was recorded")
         };
         assert_eq!(&*process(odd).name, "a) (b\n\u{FFFD}", "{folder}");
-        assert_eq!(process(odd).command_line.as_deref(), Some("sleep 1000"));
+        assert_eq!(process(odd).command_line.as_deref(), Some("sleep\x001000"));
         assert_eq!(process(odd).user.as_deref(), Some("root"));
         assert!(process(busy).user_ticks > 300 && process(busy).state == 'R');
         for pid in [odd, busy] {

@@ -113,7 +113,7 @@ fn uid(status: &str) -> Option<u32> {
 
 /// Arguments end with a NUL each; a process may overwrite them with anything.
 fn command_line(raw: &str) -> Option<String> {
-    let mut line = raw.trim_end_matches('\0').replace('\0', " ");
+    let mut line = raw.trim_end_matches('\0').to_owned();
     if line.len() > COMMAND_LINE_LIMIT {
         let end = (0..=COMMAND_LINE_LIMIT)
             .rev()
@@ -143,10 +143,10 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_joined_and_cut_at_a_character() {
+    fn arguments_are_cut_at_a_character() {
         assert_eq!(
             command_line("sleep\0infinity\0").as_deref(),
-            Some("sleep infinity")
+            Some("sleep\0infinity")
         );
         assert_eq!(command_line("\0\0"), None);
         let long = command_line(&"\u{1F980}".repeat(1000)).expect("not empty");

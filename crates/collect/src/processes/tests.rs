@@ -66,7 +66,7 @@ fn a_process_has_all_that_its_files_say() {
         (42, "x", 7)
     );
     assert_eq!(process.user.as_deref(), Some("web"));
-    assert_eq!(process.command_line.as_deref(), Some("/bin/x --flag"));
+    assert_eq!(process.command_line.as_deref(), Some("/bin/x\0--flag"));
     assert_eq!(
         (process.read_bytes, process.written_bytes),
         (Some(4096), Some(8192))
@@ -224,7 +224,7 @@ fn one_that_becomes_another_program_has_the_new_command_line() {
     let read = processes.read(&root).expect("read");
     assert_eq!(
         (&*read[0].name, read[0].command_line.as_deref()),
-        ("sleep", Some("sleep 5"))
+        ("sleep", Some("sleep\x005"))
     );
 }
 
