@@ -11,9 +11,10 @@ WORKDIR /source
 COPY . .
 # The architecture is that of the builder: `--platform linux/arm64` builds for arm64.
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
-    && RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/source=/nodestats --remap-path-prefix=/usr/local/cargo=/cargo" \
-       cargo build --locked --profile dist --target "$target" --package nodestats --package nodestats-agent \
-    && cp "target/$target/dist/nodestats" "target/$target/dist/nodestats-agent" /
+    && export RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/source=/nodestats --remap-path-prefix=/usr/local/cargo=/cargo" \
+    && cargo build --locked --profile dist --target "$target" --package nodestats \
+    && cargo build --locked --profile dist-agent --target "$target" --package nodestats-agent \
+    && cp "target/$target/dist/nodestats" "target/$target/dist-agent/nodestats-agent" /
 
 FROM scratch AS nodestats
 ARG VERSION=unknown

@@ -12,25 +12,35 @@ use crate::{install, process};
 /// The images: name of the program, of the Dockerfile's stage, and of the image.
 const IMAGES: [&str; 2] = ["nodestats", "nodestats-agent"];
 
-/// `cargo xtask image`: builds both, and prints where their archives are.
+/// `cargo xtask image`: builds both, and prints where their archives are, and of each image the
+/// digest, which is the same wherever the same commit is built.
 pub(crate) fn run(dist: bool) -> anyhow::Result<()> {
-    for archive in build(dist)? {
-        println!("{}", archive.display());
+    for (archive, digest) in build(dist)? {
+        println!("{} {digest}", archive.display());
     }
     Ok(())
 }
 
-/// Both images as docker-archives.
-pub(crate) fn build(dist: bool) -> anyhow::Result<Vec<PathBuf>> {
+/// Both images as docker-archives, with their digests.
+pub(crate) fn build(dist: bool) -> anyhow::Result<Vec<(PathBuf, String)>> {
     install::cluster()?;
-    let profile = if dist { "dist" } else { "release" };
-    let programs = static_programs(profile, &IMAGES)?;
+    // The agent is on each node: it is made small (Cargo.toml).
+    let profiles = if dist {
+        ["dist", "dist-agent"]
+    } else {
+        ["release", "release"]
+    };
+    if !dist {
+        // Together: what both use is built once.
+        static_programs("release", &IMAGES)?;
+    }
     let folder = process::target_dir("xtask-images")?;
     let context = folder.join("context");
     fs::create_dir_all(&context)?;
     let revision = revision();
     let mut archives = Vec::new();
-    for name in IMAGES {
+    for (name, profile) in IMAGES.into_iter().zip(profiles) {
+        let programs = static_programs(profile, &[name])?;
         fs::copy(programs.join(name), context.join(name))?;
         let archive = folder.join(format!("{name}.tar"));
         let image = Image {
@@ -44,8 +54,8 @@ pub(crate) fn build(dist: bool) -> anyhow::Result<Vec<PathBuf>> {
                 ("REVISION", &revision),
             ],
         };
-        build_image(&image, &archive)?;
-        archives.push(archive);
+        let digest = build_image(&image, &archive)?;
+        archives.push((archive, digest));
     }
     Ok(archives)
 }

@@ -8,6 +8,7 @@ mod image;
 mod install;
 mod measure;
 mod process;
+mod supply;
 mod test;
 
 use std::path::PathBuf;
@@ -68,6 +69,10 @@ enum Command {
         #[arg(long)]
         dist: bool,
     },
+    /// Checks licences and sources of all crates that are used, and which may not be.
+    Supply,
+    /// Builds what is published: the images, and of each program the list of what it is made of.
+    Dist,
     /// What is too slow for each change: the tests, the benchmark and the measurement.
     ReleaseCheck,
 }
@@ -106,6 +111,13 @@ fn main() -> ExitCode {
         Command::Measure { json, seconds } => measure::run(json, seconds),
         Command::Cluster { what } => cluster::run(what),
         Command::Image { dist } => image::run(dist),
+        Command::Supply => supply::check(),
+        Command::Dist => image::run(true).and_then(|()| {
+            supply::bills()?
+                .iter()
+                .for_each(|bill| println!("{}", bill.display()));
+            Ok(())
+        }),
         Command::ReleaseCheck => test::run()
             .and_then(|()| bench::collect(true))
             .and_then(|()| measure::run(true, 600)),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 
 use nodestats_cluster as cluster;
 
-use crate::{chart, edges, image, install, process};
+use crate::{chart, edges, image, install, process, supply};
 
 /// The package of the database server that tests run.
 const DATABASE_SERVER: &str = "xtask/surrealdb/Cargo.toml";
@@ -16,6 +16,8 @@ const DATABASE_SERVER: &str = "xtask/surrealdb/Cargo.toml";
 struct Count {
     passed: u64,
     failed: u64,
+    /// What those that failed said, to be told once more at the end.
+    failures: Vec<String>,
 }
 
 impl Count {
@@ -23,11 +25,14 @@ impl Count {
     fn step(&mut self, name: &str, result: anyhow::Result<()>) {
         match result {
             Ok(()) => self.passed += 1,
-            Err(error) => {
-                eprintln!("{name} failed: {error:#}");
-                self.failed += 1;
-            }
+            Err(error) => self.failure(format!("{name} failed: {error:#}")),
         }
+    }
+
+    fn failure(&mut self, told: String) {
+        eprintln!("{told}");
+        self.failures.push(told);
+        self.failed += 1;
     }
 
     /// A runner that counts its tests itself. One that failed without a failed test, or ran none,
@@ -37,15 +42,12 @@ impl Count {
             Ok((counted, success)) => {
                 self.passed += counted.passed;
                 self.failed += counted.failed;
+                self.failures.extend(counted.failures);
                 if counted.failed == 0 && (!success || counted.passed == 0) {
-                    eprintln!("{name} could not run");
-                    self.failed += 1;
+                    self.failure(format!("{name} could not run"));
                 }
             }
-            Err(error) => {
-                eprintln!("{name} could not run: {error:#}");
-                self.failed += 1;
-            }
+            Err(error) => self.failure(format!("{name} could not run: {error:#}")),
         }
     }
 }
@@ -59,6 +61,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     count.step("format", format());
     heading("edges");
     count.step("edges", edges::run());
+    heading("supply");
+    count.step("supply", supply::check());
     heading("chart");
     count.step("chart", chart::lint());
     heading("programs");
@@ -66,7 +70,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     heading("Kubernetes");
     count.step("Kubernetes", kubernetes());
     heading("images");
-    count.step("images", image::build(false).map(drop));
+    count.step("images", image::run(false));
     heading("tests in Rust");
     count.suite("tests in Rust", rust());
     heading("tests in Python");
@@ -75,6 +79,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     count.step("generated files", generate(true));
     heading("clippy");
     count.step("clippy", clippy());
+    if !count.failures.is_empty() {
+        println!("\n== what failed\n\n{}", count.failures.join("\n\n"));
+    }
     println!(
         "\nall took {} s\n{} passed, {} failed",
         started.elapsed().as_secs(),
@@ -102,6 +109,7 @@ pub(crate) fn e2e() -> anyhow::Result<()> {
 pub(crate) fn lint() -> anyhow::Result<()> {
     format()?;
     edges::run()?;
+    supply::check()?;
     clippy()
 }
 
@@ -174,7 +182,24 @@ fn rust() -> anyhow::Result<(Count, bool)> {
         count.passed += number(" passed").context("cargo test counts")?;
         count.failed += number(" failed").context("cargo test counts")?;
     }
+    count.failures = between(&text, "failures:", "test result: ");
     Ok((count, success))
+}
+
+/// The parts of a runner's output that begin with a line `first` and end before one that begins
+/// with `last`, each cut to its end where it is long: that is where the names are.
+fn between(text: &str, first: &str, last: &str) -> Vec<String> {
+    const LINES: usize = 80;
+    let mut parts = Vec::new();
+    let mut lines = text.lines();
+    while lines.any(|line| line == first) {
+        let part: Vec<&str> = lines
+            .by_ref()
+            .take_while(|line| !line.starts_with(last))
+            .collect();
+        parts.push(part[part.len().saturating_sub(LINES)..].join("\n"));
+    }
+    parts
 }
 
 fn python() -> anyhow::Result<(Count, bool)> {
@@ -187,7 +212,8 @@ fn python() -> anyhow::Result<(Count, bool)> {
         .env(
             "NODESTATS_BINARY",
             process::target_dir("debug")?.join("nodestats"),
-        );
+        )
+        .env("NODESTATS_HELM", cluster::helm()?);
     let (text, success) = process::tee(&mut command)?;
     let mut count = Count::default();
     // The last line: "2 failed, 5 passed in 10.00s".

@@ -5,6 +5,7 @@
 
 mod status;
 mod token;
+pub(crate) mod trust;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Membership {
     pub pod: Option<String>,
     /// The service account's token, whose claims say which Node this is.
     pub token_file: PathBuf,
+    /// `NAMESPACE/NAME` of the `ConfigMap` that says whom to trust to be the server.
+    pub ca_config_map: Option<String>,
 }
 
 impl Membership {
@@ -198,27 +201,13 @@ impl Member {
         }
     }
 
-    async fn api() -> Result<Api<MonitoredNode>, Obstacle> {
-        nodestats_runtime::tls::use_ring();
-        let configured =
-            |error: Box<dyn std::error::Error + Send + Sync>| Obstacle::Configuration(error);
-        let mut config = kube::Config::infer()
-            .await
-            .map_err(|error| configured(error.into()))?;
-        config.connect_timeout = Some(REQUEST_PATIENCE);
-        config.read_timeout =
-            Some(Duration::from_secs(u64::from(WATCH_SECONDS)) + REQUEST_PATIENCE);
-        let client = Client::try_from(config).map_err(|error| configured(error.into()))?;
-        Ok(Api::all(client))
-    }
-
     /// Applies the object and follows it; returns when something is in the way.
     async fn keep(&mut self) -> Obstacle {
         // The first status says what the first sample says.
         let first = self.observed.wait_for(Option::is_some);
         let _ = tokio::time::timeout(FIRST_SAMPLE, first).await;
-        let api = match Self::api().await {
-            Ok(api) => api,
+        let api = match client().await {
+            Ok(client) => Api::all(client),
             Err(obstacle) => return obstacle,
         };
         loop {
@@ -388,12 +377,25 @@ impl Member {
         if self.rivalry == Rivalry::Taken {
             return Ok(());
         }
-        let api = Self::api().await?;
+        let api = Api::all(client().await?);
         match timely(api.get_opt(&self.membership.node_name)).await? {
             Some(object) => self.write_status(&api, &object, AgentState::Stopping).await,
             None => Ok(()),
         }
     }
+}
+
+/// A client of the cluster's API, as the pod or a kubeconfig says.
+async fn client() -> Result<Client, Obstacle> {
+    nodestats_runtime::tls::use_ring();
+    let configured =
+        |error: Box<dyn std::error::Error + Send + Sync>| Obstacle::Configuration(error);
+    let mut config = kube::Config::infer()
+        .await
+        .map_err(|error| configured(error.into()))?;
+    config.connect_timeout = Some(REQUEST_PATIENCE);
+    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS)) + REQUEST_PATIENCE);
+    Client::try_from(config).map_err(|error| configured(error.into()))
 }
 
 async fn timely<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Obstacle> {

@@ -14,6 +14,7 @@ mod push;
 mod queue;
 mod sampler;
 mod settings;
+mod spool;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -36,12 +37,18 @@ use crate::push::{Joining, Pusher};
 use crate::queue::SharedQueue;
 use crate::sampler::Sampler;
 use crate::settings::Settings;
+use crate::spool::Keeper;
 
 /// What an agent is told.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The server's URL.
     pub server: String,
+    /// PEM file of the authorities that sign the server's certificate; by default the system's.
+    pub certificate_authority: Option<PathBuf>,
+    /// File of the token by which the server knows this agent; read again for each request. None where
+    /// the server asks nobody.
+    pub server_token_file: Option<PathBuf>,
     /// Time between two samples; in a cluster until the node's spec is known.
     pub interval: Duration,
     /// The node's address; by default the one that the route to the server uses.
@@ -50,7 +57,7 @@ pub struct Config {
     pub hostname: Option<String>,
     /// Where the host's `/` is.
     pub host_root: PathBuf,
-    /// Where the node's identity is kept.
+    /// Where the node's identity is kept, and what waits for the server.
     pub state_dir: PathBuf,
     /// Bytes of samples that wait while the server is away.
     pub buffer_bytes: usize,
@@ -78,7 +85,10 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 /// Runs until `stop`, then pushes what is left and says good-bye.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let stop = stop.child_token();
-    let client = Client::new(&config.server, REQUEST_PATIENCE)?;
+    let client = Client::new(&config.server, REQUEST_PATIENCE)?.with_files(
+        config.certificate_authority.as_deref(),
+        config.server_token_file.as_deref(),
+    )?;
     let root = HostRoot::new(&config.host_root);
     let reader = Reader::open(&root)?;
     let queue = Arc::new(SharedQueue::new(config.buffer_bytes));
@@ -94,6 +104,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         no_more_samples.cancel();
         outcome
     };
+    let spooled = Arc::clone(&queue);
+    let keeper =
+        async |uid: &str| Keeper::open(&config.state_dir, uid, config.buffer_bytes, &spooled).await;
     let Some(membership) = config.membership.clone() else {
         let identity = identity::Identity::open(
             &config.state_dir,
@@ -109,7 +122,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
             "the agent starts",
         );
         let joining = Joining::ByItself(registration);
-        let pusher = Pusher::new(client, joining, identity.uid().to_owned(), queue, metrics);
+        let uid = identity.uid().to_owned();
+        let keeper = keeper(&uid).await;
+        let pusher = Pusher::new(client, joining, uid, queue, keeper, metrics);
         // The pusher ends last, when the queue is empty or time is up.
         let (outcome, (), ()) = tokio::join!(sampling, pusher.run(no_more_samples.clone()), admin);
         return outcome.context("the host cannot be sampled");
@@ -122,14 +137,28 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         server = config.server,
         "the agent starts",
     );
+    let server = client.clone();
     let pusher = Pusher::new(
         client,
         Joining::ByController,
         claims.node_uid.clone(),
         queue,
+        keeper(&claims.node_uid).await,
         Arc::clone(&metrics),
     );
     let facts = HostFacts::read(&root);
+    let map = membership.ca_config_map.clone();
+    // Until the last sample is sent.
+    let trusting = async {
+        if let Some(map) = map {
+            Box::pin(kubernetes::trust::follow(
+                &map,
+                server,
+                no_more_samples.clone(),
+            ))
+            .await;
+        }
+    };
     let member = kubernetes::Member::new(membership, claims, facts, settings_tx, observed, metrics);
     // Where the node became another one everything else ends as at a signal.
     let membership = async {
@@ -137,10 +166,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         stop.cancel();
         outcome
     };
-    let (outcome, (), joined, ()) = tokio::join!(
+    let (outcome, (), joined, (), ()) = tokio::join!(
         sampling,
         pusher.run(no_more_samples.clone()),
         membership,
+        trusting,
         admin,
     );
     joined?;

@@ -13,7 +13,7 @@ use nodestats_runtime::{Supervisor, directories, limits, logs};
 /// Samples this host and pushes what it sees to a nodestats server.
 ///
 /// The node registers at its first push, and signs off when the agent is stopped; its history
-/// stays on the server. While the server is away samples wait in memory and are sent, oldest
+/// stays on the server. While the server is away samples wait here, on disk too, and are sent, oldest
 /// first, when it is back.
 #[derive(Debug, Parser)]
 #[command(
@@ -25,6 +25,14 @@ struct Arguments {
     /// The server, such as `http://192.168.2.1:8080`.
     #[arg(long, env = "NODESTATS_SERVER", value_name = "URL")]
     server: String,
+
+    /// PEM file of the authorities that sign the server's certificate [default: the system's].
+    #[arg(long, env = "NODESTATS_CERTIFICATE_AUTHORITY", value_name = "FILE")]
+    certificate_authority: Option<PathBuf>,
+
+    /// File of the token that the server knows this agent by; read again for each request.
+    #[arg(long, env = "NODESTATS_SERVER_TOKEN_FILE", value_name = "FILE")]
+    server_token_file: Option<PathBuf>,
 
     /// Time between two samples, such as 10s or 1m.
     #[arg(long, env = "NODESTATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = nodestats_agent::parse_interval)]
@@ -47,7 +55,7 @@ struct Arguments {
     )]
     host_root: PathBuf,
 
-    /// Where the node's identity is kept [default: /var/lib/nodestats-agent as root, else
+    /// Where the node's identity is kept, and what waits for the server [default: /var/lib/nodestats-agent as root, else
     /// nodestats-agent in the XDG state directory].
     #[arg(long, env = "NODESTATS_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -92,6 +100,15 @@ struct Arguments {
     )]
     token_file: PathBuf,
 
+    /// In a cluster: the `ConfigMap` whose `ca.crt` says whom to trust, as NAMESPACE/NAME.
+    #[arg(
+        long,
+        env = "NODESTATS_CA_CONFIG_MAP",
+        value_name = "NAMESPACE/NAME",
+        conflicts_with = "certificate_authority"
+    )]
+    ca_config_map: Option<String>,
+
     /// Address of `/healthz`, `/readyz` and `/metrics` [default: none].
     #[arg(long, env = "NODESTATS_ADMIN_LISTEN", value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
@@ -113,6 +130,7 @@ impl Arguments {
             node_ips: self.node_ips.iter().map(ToString::to_string).collect(),
             pod: self.pod.clone(),
             token_file: self.token_file.clone(),
+            ca_config_map: self.ca_config_map.clone(),
         }))
     }
 }
@@ -139,6 +157,8 @@ impl Arguments {
         let membership = self.membership()?;
         Ok(Config {
             server: self.server,
+            certificate_authority: self.certificate_authority,
+            server_token_file: self.server_token_file,
             interval: self.interval,
             node_ip: self.node_ip,
             hostname: self.hostname,

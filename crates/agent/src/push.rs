@@ -1,5 +1,6 @@
 //! The loop that pushes: registers, sends the newest sample first, and the past beside it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
-use crate::queue::{Queued, SharedQueue};
+use crate::queue::{Queued, SharedQueue, Which};
+use crate::spool::Keeper;
 
 /// Most bytes of the past in one request.
 const BACKFILL_BYTES: usize = 512 << 10;
@@ -34,6 +36,7 @@ pub(crate) struct Pusher {
     uid: String,
     queue: Arc<SharedQueue>,
     metrics: Arc<Metrics>,
+    keeper: Keeper,
     registered: bool,
     backoff: Backoff,
     report: Report,
@@ -54,9 +57,11 @@ impl Pusher {
         joining: Joining,
         uid: String,
         queue: Arc<SharedQueue>,
+        keeper: Keeper,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
+            keeper,
             client,
             joining,
             uid,
@@ -73,16 +78,8 @@ impl Pusher {
         // The node is there before its first sample is.
         let mut wait = self.try_register().await == Outcome::Wait;
         loop {
-            let pause = async {
-                if wait {
-                    let random = uuid::Uuid::new_v4().as_u128() as u64;
-                    tokio::time::sleep(self.backoff.next(random)).await;
-                } else {
-                    self.queue.arrived().await;
-                }
-            };
             tokio::select! {
-                () = pause => {}
+                () = self.pause(wait) => {}
                 () = stop.cancelled() => break,
             }
             let pushed = tokio::select! {
@@ -93,15 +90,52 @@ impl Pusher {
             if !wait {
                 self.backoff.reset();
             }
+            self.keep_what_waits().await;
             self.report_losses();
         }
         let _ = tokio::time::timeout(END_PATIENCE, self.push_waiting()).await;
+        self.keep_what_waits().await;
         if let Joining::ByItself(_) = self.joining {
             self.sign_off().await;
         }
-        let left = self.queue.with(|queue| queue.len());
-        if left > 0 {
-            tracing::warn!(samples = left, "samples were not sent before the end");
+        let (left, lost) = self
+            .queue
+            .with(|queue| (queue.len(), queue.copies(Which::NotSpooled).len()));
+        if lost > 0 {
+            tracing::warn!(samples = lost, "samples are lost with this agent");
+        }
+        if left > lost {
+            let samples = left - lost;
+            tracing::info!(samples, "samples wait on disk for the next start");
+        }
+    }
+
+    /// Waits for a new sample; after a failure for a while, in which new ones come to disk.
+    async fn pause(&mut self, after_failure: bool) {
+        let queue = Arc::clone(&self.queue);
+        if !after_failure {
+            return queue.arrived().await;
+        }
+        let random = uuid::Uuid::new_v4().as_u128() as u64;
+        let mut while_away = pin!(tokio::time::sleep(self.backoff.next(random)));
+        loop {
+            tokio::select! {
+                () = &mut while_away => return,
+                () = queue.arrived() => self.keep_what_waits().await,
+            }
+        }
+    }
+
+    /// What the server did not take is on disk too, and what it took is not.
+    async fn keep_what_waits(&mut self) {
+        let waits = self.queue.with(|queue| queue.len()) > 0;
+        let kept = if waits {
+            self.keeper.keep(&self.queue).await
+        } else {
+            self.keeper.clear(&self.queue).await
+        };
+        if let Err(error) = kept {
+            self.report.not_kept(&error);
         }
     }
 
@@ -153,6 +187,7 @@ impl Pusher {
         match self.client.push_frames(&self.uid, body).await {
             Ok(()) => {
                 self.metrics.pushed(guard.keep().len());
+                self.keeper.sent();
                 self.report.answered();
                 Outcome::Done
             }
@@ -168,7 +203,8 @@ impl Pusher {
                     }
                 }
             }
-            Err(error) if error.is_temporary() => {
+            // Who does not let this agent in may do so later: with its next token, or another rule.
+            Err(error) if error.is_temporary() || matches!(error.status(), Some(401 | 403)) => {
                 self.metrics.push_failed();
                 self.report.away(&error);
                 Outcome::Wait
@@ -238,7 +274,7 @@ impl Drop for GiveBack {
     fn drop(&mut self) {
         let batch = std::mem::take(&mut self.batch);
         self.queue
-            .with(|queue| batch.into_iter().for_each(|one| queue.add(one)));
+            .with(|queue| batch.into_iter().for_each(|one| queue.give_back(one)));
     }
 }
 
@@ -271,6 +307,12 @@ impl Report {
         if self.is_time() {
             tracing::error!(%error, samples = self.refused, "the server refuses samples for good");
             self.refused = 0;
+        }
+    }
+
+    fn not_kept(&mut self, error: &std::io::Error) {
+        if self.is_time() {
+            tracing::warn!(%error, "samples that wait cannot be written to disk");
         }
     }
 

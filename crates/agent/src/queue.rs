@@ -5,17 +5,28 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// An encoded frame and its sequence number.
+/// An encoded frame, and its place among those that wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Queued {
-    pub(crate) sequence: u64,
+    /// Later ones have higher numbers.
+    pub(crate) order: u64,
     pub(crate) frame: Vec<u8>,
+    /// It is on disk too.
+    pub(crate) spooled: bool,
 }
 
-/// What waits, by sequence. Beyond its limit the oldest are dropped and counted.
+/// Which of the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    NotSpooled,
+}
+
+/// What waits, in its order. Beyond its limit the oldest are dropped and counted.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    frames: BTreeMap<u64, Vec<u8>>,
+    waiting: BTreeMap<u64, Queued>,
+    next: u64,
     bytes: usize,
     limit: usize,
     dropped: u64,
@@ -24,21 +35,33 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
-            frames: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            next: 0,
             bytes: 0,
             limit,
             dropped: 0,
         }
     }
 
-    /// Adds a frame, new or given back after a failed push.
-    pub(crate) fn add(&mut self, queued: Queued) {
+    /// Adds a new frame.
+    pub(crate) fn add(&mut self, frame: Vec<u8>, spooled: bool) {
+        let order = self.next;
+        self.next += 1;
+        self.give_back(Queued {
+            order,
+            frame,
+            spooled,
+        });
+    }
+
+    /// Adds a frame that was taken, to its old place.
+    pub(crate) fn give_back(&mut self, queued: Queued) {
         self.bytes += queued.frame.len();
-        self.frames.insert(queued.sequence, queued.frame);
+        self.waiting.insert(queued.order, queued);
         // The last one stays, however large: a node without any sample is worse.
-        while self.bytes > self.limit && self.frames.len() > 1 {
-            if let Some((_, frame)) = self.frames.pop_first() {
-                self.bytes -= frame.len();
+        while self.bytes > self.limit && self.waiting.len() > 1 {
+            if let Some((_, oldest)) = self.waiting.pop_first() {
+                self.bytes -= oldest.frame.len();
                 self.dropped += 1;
             }
         }
@@ -46,30 +69,45 @@ impl Queue {
 
     /// Takes the newest frame.
     pub(crate) fn take_newest(&mut self) -> Option<Queued> {
-        let (sequence, frame) = self.frames.pop_last()?;
-        self.bytes -= frame.len();
-        Some(Queued { sequence, frame })
+        let (_, newest) = self.waiting.pop_last()?;
+        self.bytes -= newest.frame.len();
+        Some(newest)
     }
 
     /// Takes the oldest frames, at least one, of at most `most` bytes together.
     pub(crate) fn take_oldest(&mut self, most: usize) -> Vec<Queued> {
         let mut taken = Vec::new();
         let mut bytes = 0;
-        while let Some((_, frame)) = self.frames.first_key_value() {
-            bytes += frame.len();
+        while let Some((_, oldest)) = self.waiting.first_key_value() {
+            bytes += oldest.frame.len();
             if bytes > most && !taken.is_empty() {
                 break;
             }
-            if let Some((sequence, frame)) = self.frames.pop_first() {
-                self.bytes -= frame.len();
-                taken.push(Queued { sequence, frame });
+            if let Some((_, oldest)) = self.waiting.pop_first() {
+                self.bytes -= oldest.frame.len();
+                taken.push(oldest);
             }
         }
         taken
     }
 
+    /// Copies of frames that wait, oldest first.
+    pub(crate) fn copies(&self, which: Which) -> Vec<Queued> {
+        let wanted = |one: &&Queued| which == Which::All || !one.spooled;
+        self.waiting.values().filter(wanted).cloned().collect()
+    }
+
+    /// These are on disk.
+    pub(crate) fn set_spooled(&mut self, orders: &[u64]) {
+        for order in orders {
+            if let Some(one) = self.waiting.get_mut(order) {
+                one.spooled = true;
+            }
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.frames.len()
+        self.waiting.len()
     }
 
     /// Their bytes.
@@ -104,8 +142,8 @@ impl SharedQueue {
     }
 
     /// Adds a new frame and wakes the pusher.
-    pub(crate) fn push(&self, queued: Queued) {
-        self.with(|queue| queue.add(queued));
+    pub(crate) fn push(&self, frame: Vec<u8>) {
+        self.with(|queue| queue.add(frame, false));
         self.arrived.notify_one();
     }
 
@@ -121,26 +159,19 @@ mod tests {
 
     use super::*;
 
-    fn queued(sequence: u64, length: usize) -> Queued {
-        Queued {
-            sequence,
-            frame: vec![0; length],
-        }
-    }
-
     #[test]
     fn the_newest_goes_first_and_then_the_oldest() {
         let mut queue = Queue::new(1000);
-        (0..5).for_each(|sequence| queue.add(queued(sequence, 10)));
-        let sequences = |taken: &[Queued]| taken.iter().map(|one| one.sequence).collect::<Vec<_>>();
-        assert_eq!(queue.take_newest().map(|one| one.sequence), Some(4));
+        (0..5).for_each(|_| queue.add(vec![0; 10], false));
+        let orders = |taken: &[Queued]| taken.iter().map(|one| one.order).collect::<Vec<_>>();
+        assert_eq!(queue.take_newest().map(|one| one.order), Some(4));
         let oldest = queue.take_oldest(25);
-        assert_eq!(sequences(&oldest), [0, 1]);
+        assert_eq!(orders(&oldest), [0, 1]);
         for one in oldest {
-            queue.add(one);
+            queue.give_back(one);
         }
-        assert_eq!(sequences(&queue.take_oldest(1)), [0]);
-        assert_eq!(sequences(&queue.take_oldest(1000)), [1, 2, 3]);
+        assert_eq!(orders(&queue.take_oldest(1)), [0]);
+        assert_eq!(orders(&queue.take_oldest(1000)), [1, 2, 3]);
         assert_eq!(queue.take_newest(), None);
     }
 
@@ -150,15 +181,15 @@ mod tests {
             lengths in prop::collection::vec(1usize..50, 1..100), limit in 1usize..500,
         ) {
             let mut queue = Queue::new(limit);
-            for (sequence, length) in lengths.iter().enumerate() {
-                queue.add(queued(sequence as u64, *length));
+            for length in &lengths {
+                queue.add(vec![0; *length], false);
                 prop_assert!(queue.bytes <= limit || queue.len() == 1);
             }
             let dropped = queue.take_dropped() as usize;
             let left = queue.take_oldest(usize::MAX);
             prop_assert_eq!(dropped + left.len(), lengths.len());
             // What is left are the last ones, in order.
-            prop_assert!(left.iter().map(|one| one.sequence as usize).eq(dropped..lengths.len()));
+            prop_assert!(left.iter().map(|one| one.order as usize).eq(dropped..lengths.len()));
             prop_assert_eq!(queue.bytes, 0);
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::pressure::Observed;
-use crate::queue::{Queued, SharedQueue};
+use crate::queue::SharedQueue;
 use crate::settings::{Censor, Settings};
 
 /// The first two samples are so far apart: rates are there at once.
@@ -117,10 +117,7 @@ impl Sampler {
                 modified
             });
             let frame = frame::encode(time, self.id, &sample);
-            self.queue.push(Queued {
-                sequence: self.id.sequence,
-                frame,
-            });
+            self.queue.push(frame);
             self.id.sequence += 1;
             self
         });

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodestats_core::redact::redact;
+use nodestats_core::redact::{self, redact};
 use nodestats_core::sample::{Process, Sample};
 use nodestats_k8s::{CommandLine, MonitoredNodeSpec};
 
@@ -39,8 +39,8 @@ impl From<&MonitoredNodeSpec> for Settings {
     }
 }
 
-/// Takes from samples what is not to leave the node. It remembers what it found in each command
-/// line, since a process keeps its own.
+/// Takes from samples what is not to leave the node, and joins arguments. It remembers what it made
+/// of each command line, since a process keeps its own.
 #[derive(Debug, Default)]
 pub(crate) struct Censor {
     known: HashMap<(u32, u64), Known>,
@@ -50,7 +50,9 @@ pub(crate) struct Censor {
 #[derive(Debug)]
 struct Known {
     line: Arc<str>,
-    redacted: Option<Arc<str>>,
+    /// What leaves the node.
+    shown: Arc<str>,
+    is_full: bool,
     pass: u64,
 }
 
@@ -59,46 +61,45 @@ impl Censor {
         if !settings.processes {
             sample.processes = Vec::new();
         }
-        match settings.command_line {
-            CommandLine::Full => {}
-            CommandLine::Off => {
-                for process in &mut sample.processes {
-                    process.command_line = None;
-                }
+        if settings.command_line == CommandLine::Off {
+            for process in &mut sample.processes {
+                process.command_line = None;
             }
-            CommandLine::Redacted => {
-                self.pass += 1;
-                for process in &mut sample.processes {
-                    self.redact(process);
-                }
-                let pass = self.pass;
-                self.known.retain(|_, known| known.pass == pass);
-            }
+            return;
         }
+        let is_full = settings.command_line == CommandLine::Full;
+        self.pass += 1;
+        for process in &mut sample.processes {
+            self.show(process, is_full);
+        }
+        let pass = self.pass;
+        self.known.retain(|_, known| known.pass == pass);
     }
 
-    fn redact(&mut self, process: &mut Process) {
+    fn show(&mut self, process: &mut Process, is_full: bool) {
         let Some(line) = &process.command_line else {
             return;
         };
         let pass = self.pass;
         let key = (process.pid, process.start_ticks);
-        let known = self.known.entry(key).or_insert_with(|| Known::new(line));
-        if !Arc::ptr_eq(&known.line, line) {
-            *known = Known::new(line);
+        let new = || Known::new(line, is_full);
+        let known = self.known.entry(key).or_insert_with(new);
+        if !Arc::ptr_eq(&known.line, line) || known.is_full != is_full {
+            *known = new();
         }
         known.pass = pass;
-        if let Some(redacted) = &known.redacted {
-            process.command_line = Some(Arc::clone(redacted));
-        }
+        process.command_line = Some(Arc::clone(&known.shown));
     }
 }
 
 impl Known {
-    fn new(line: &Arc<str>) -> Self {
+    fn new(line: &Arc<str>, is_full: bool) -> Self {
+        let redacted = if is_full { None } else { redact(line) };
+        let shown = redact::joined(redacted.as_deref().unwrap_or(line));
         Self {
             line: Arc::clone(line),
-            redacted: redact(line).map(Arc::from),
+            shown: Arc::from(shown),
+            is_full,
             pass: 0,
         }
     }
@@ -142,13 +143,14 @@ mod tests {
             processes: false,
             ..redacted
         };
-        let text = ["app --token abc", "sleep 1"];
+        let text = ["app\0--token\0abc", "sleep\x001"];
+        let whole = ["app --token abc", "sleep 1"];
         let owned = |lines: [&str; 2]| lines.map(|line| Some(line.to_owned())).to_vec();
         let hidden = owned(["app --token ***", "sleep 1"]);
         assert_eq!(lines(redacted, &mut sample(&text), &mut censor), hidden);
         assert_eq!(lines(redacted, &mut sample(&text), &mut censor), hidden);
         assert_eq!(censor.known.len(), 2);
-        assert_eq!(lines(full, &mut sample(&text), &mut censor), owned(text));
+        assert_eq!(lines(full, &mut sample(&text), &mut censor), owned(whole));
         assert_eq!(lines(off, &mut sample(&text), &mut censor), [None, None]);
         assert!(lines(none, &mut sample(&text), &mut censor).is_empty());
         // What ended is forgotten.

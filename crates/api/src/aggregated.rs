@@ -2,15 +2,15 @@
 //! `/apis/stats.nodestats.dev/v1alpha1` the same routes, read-only, with the documents by which
 //! Kubernetes discovers them.
 //!
-//! Who asks is known by the front proxy, which alone may connect; what they may ask is decided by
-//! RBAC at the API server before a request is forwarded.
+//! Who asks is said by the front proxy, which alone may connect. RBAC has decided at the API server by
+//! the path as it stands, before a request is forwarded; here it is asked again by the node's own name.
 
 mod front;
 
 use std::sync::LazyLock;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 
 pub use front::{Front, FrontError, serve};
 
+use crate::access::Identity;
 use crate::{ApiError, App, openapi_document, router};
 
 /// Resources that Kubernetes is told of: of a node its summary, and each detail as a subresource.
@@ -39,7 +40,9 @@ const DETAILS: [&str; 7] = [
 pub fn aggregated_router(app: App) -> Router {
     let nodes = router(app).route_layer(middleware::from_fn(only_reading_of_nodes));
     // The routes as they are, once the group's path is cut off.
-    let nodes = nodes.map_request(without_group);
+    let nodes = nodes
+        .map_request(without_group)
+        .map_response(links_with_group);
     Router::new()
         .route("/apis", get(groups))
         .route("/apis/{group}", get(async || Json(group())))
@@ -63,12 +66,25 @@ fn without_group(mut request: Request) -> Request {
     request
 }
 
+/// What an answer leads on to is below the group too (RFC 8288).
+fn links_with_group(mut response: Response) -> Response {
+    if let Some(link) = response.headers_mut().get_mut(header::LINK) {
+        let below = link.to_str().ok().and_then(|link| link.strip_prefix('<'));
+        let whole = below.map(|below| format!("<{}{below}", routes::AGGREGATED));
+        if let Some(Ok(whole)) = whole.map(HeaderValue::try_from) {
+            *link = whole;
+        }
+    }
+    response
+}
+
 /// The front proxy says for whom it asks, always.
-async fn somebody(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(front::USER_HEADER) {
+async fn somebody(mut request: Request, next: Next) -> Response {
+    if let Some(identity) = Identity::of_front_proxy(request.headers()) {
+        request.extensions_mut().insert(identity);
         next.run(request).await
     } else {
-        ApiError::unknown_caller().into_response()
+        ApiError::unknown_caller("the front proxy did not say for whom it asks").into_response()
     }
 }
 

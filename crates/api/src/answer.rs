@@ -10,6 +10,7 @@ use nodestats_wire::v1::{
 use serde::Serialize;
 
 use crate::ApiError;
+use crate::access::PROCESSES;
 use crate::query::{Sort, Table};
 
 /// A detail of a node that has a path of its own.
@@ -39,7 +40,21 @@ impl Detail {
         }
     }
 
-    fn wants_processes(self) -> bool {
+    /// The subresource by which rules name it.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Summary => "",
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Network => "network",
+            Self::Filesystems => "filesystems",
+            Self::Pressure => "pressure",
+            Self::Processes(_) | Self::Process(_) => PROCESSES,
+        }
+    }
+
+    pub(crate) fn wants_processes(self) -> bool {
         matches!(self, Self::Processes(_) | Self::Process(_))
     }
 }

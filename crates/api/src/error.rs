@@ -41,16 +41,13 @@ impl ApiError {
         Self::malformed(detail).at(name)
     }
 
-    /// 401: nobody says who asks.
-    pub(crate) fn unknown_caller() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "the front proxy did not say for whom it asks",
-        )
+    /// 401: nobody knows who asks.
+    pub(crate) fn unknown_caller(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 
-    /// 403: a request that no program of the user has sent.
-    pub(crate) fn foreign(detail: impl Into<String>) -> Self {
+    /// 403: a request that no program of the user has sent, or one that they may not make.
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
@@ -99,6 +96,17 @@ impl ApiError {
     /// 503: the request may be sent again later.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// The same for somebody who may not know of other nodes.
+    pub(crate) fn without_names(mut self, asked: &str) -> Self {
+        self.names.clear();
+        let asked: String = asked.chars().take(80).collect();
+        self.detail = match self.status {
+            StatusCode::CONFLICT => format!("{asked:?} is more than one node; ask by UID"),
+            _ => format!("there is no node {asked:?} at that time"),
+        };
+        self
     }
 
     fn at(mut self, field: impl Into<String>) -> Self {
@@ -162,6 +170,10 @@ impl IntoResponse for ApiError {
             HeaderValue::from_static(routes::PROBLEM_MEDIA_TYPE),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 section 11.6.1.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }

@@ -37,7 +37,7 @@ fn check(headers: &HeaderMap, exposure: Exposure) -> Result<(), ApiError> {
     };
     let host = text(header::HOST).unwrap_or_default();
     if exposure == Exposure::Loopback && !host.is_empty() && !is_local(host) {
-        return Err(ApiError::foreign(
+        return Err(ApiError::forbidden(
             "this server listens on loopback and answers to localhost and addresses only, \
              not to the name in the Host header",
         ));
@@ -45,7 +45,7 @@ fn check(headers: &HeaderMap, exposure: Exposure) -> Result<(), ApiError> {
     if let Some(origin) = text(header::ORIGIN) {
         let origin_host = origin.split_once("://").map(|(_, host)| host);
         if origin_host != Some(host) {
-            return Err(ApiError::foreign(
+            return Err(ApiError::forbidden(
                 "this request comes from a page of another site",
             ));
         }

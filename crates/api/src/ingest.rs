@@ -9,6 +9,7 @@ use nodestats_store::{NewSample, Seen};
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
 
+use crate::access::{Identity, Want};
 use crate::query::NoQuery;
 use crate::routes::Node;
 use crate::{ApiError, App, body, query};
@@ -21,6 +22,7 @@ const AHEAD_MICROS: i64 = 24 * 3600 * 1_000_000;
 
 pub(crate) async fn put(
     State(app): State<App>,
+    identity: Identity,
     node: Node,
     uri: Uri,
     headers: HeaderMap,
@@ -29,8 +31,8 @@ pub(crate) async fn put(
     let NoQuery {} = query::parse(uri.query())?;
     // The sender's clock is compared with this one: a body of megabytes takes its time.
     let arrived = App::now();
-    // Who is not registered learns it before a body of megabytes is read.
-    let life = app.resolve(&node, When::Now).await?;
+    // Who is not registered, or may not, learns it before a body of megabytes is read.
+    let life = app.resolve(&identity, Want::Push, &node, When::Now).await?;
     let body = body::receive(&app, body).await?;
     let now = App::now();
     let is_frames = headers

@@ -3,6 +3,7 @@
 //! Answers come from stored samples, never from a look at a host. Holds no process wiring: a
 //! program builds an [`App`] on an open store and serves its router.
 
+mod access;
 pub mod aggregated;
 mod answer;
 mod body;
@@ -20,6 +21,7 @@ mod query;
 mod routes;
 mod serve;
 mod system;
+mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,12 +29,14 @@ use std::time::{Duration, SystemTime};
 use nodestats_store::Store;
 use nodestats_wire::Timestamp;
 
+pub use access::{Accounts, Authority, Door, Kubernetes, Question, Unreachable, User};
 pub use error::ApiError;
 pub use forwarded::forwarded_router;
 pub use guard::Exposure;
 pub use metrics::Metrics;
 pub use routes::{openapi_document, router};
 pub use serve::serve;
+pub use tls::{Certificate, TlsError, serve_tls};
 
 /// What the handlers work with. Cloning is cheap; all clones are one app.
 #[derive(Clone)]
@@ -45,7 +49,7 @@ pub struct App {
 }
 
 /// How the API behaves.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// The largest body of a request, in bytes.
     pub body_limit: usize,
@@ -53,6 +57,8 @@ pub struct Options {
     pub body_patience: Duration,
     /// Who can reach the listener.
     pub exposure: Exposure,
+    /// How it comes to know who asks.
+    pub door: Door,
 }
 
 impl Default for Options {
@@ -61,6 +67,7 @@ impl Default for Options {
             body_limit: 8 << 20,
             body_patience: Duration::from_secs(30),
             exposure: Exposure::Loopback,
+            door: Door::Open,
         }
     }
 }

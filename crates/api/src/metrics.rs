@@ -13,6 +13,7 @@ use crate::App;
 #[derive(Debug, Default)]
 pub struct Metrics {
     samples_stored: AtomicU64,
+    denied: AtomicU64,
     /// Answers by the first digit of their status.
     answers: [AtomicU64; 6],
 }
@@ -20,6 +21,10 @@ pub struct Metrics {
 impl Metrics {
     pub(crate) fn stored(&self, samples: u64) {
         self.samples_stored.fetch_add(samples, Ordering::Relaxed);
+    }
+
+    pub(crate) fn denied(&self) {
+        self.denied.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn render(&self) -> String {
@@ -39,6 +44,14 @@ impl Metrics {
         line(&format!(
             "nodestats_samples_stored_total {}",
             self.samples_stored.load(Ordering::Relaxed)
+        ));
+        line(
+            "# HELP nodestats_denied_requests_total Requests of unknown callers, and of such that may not.",
+        );
+        line("# TYPE nodestats_denied_requests_total counter");
+        line(&format!(
+            "nodestats_denied_requests_total {}",
+            self.denied.load(Ordering::Relaxed)
         ));
         line("# HELP nodestats_http_responses_total Answers by class of status.");
         line("# TYPE nodestats_http_responses_total counter");

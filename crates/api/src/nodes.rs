@@ -12,6 +12,7 @@ use nodestats_store::Seen;
 use nodestats_wire::v1::{Freshness, NodeState, NodeView, Origin, Registration};
 use nodestats_wire::{Timestamp, routes};
 
+use crate::access::{Identity, Want};
 use crate::query::{DeleteQuery, ListQuery, ListView, NoQuery, State as Which};
 use crate::routes::Node;
 use crate::{ApiError, App, body, query};
@@ -20,7 +21,11 @@ use crate::{ApiError, App, body, query};
 /// another that registers with the same name and address (an agent that lost its identity).
 const SILENCE_SECONDS: f64 = 300.0;
 
-pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    identity: Identity,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let query: ListQuery = query::parse(uri.query())?;
     let (list_view, state, now) = (query.view()?, query.state()?, App::now());
     let span = query.span(now)?;
@@ -34,6 +39,7 @@ pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, A
         Which::All => true,
     });
     lives.sort_by_cached_key(|life| (address(life), life.registration.hostname.clone()));
+    let lives = app.visible(&identity, lives).await?;
     if list_view == ListView::Freshness {
         let seen = app.store.seen().await?;
         let fresh = |life: &Life| freshness(life, seen.get(&life.uid), now);
@@ -113,10 +119,12 @@ async fn view(app: &App, life: &Life, now: Timestamp) -> Result<NodeView, ApiErr
 
 pub(crate) async fn register(
     State(app): State<App>,
+    identity: Identity,
     uri: Uri,
     body: Body,
 ) -> Result<Response, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
+    app.permit(&identity, Want::Control, ("", ""), "").await?;
     let body = body::receive(&app, body).await?;
     let registration: Registration = body::json(&body.bytes)?;
     let (uid, registration) = life::identify(registration)?;
@@ -140,6 +148,7 @@ pub(crate) async fn register(
         (life, true)
     };
     if new {
+        identity.audit("registration", &life, None);
         tracing::info!(
             uid = life.uid,
             ip = life.registration.ip,
@@ -159,11 +168,14 @@ pub(crate) async fn register(
 /// `PUT /nodes/{uid}/registration`: what a cluster's controller says of a node.
 pub(crate) async fn register_in_cluster(
     State(app): State<App>,
+    identity: Identity,
     Node(uid): Node,
     uri: Uri,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
+    app.permit(&identity, Want::Control, ("", &uid), &uid)
+        .await?;
     let body = body::receive(&app, body).await?;
     let checked = life::identify_in_cluster(&uid, body::json(&body.bytes)?)?;
     let now = App::now();
@@ -177,6 +189,7 @@ pub(crate) async fn register_in_cluster(
     };
     if before.as_ref() != Some(&life) {
         app.store.save_life(&life).await?;
+        identity.audit("registration", &life, None);
     }
     if new {
         tracing::info!(
@@ -224,30 +237,34 @@ async fn retire_silent_namesakes(
 
 pub(crate) async fn deregister(
     State(app): State<App>,
+    identity: Identity,
     node: Node,
     uri: Uri,
 ) -> Result<StatusCode, ApiError> {
+    let want = Want::Control;
     let query: DeleteQuery = query::parse(uri.query())?;
     if query.purge()? {
         // Of a node that is gone too: what it left is what is purged.
         let when = When::Span(Timestamp::MIN, Timestamp::MAX);
-        let life = match app.resolve(&node, When::Now).await {
+        let life = match app.resolve(&identity, want, &node, When::Now).await {
             Err(error) if error.status() == StatusCode::NOT_FOUND => {
-                app.resolve(&node, when).await?
+                app.resolve(&identity, want, &node, when).await?
             }
             found => found?,
         };
         // A long history takes its time, and no other node waits for it; one that is cut off is
         // asked for again, since the life is there until nothing else is.
+        identity.audit("purge", &life, None);
         app.store.purge_history(&life.uid).await?;
         let _turn = app.registrations.lock().await;
         app.store.purge(&life.uid).await?;
         tracing::info!(uid = life.uid, "a node and its history were removed");
     } else {
         let _turn = app.registrations.lock().await;
-        let mut life = app.resolve(&node, When::Now).await?;
+        let mut life = app.resolve(&identity, want, &node, When::Now).await?;
         life.retire(App::now());
         app.store.save_life(&life).await?;
+        identity.audit("sign-off", &life, None);
         tracing::info!(
             uid = life.uid,
             ip = life.registration.ip,
@@ -258,8 +275,37 @@ pub(crate) async fn deregister(
 }
 
 impl App {
-    /// The life that a name in a path means.
-    pub(crate) async fn resolve(&self, node: &Node, when: When) -> Result<Life, ApiError> {
+    /// The life that a name in a path means, for somebody who may do with it what they want to.
+    pub(crate) async fn resolve(
+        &self,
+        identity: &Identity,
+        want: Want,
+        node: &Node,
+        when: When,
+    ) -> Result<Life, ApiError> {
+        let asked = node.0.as_str();
+        match self.find(node, when).await {
+            Ok(life) => {
+                let named = (&*life.registration.hostname, &*life.uid);
+                self.permit(identity, want, named, asked).await?;
+                Ok(life)
+            }
+            // Who might not have done it with a node of that name is not told whether there is one.
+            Err(error)
+                if [StatusCode::NOT_FOUND, StatusCode::CONFLICT].contains(&error.status()) =>
+            {
+                self.permit(identity, want, (asked, asked), asked).await?;
+                if self.may_list(identity).await? {
+                    Err(error)
+                } else {
+                    Err(error.without_names(asked))
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn find(&self, node: &Node, when: When) -> Result<Life, ApiError> {
         // An agent asks by UID each time: one row, not all.
         if let Some(life) = self.store.life(&node.0).await?
             && (life.is_live() || when != When::Now)

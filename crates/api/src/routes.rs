@@ -14,6 +14,7 @@ use nodestats_wire::v1::{
     Process, Processes, Reading, Registration,
 };
 
+use crate::access::{Identity, Want};
 use crate::answer::Detail;
 use crate::openapi::{Answers, Document, Operation};
 use crate::query::{DeleteQuery, ListQuery, NoQuery, ProcessQuery, Samples, SpanQuery};
@@ -154,7 +155,7 @@ fn node_routes(table: &mut Table) {
             Vec<NodeView>,
             Vec<Freshness>,
         >())
-        .errors(&[503]),
+        .errors(&[401, 503]),
     );
     table.add(
         "/nodes",
@@ -167,7 +168,7 @@ fn node_routes(table: &mut Table) {
         .body::<Registration>()
         .created::<NodeView>()
         .answers(Answers::json::<NodeView>())
-        .errors(&[408, 409, 413, 422, 503]),
+        .errors(&[401, 408, 409, 413, 422, 503]),
     );
     table.add(
         "/nodes/{node}/registration",
@@ -179,7 +180,7 @@ fn node_routes(table: &mut Table) {
         .query::<NoQuery>()
         .body::<ClusterRegistration>()
         .no_content()
-        .errors(&[408, 413, 422, 503]),
+        .errors(&[401, 408, 413, 422, 503]),
     );
     table.add(
         "/nodes/{node}",
@@ -191,7 +192,7 @@ fn node_routes(table: &mut Table) {
         .query::<NoQuery>()
         .samples_body::<Reading>()
         .no_content()
-        .errors(&[404, 408, 409, 413, 422, 503]),
+        .errors(&[401, 404, 408, 409, 413, 422, 503]),
     );
     table.add(
         "/nodes/{node}",
@@ -202,7 +203,7 @@ fn node_routes(table: &mut Table) {
         )
         .query::<DeleteQuery>()
         .no_content()
-        .errors(&[404, 409, 503]),
+        .errors(&[401, 404, 409, 503]),
     );
 }
 
@@ -211,13 +212,13 @@ fn detail_routes(table: &mut Table, node: &str) {
     let operation = |id: &str, summary: &str| {
         Operation::get(&format!("get_{id}{short}"), summary)
             .query::<SpanQuery>()
-            .errors(&[404, 409, 503])
+            .errors(&[401, 404, 409, 503])
     };
     macro_rules! detail {
         ($suffix:literal, $detail:expr, $type:ty, $id:literal, $summary:literal) => {
-            let handler = async |State(app): State<App>, node: Node, uri: Uri| {
+            let handler = async |State(app): State<App>, who: Identity, node: Node, uri: Uri| {
                 let query: SpanQuery = query::parse(uri.query())?;
-                respond(&app, &node, $detail, query.samples(App::now())?, &uri).await
+                respond(&app, &who, &node, $detail, query.samples(App::now())?, &uri).await
             };
             let answers = Answers::or_history::<$type>();
             table.add(
@@ -266,17 +267,19 @@ fn detail_routes(table: &mut Table, node: &str) {
 }
 
 fn detail_of_process(table: &mut Table, node: &str, operation: Operation) {
-    let handler = async |State(app): State<App>, node: Node, Pid(pid): Pid, uri: Uri| {
-        let query: SpanQuery = query::parse(uri.query())?;
-        respond(
-            &app,
-            &node,
-            Detail::Process(pid),
-            query.samples(App::now())?,
-            &uri,
-        )
-        .await
-    };
+    let handler =
+        async |State(app): State<App>, who: Identity, node: Node, Pid(pid): Pid, uri: Uri| {
+            let query: SpanQuery = query::parse(uri.query())?;
+            respond(
+                &app,
+                &who,
+                &node,
+                Detail::Process(pid),
+                query.samples(App::now())?,
+                &uri,
+            )
+            .await
+        };
     let answers = Answers::or_history::<Process>();
     table.add(
         &format!("{node}/proc/{{pid}}"),
@@ -285,20 +288,38 @@ fn detail_of_process(table: &mut Table, node: &str, operation: Operation) {
     );
 }
 
-async fn processes(State(app): State<App>, node: Node, uri: Uri) -> Result<Response, ApiError> {
+async fn processes(
+    State(app): State<App>,
+    identity: Identity,
+    node: Node,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let query: ProcessQuery = query::parse(uri.query())?;
     let detail = Detail::Processes(query.table()?);
-    respond(&app, &node, detail, query.samples(App::now())?, &uri).await
+    respond(
+        &app,
+        &identity,
+        &node,
+        detail,
+        query.samples(App::now())?,
+        &uri,
+    )
+    .await
 }
 
 async fn respond(
     app: &App,
+    identity: &Identity,
     node: &Node,
     detail: Detail,
     samples: Samples,
     uri: &Uri,
 ) -> Result<Response, ApiError> {
-    let life = app.resolve(node, samples.when()).await?;
+    let want = Want::Read(detail.subresource());
+    let life = app.resolve(identity, want, node, samples.when()).await?;
+    if detail.wants_processes() {
+        identity.audit("processes", &life, uri.query());
+    }
     match samples {
         Samples::Now => now::respond(app, &life, detail, None).await,
         Samples::At(moment) => now::respond(app, &life, detail, Some(moment)).await,

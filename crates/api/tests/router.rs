@@ -1,137 +1,19 @@
 //! The router on a real in-memory database: each route by each status that its description
 //! names, and what a third party puts and gets back.
 
+mod server;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use http::{Request, StatusCode, header};
-use http_body_util::BodyExt as _;
 use nodestats_api::aggregated::aggregated_router;
-use nodestats_api::{App, Exposure, Options, forwarded_router, openapi_document, router};
-use nodestats_store::{Location, MemoryBudget, Store};
+use nodestats_api::{Exposure, Options, openapi_document};
 use nodestats_testkit::Frames;
 use nodestats_wire::{Timestamp, routes};
 use serde_json::{Value, json};
-use tower::ServiceExt as _;
-
-struct Server {
-    store: Store,
-    app: App,
-    router: Router,
-}
-
-struct Answer {
-    status: u16,
-    headers: http::HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("JSON")
-    }
-
-    fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().expect("text"))
-    }
-}
-
-impl Server {
-    async fn new() -> Self {
-        Self::with(Options {
-            body_limit: 1 << 20,
-            body_patience: Duration::from_millis(200),
-            exposure: Exposure::Loopback,
-        })
-        .await
-    }
-
-    async fn with(options: Options) -> Self {
-        let retention = Duration::from_hours(876_000);
-        let memory = MemoryBudget::from_limit(0);
-        let options_of_store = nodestats_store::Options { retention, memory };
-        let store = Store::open(&Location::Memory, &options_of_store)
-            .await
-            .expect("opens");
-        let app = App::new(store.clone(), options);
-        let router = router(app.clone());
-        Self { store, app, router }
-    }
-
-    /// The listener for port-forwards of the same server.
-    fn forwarded(&self, processes: bool) -> Self {
-        Self {
-            store: self.store.clone(),
-            app: self.app.clone(),
-            router: forwarded_router(&self.app, processes),
-        }
-    }
-
-    async fn ask(&self, request: Request<Body>) -> Answer {
-        let response = self
-            .router
-            .clone()
-            .oneshot(request)
-            .await
-            .expect("never fails");
-        let (parts, body) = response.into_parts();
-        let body = body
-            .collect()
-            .await
-            .expect("a whole body")
-            .to_bytes()
-            .to_vec();
-        let answer = Answer {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body,
-        };
-        if answer.status >= 400 {
-            assert_eq!(answer.header("content-type"), routes::PROBLEM_MEDIA_TYPE);
-            let problem = answer.json();
-            assert_eq!(problem["status"], answer.status);
-            assert!(
-                problem["detail"]
-                    .as_str()
-                    .is_some_and(|detail| !detail.is_empty())
-            );
-        }
-        answer
-    }
-
-    async fn call(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "localhost");
-        self.ask(request.body(body.into()).expect("a request"))
-            .await
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.call("GET", path, Body::empty()).await
-    }
-
-    async fn put(&self, path: &str, body: &Value) -> Answer {
-        self.call("PUT", path, body.to_string()).await
-    }
-
-    async fn register(&self, ip: &str, hostname: &str, uid: &str) -> Answer {
-        let body = json!({ "ip": ip, "hostname": hostname, "uid": uid });
-        self.call("POST", "/nodes", body.to_string()).await
-    }
-
-    async fn put_frames(&self, node: &str, frames: Vec<u8>) -> Answer {
-        let request = Request::put(format!("/nodes/{node}"))
-            .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
-            .body(frames.into());
-        self.ask(request.expect("a request")).await
-    }
-}
+use server::{Book, Server};
 
 /// A sample with every group, as a third party would put it.
 fn full_sample() -> Value {
@@ -683,6 +565,10 @@ async fn every_route_and_every_status_in_the_description_is_real() {
             }
             server.put("/nodes/known", &full_sample()).await;
             let mut seen = provoke(&server, &method.to_uppercase(), path).await;
+            let closed = server.asking(Book::default());
+            let (method_name, known) = (method.to_uppercase(), path.replace("{node}", "known"));
+            let known = known.replace("{pid}", "7");
+            seen.insert(closed.call(&method_name, &known, "").await.status);
             server.store.close().await;
             let gone = server
                 .call(
@@ -779,7 +665,7 @@ async fn a_hundred_large_bodies_at_once_are_answered_within_the_budget() {
     let server = Server::with(Options {
         body_limit: 4 << 20,
         body_patience: Duration::from_mins(1),
-        exposure: Exposure::Loopback,
+        ..Options::default()
     })
     .await;
     server.register("10.0.0.1", "a", "x").await;
@@ -930,6 +816,17 @@ async fn the_cluster_s_api_server_finds_nodes_and_nothing_else() {
         let path = format!("{base}/nodes/node-a");
         assert_eq!(ask(method, &path, "*/*").await.status, 405, "{method}");
     }
+    // A page of history leads on to the next one by the same way.
+    assert_eq!(server.put("/nodes/node-a", &sample).await.status, 204);
+    let page = get(&format!("{base}/nodes/node-a/memory?from=0&limit=1")).await;
+    let link = page.header("link");
+    let next = link.strip_prefix('<').and_then(|link| link.split_once('>'));
+    let next = next.expect("a link").0;
+    assert!(next.starts_with(&format!("{base}/nodes/node-a/memory?")));
+    assert_eq!(
+        get(next).await.json().as_object().map(serde_json::Map::len),
+        Some(1)
+    );
     // The front proxy always says for whom it asks.
     assert_eq!(behind.get(&format!("{base}/nodes")).await.status, 401);
 }

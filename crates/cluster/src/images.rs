@@ -47,8 +47,9 @@ pub struct Image<'a> {
     pub arguments: &'a [(&'a str, &'a str)],
 }
 
-/// Builds an image and writes it as a docker-archive to `archive`.
-pub fn build_image(image: &Image<'_>, archive: &Path) -> anyhow::Result<()> {
+/// Builds an image, writes it as a docker-archive to `archive`, and returns its digest
+/// (`sha256:…`, of the image's configuration, which names its layers).
+pub fn build_image(image: &Image<'_>, archive: &Path) -> anyhow::Result<String> {
     let folder = archive.parent().context("an archive is in a folder")?;
     // A store of its own: nothing is left in the one of whoever runs this.
     let store = folder.join(".buildah");
@@ -73,6 +74,8 @@ pub fn build_image(image: &Image<'_>, archive: &Path) -> anyhow::Result<()> {
         "--tag",
         image.reference,
     ]);
+    let digest = archive.with_extension("digest");
+    build.arg("--iidfile").arg(&digest);
     build.arg("--file").arg(image.dockerfile);
     if let Some(target) = image.target {
         build.args(["--target", target]);
@@ -94,8 +97,8 @@ pub fn build_image(image: &Image<'_>, archive: &Path) -> anyhow::Result<()> {
     });
     let _ = output(buildah().args(["rmi", "--all", "--force"]), "");
     let _ = fs::remove_dir_all(&store);
-    made.map(drop)
-        .with_context(|| format!("cannot build {}", image.reference))
+    made.with_context(|| format!("cannot build {}", image.reference))?;
+    Ok(fs::read_to_string(digest)?.trim().to_owned())
 }
 
 /// The images that every node needs.

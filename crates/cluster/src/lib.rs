@@ -213,22 +213,24 @@ impl Cluster {
         control_plane::start(&self.state, &self.binaries, &endpoint)?;
         control_plane::start_controllers(&self.state, &self.binaries)?;
         let images = images::base(&self.state)?;
-        for node in &self.nodes {
-            node.create(&self.state, &self.network)?;
-            node.start(&self.state, &self.binaries, &self.network)?;
-        }
-        for node in &self.nodes {
-            node.wait_for_containerd(&self.state)?;
-            for image in &images {
-                node.load(&self.state, image)?;
-            }
-        }
-        self.wait_until_ready()?;
+        let all: Vec<&nodes::Node> = self.nodes.iter().collect();
+        self.add(&all, &images)?;
         addons::apply(self)
     }
 
-    fn wait_until_ready(&self) -> anyhow::Result<()> {
-        for node in &self.nodes {
+    /// Starts nodes that are new to the cluster, and waits until they are ready.
+    fn add(&self, nodes: &[&nodes::Node], images: &[PathBuf]) -> anyhow::Result<()> {
+        for node in nodes {
+            node.create(&self.state, &self.network)?;
+            node.start(&self.state, &self.binaries, &self.network)?;
+        }
+        for node in nodes {
+            node.wait_for_containerd(&self.state)?;
+            for image in images {
+                node.load(&self.state, image)?;
+            }
+        }
+        for node in nodes {
             let name = format!("node/{}", node.name);
             process::wait_for(&format!("{name} to be there"), || {
                 self.kubectl(&["get", &name]).is_ok().then_some(())
@@ -311,6 +313,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Imports an image into one node.
+    pub fn load_into(&self, node: &str, image: &Path) -> anyhow::Result<()> {
+        self.node(node)?.load(&self.state, image)
+    }
+
     /// Ends all processes of a node at once, as a power cut does.
     pub fn stop_node(&self, node: &str) -> anyhow::Result<()> {
         self.node(node)?.stop()
@@ -343,6 +350,11 @@ impl Cluster {
     /// deletes it.
     pub fn remove_node(&self, node: &str) -> anyhow::Result<()> {
         self.node(node)?.remove(&self.state, &self.network)
+    }
+
+    /// Adds a node that was removed, as a new machine with the old one's name and address.
+    pub fn add_node(&self, node: &str) -> anyhow::Result<()> {
+        self.add(&[self.node(node)?], &images::base(&self.state)?)
     }
 
     fn node(&self, name: &str) -> anyhow::Result<&nodes::Node> {

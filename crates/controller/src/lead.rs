@@ -27,7 +27,7 @@ use crate::events::{Event, Publisher};
 use crate::freshness::{Change, Shared};
 use crate::metrics::Metrics;
 use crate::observe::{ApiView, Node};
-use crate::{Config, REQUEST_PATIENCE, WATCH_SECONDS, aggregation, defaults, lease};
+use crate::{Config, REQUEST_PATIENCE, WATCH_SECONDS, defaults, lease, serving};
 
 /// Objects that cannot be read are told from those that can.
 type Guarded<K> = DeserializeGuard<K>;
@@ -67,10 +67,11 @@ pub(crate) async fn run(
     metrics: &Arc<Metrics>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let aggregated = client.clone();
+    let for_serving = client.clone();
     let (nodes, writer) = reflector::store();
     let context = Arc::new(Context {
-        api: client::Client::new(&config.api, REQUEST_PATIENCE)?,
+        api: client::Client::new(&config.api, REQUEST_PATIENCE)?
+            .with_files(None, config.api_token_file.as_deref())?,
         objects: Api::all(client.clone()),
         nodes,
         shared: Shared::new(),
@@ -131,10 +132,10 @@ pub(crate) async fn run(
         () = reconciling => Ok(()),
         () = ask_again_and_again(&context, &objects, (all_again, answered)) => Ok(()),
         () = compare_again_and_again(&context, &objects, answers) => Ok(()),
-        () = aggregation::keep_if(
-            aggregated,
-            config.aggregation.as_ref(),
-            &context.shared,
+        () = serving::keep(
+            for_serving,
+            config.serving.as_ref(),
+            (&context.api, &context.shared),
             metrics,
             config.poll,
         ) => Ok(()),

@@ -4,7 +4,6 @@
 //! One of several replicas acts, the one that holds the Lease. Freshness comes from the API in one
 //! call for all nodes, never from heartbeats in objects; at rest nothing but the Lease is written.
 
-mod aggregation;
 mod apply;
 mod compare;
 mod decide;
@@ -15,8 +14,10 @@ mod lead;
 mod lease;
 mod metrics;
 mod observe;
+mod serving;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,14 +26,16 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use aggregation::Aggregation;
 pub use metrics::Metrics;
+pub use serving::Serving;
 
 /// What a controller is told.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// URL of the API.
     pub api: String,
+    /// File of the token by which the API knows the controller; none where nobody is asked.
+    pub api_token_file: Option<PathBuf>,
     /// The namespace of the Lease, where this program runs.
     pub namespace: String,
     /// Who this replica is: its pod's name.
@@ -47,8 +50,8 @@ pub struct Config {
     pub defaults: serde_json::Value,
     /// Labels of the Nodes that are to have an agent; all, where there are none.
     pub agent_nodes: BTreeMap<String, String>,
-    /// The API's part of the cluster's own API; `None` where it has none.
-    pub aggregation: Option<Aggregation>,
+    /// How the API is reached in the cluster; `None` where that is no affair of the controller.
+    pub serving: Option<Serving>,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub admin: std::net::SocketAddr,
 }

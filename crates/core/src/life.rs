@@ -408,6 +408,8 @@ fn nearest(lives: &[Life], name: &str, when: When) -> Vec<String> {
         .iter()
         .filter(|life| when != When::Now || life.is_live())
         .flat_map(Life::names)
+        // So far apart in length alone that less than half of it stays.
+        .filter(|known| known.len().abs_diff(name.len()) <= known.len().max(name.len()) / 2)
         .map(|known| (distance(known, name), known))
         .filter(|(distance, known)| *distance <= known.len().max(name.len()) / 2)
         .collect();

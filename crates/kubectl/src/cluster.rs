@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt as _};
+use nodestats_wire::v1::NodeView;
 use nodestats_wire::{client, routes};
 
 /// Which cluster, and as whom: what kubectl calls so.
@@ -77,6 +78,8 @@ pub(crate) enum Via {
 const PODS: &str = "app.kubernetes.io/name=nodestats,app.kubernetes.io/component=api";
 /// Their listener for port-forwards.
 const PORT: u16 = 8081;
+/// Entries of history in one request by the cluster's API.
+const PAGE: u32 = 1000;
 /// One request to the API server has this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -86,38 +89,64 @@ impl Access {
         &self.namespace
     }
 
+    /// Whether the cluster's own API is a way that this person wants.
+    pub(crate) fn may_aggregate(&self) -> bool {
+        self.via != Via::PortForward
+    }
+
     /// Asks the API for `path`, and returns the body as it came.
     pub(crate) async fn get(
         &self,
         path: &str,
         query: &[(&str, String)],
     ) -> anyhow::Result<Vec<u8>> {
-        let mut target = path.to_owned();
-        if !query.is_empty() {
-            let query = serde_urlencoded::to_string(query).context("pairs of texts encode")?;
-            target = format!("{path}?{query}");
-        }
+        let target = target(path, query)?;
         let client = self.client().await?;
-        if self.via != Via::PortForward
-            && let Some(body) = self.aggregated(&client, &target).await?
+        if self.may_aggregate()
+            && let Some(page) = self.aggregated(&client, &target).await?
         {
-            return Ok(body);
+            return Ok(page.body);
         }
         self.forwarded(client, &target).await
     }
 
+    /// The same for a history, of any length: the API server cuts every request off after a minute,
+    /// so that it is asked page by page.
+    pub(crate) async fn get_history(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Vec<u8>> {
+        let client = self.client().await?;
+        if !self.may_aggregate() {
+            return self.forwarded(client, &target(path, query)?).await;
+        }
+        let limited = [query, &[("limit", PAGE.to_string())]].concat();
+        let mut next = Some(target(path, &limited)?);
+        let mut pages = Vec::new();
+        while let Some(target) = next {
+            let Some(page) = self.aggregated(&client, &target).await? else {
+                return self.get(path, query).await;
+            };
+            pages.push(page.body);
+            next = page.next;
+        }
+        Ok(joined(&pages))
+    }
+
     /// By the cluster's own API; `None` where nodestats is no part of it and another way may be.
-    async fn aggregated(&self, client: &Client, target: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    async fn aggregated(&self, client: &Client, target: &str) -> anyhow::Result<Option<Page>> {
         let target = canonical(client, target).await;
         let request = http::Request::get(format!("{}{target}", routes::AGGREGATED));
         let request = request.body(Vec::new()).context("a path")?;
         let asked = async {
             let response = client.send(request.map(kube::client::Body::from)).await?;
             let (parts, body) = response.into_parts();
-            Ok::<_, kube::Error>((parts.status, body.collect_bytes().await?))
+            let body = body.collect_bytes().await?;
+            Ok::<_, kube::Error>((parts.status, next_page(&parts.headers), body))
         };
         let answer = tokio::time::timeout(crate::PATIENCE, asked).await;
-        let (status, body) = answer
+        let (status, next, body) = answer
             .context("the cluster's API server does not answer")?
             .map_err(|error| self.explain(error, "get", "nodes of stats.nodestats.dev"))?;
         // What is an answer of the API server itself, and not of nodestats behind it.
@@ -131,8 +160,13 @@ impl Access {
         }
         if let Some(own) = own.filter(|_| status.as_u16() == 403) {
             let resource = resource(&target);
+            let by_name = match address(&target) {
+                Some(_) => "ask by the node's name (its address may not be looked up), and ",
+                None => "",
+            };
             bail!(
-                "{}\nhint: you need a ClusterRole that allows get of {resource} in the API group {}",
+                "{}\nhint: {by_name}you need a ClusterRole that allows get of {resource} in the API \
+                 group {}",
                 own.message,
                 routes::GROUP
             );
@@ -144,9 +178,9 @@ impl Access {
                  --via port-forward is another way"
             );
         }
-        client::answer("the cluster's API", status.as_u16(), body.to_vec())
-            .map(Some)
-            .map_err(crate::with_hint)
+        let body = client::answer("the cluster's API", status.as_u16(), body.to_vec());
+        let body = body.map_err(crate::with_hint)?;
+        Ok(Some(Page { body, next }))
     }
 
     /// By a port-forward to a pod of the API.
@@ -269,6 +303,39 @@ impl Access {
     }
 }
 
+/// One answer, and the path below the group that leads on.
+struct Page {
+    body: Vec<u8>,
+    next: Option<String>,
+}
+
+fn target(path: &str, query: &[(&str, String)]) -> anyhow::Result<String> {
+    if query.is_empty() {
+        return Ok(path.to_owned());
+    }
+    let query = serde_urlencoded::to_string(query).context("pairs of texts encode")?;
+    Ok(format!("{path}?{query}"))
+}
+
+/// What `Link` leads on to (RFC 8288), as the API writes it.
+fn next_page(headers: &http::HeaderMap) -> Option<String> {
+    let link = headers.get(http::header::LINK)?.to_str().ok()?;
+    let (target, relation) = link.strip_prefix('<')?.split_once('>')?;
+    let target = target.strip_prefix(routes::AGGREGATED)?;
+    (relation.trim() == "; rel=\"next\"").then(|| target.to_owned())
+}
+
+/// The objects of all pages as one: their entries are not looked at.
+fn joined(pages: &[Vec<u8>]) -> Vec<u8> {
+    let entries = pages.iter().map(|page| {
+        let page = page.trim_ascii();
+        let page = page.strip_prefix(b"{").unwrap_or(page);
+        page.strip_suffix(b"}").unwrap_or(page)
+    });
+    let entries: Vec<&[u8]> = entries.filter(|entries| !entries.is_empty()).collect();
+    [b"{", &*entries.join(&b','), b"}"].concat()
+}
+
 /// A request that takes no longer than requests may.
 pub(crate) async fn timely<T>(request: impl Future<Output = T>) -> anyhow::Result<T> {
     let answer = tokio::time::timeout(PATIENCE, request).await;
@@ -289,40 +356,97 @@ fn resource(target: &str) -> String {
     }
 }
 
-/// The path with a node's address or UID replaced by its name: RBAC sees what stands in the path, and
-/// rules name nodes. As it was, where that is no address of a node or may not be looked up.
+/// The path with a node's address replaced by its name: RBAC sees what stands in the path, and rules
+/// name nodes. As it was, where that is no address of a node or the person may not look it up.
 async fn canonical(client: &Client, target: &str) -> String {
-    let mut parts = target.splitn(4, '/');
-    let (Some(""), Some("nodes"), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+    let Some(address) = address(target) else {
         return target.to_owned();
     };
-    let (node, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
-    let rest = parts
-        .next()
-        .map(|rest| format!("/{rest}"))
-        .unwrap_or_default();
+    let name = match name_by_object(client, address).await {
+        Some(name) => Some(name),
+        None => name_by_list(client, address).await,
+    };
+    match name {
+        Some(name) => target.replacen(address, &name, 1),
+        None => target.to_owned(),
+    }
+}
+
+/// The node in a path, where it is an address.
+fn address(target: &str) -> Option<&str> {
+    let rest = target.strip_prefix("/nodes/")?;
+    let node = rest.split(['/', '?']).next()?;
+    node.parse::<std::net::IpAddr>().is_ok().then_some(node)
+}
+
+/// By the `MonitoredNode` that has the address.
+async fn name_by_object(client: &Client, address: &str) -> Option<String> {
     let kind = kube::core::GroupVersionKind::gvk("nodestats.dev", "v1alpha1", "MonitoredNode");
     let objects: Api<kube::core::DynamicObject> =
         Api::all_with(client.clone(), &kube::core::ApiResource::from_gvk(&kind));
-    if node.parse::<std::net::IpAddr>().is_err() {
-        return target.to_owned();
-    }
-    let Ok(Ok(listed)) = timely(objects.list(&ListParams::default())).await else {
-        return target.to_owned();
-    };
-    let found = listed.items.iter().find(|object| {
+    let listed = timely(objects.list(&ListParams::default())).await;
+    let found = listed.ok()?.ok()?.items.into_iter().find(|object| {
         let addresses = object.data["status"]["addresses"].as_array();
-        addresses.is_some_and(|addresses| addresses.iter().any(|address| address == node))
+        addresses.is_some_and(|addresses| addresses.iter().any(|one| one == address))
     });
-    match found {
-        Some(object) => format!("/nodes/{}{query}{rest}", object.name_any()),
-        None => target.to_owned(),
-    }
+    found.map(|object| object.name_any())
+}
+
+/// By what nodestats itself lists, for whoever may list nodes there.
+async fn name_by_list(client: &Client, address: &str) -> Option<String> {
+    let path = format!("{}{}?view=full", routes::AGGREGATED, routes::NODES);
+    let request = http::Request::get(path).body(Vec::new()).ok()?;
+    let nodes: Vec<NodeView> = timely(client.request(request)).await.ok()?.ok()?;
+    let found = nodes
+        .into_iter()
+        .find(|node| node.ip == address || node.addresses.iter().any(|one| one == address));
+    found.map(|node| node.hostname)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_become_one_object() {
+        let page = |text: &str| text.as_bytes().to_vec();
+        for (pages, whole) in [
+            (vec!["{}"], "{}"),
+            (
+                vec!["{\"a\":{}}", "{}", "{\"b\":[1]}\n"],
+                "{\"a\":{},\"b\":[1]}",
+            ),
+        ] {
+            let pages: Vec<Vec<u8>> = pages.into_iter().map(page).collect();
+            assert_eq!(joined(&pages), whole.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_link_leads_on_below_the_group() {
+        let next = |link: String| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("link", link.parse().expect("a header"));
+            next_page(&headers)
+        };
+        let below = "/nodes/a/cpu?from=1&limit=2";
+        let link = |relation| format!("<{}{below}>; rel=\"{relation}\"", routes::AGGREGATED);
+        assert_eq!(next(link("next")).as_deref(), Some(below));
+        assert_eq!(next(link("prev")), None);
+        assert_eq!(next(format!("<{below}>; rel=\"next\"")), None);
+    }
+
+    #[test]
+    fn an_address_in_a_path_is_found() {
+        for (target, found) in [
+            ("/nodes/192.168.2.10/cpu?from=1", Some("192.168.2.10")),
+            ("/nodes/fd00::1?at=1", Some("fd00::1")),
+            ("/nodes/node-1/cpu", None),
+            ("/nodes?view=full", None),
+        ] {
+            assert_eq!(address(target), found, "{target}");
+        }
+    }
 
     #[test]
     fn rbac_sees_the_part_after_the_node() {

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use k8s_openapi::api::core::v1::Event;
-use kube::api::ListParams;
+use kube::api::{ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use nodestats_wire::routes;
@@ -47,13 +50,25 @@ pub(crate) async fn run(access: &Access) -> anyhow::Result<()> {
             access.namespace()
         );
     }
-    let pods = Api::namespaced(client, access.namespace());
-    let pod = access.pod(&pods).await?;
-    ok("api", &format!("pod {pod} is ready"));
+    let pods = Api::namespaced(client.clone(), access.namespace());
+    let may_list = may(
+        &client,
+        "list",
+        ("", "pods", None),
+        Some(access.namespace()),
+    );
+    if may_list.await? {
+        let pod = access.pod(&pods).await?;
+        ok("api", &format!("pod {pod} is ready"));
+    } else {
+        ok("api", UNSEEN);
+    }
+    let is_aggregated = access.may_aggregate() && aggregated(&client).await?;
+    permission(access, &client, is_aggregated).await?;
     let body = access
         .get(routes::NODES, &[("view", "full".to_owned())])
         .await?;
-    ok("port-forward", "the API answers");
+    ok("answer", "the API answers");
     let nodes: Vec<NodeView> = serde_json::from_slice(&body).context("its answer is no list")?;
     ok("samples", &samples(&nodes)?);
     Ok(())
@@ -114,6 +129,89 @@ async fn agents(access: &Access, client: &Client) -> anyhow::Result<String> {
         );
     }
     Ok(format!("{ready} of {desired} are ready"))
+}
+
+/// Whether nodestats is part of the cluster's own API.
+async fn aggregated(client: &Client) -> anyhow::Result<bool> {
+    let kind = GroupVersionKind::gvk("apiregistration.k8s.io", "v1", "APIService");
+    let services: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
+    let name = format!("{}.{}", routes::GROUP_VERSION, routes::GROUP);
+    let service = match timely(services.get_opt(&name)).await? {
+        Ok(Some(service)) => service,
+        Ok(None) => {
+            ok("apiservice", "none; there is the port-forward");
+            return Ok(false);
+        }
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            ok("apiservice", UNSEEN);
+            return Ok(true);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let conditions = service.data["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let available = conditions.find(|condition| condition["type"] == "Available");
+    if available.is_some_and(|available| available["status"] == "True") {
+        ok("apiservice", &format!("{name} is available"));
+        return Ok(true);
+    }
+    let message = available.and_then(|available| available["message"].as_str());
+    bail!(
+        "the API server does not reach nodestats: {}\n\
+         hint: --via port-forward goes another way; kubectl describe apiservice {name}",
+        table::plain(message.unwrap_or("it has not tried yet"))
+    )
+}
+
+/// Whether this person may go that way.
+async fn permission(access: &Access, client: &Client, is_aggregated: bool) -> anyhow::Result<()> {
+    let (verb, resource, namespace) = if is_aggregated {
+        ("list", (routes::GROUP, "nodes", None), None)
+    } else {
+        let forward = ("", "pods", Some("portforward"));
+        ("create", forward, Some(access.namespace()))
+    };
+    let (group, kind, part) = resource;
+    let name = part.map_or_else(|| kind.to_owned(), |part| format!("{kind}/{part}"));
+    if may(client, verb, resource, namespace).await? {
+        ok("permission", &format!("you may {verb} {name}"));
+        return Ok(());
+    }
+    let place = if is_aggregated {
+        "a ClusterRole".to_owned()
+    } else {
+        format!("a Role in the namespace {}", access.namespace())
+    };
+    bail!(
+        "you may not {verb} {name}\nhint: you need {place} that allows {verb} of {name} in the API \
+         group {group:?}; kubectl nodestats get NODE --cpu may do without"
+    )
+}
+
+/// Whether RBAC allows this person something; `resource` is group, name and subresource.
+async fn may(
+    client: &Client,
+    verb: &str,
+    (group, resource, subresource): (&str, &str, Option<&str>),
+    namespace: Option<&str>,
+) -> anyhow::Result<bool> {
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some(verb.to_owned()),
+                group: Some(group.to_owned()),
+                resource: Some(resource.to_owned()),
+                subresource: subresource.map(str::to_owned),
+                namespace: namespace.map(str::to_owned),
+                ..ResourceAttributes::default()
+            }),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    };
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let review = timely(reviews.create(&PostParams::default(), &review)).await??;
+    Ok(review.status.is_some_and(|status| status.allowed))
 }
 
 /// Whether Pod Security keeps agents from being made.

@@ -8,6 +8,7 @@ mod show;
 mod table;
 mod times;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,6 +23,14 @@ struct Arguments {
     /// kubeconfig's cluster].
     #[arg(long, env = "NODESTATS_SERVER", value_name = "URL", global = true)]
     server: Option<String>,
+
+    /// With --server: PEM file of the authorities that sign its certificate [default: the system's].
+    #[arg(long, value_name = "FILE", global = true, requires = "server")]
+    certificate_authority: Option<PathBuf>,
+
+    /// With --server: file of the bearer token that says who asks.
+    #[arg(long, value_name = "FILE", global = true, requires = "server")]
+    token_file: Option<PathBuf>,
 
     #[command(flatten)]
     access: cluster::Access,
@@ -130,9 +139,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (path, query) = (&question.path, &question.query);
     let body = match &arguments.server {
         Some(server) => {
-            let client = Client::new(server, PATIENCE)?;
+            let client = Client::new(server, PATIENCE)?.with_files(
+                arguments.certificate_authority.as_deref(),
+                arguments.token_file.as_deref(),
+            )?;
             client.get(path, query).await.map_err(with_hint)?
         }
+        None if question.history => arguments.access.get_history(path, query).await?,
         None => arguments.access.get(path, query).await?,
     };
     show::print(&get, &question, &body, &zone)

@@ -29,9 +29,17 @@ pub(crate) enum Command {
 /// program and nothing else. People use `kubectl nodestats`.
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
-    /// The server, such as `http://nodestats-api.nodestats.svc:8080`.
+    /// The server, such as `https://nodestats-api.nodestats.svc`.
     #[arg(long, env = "NODESTATS_SERVER", value_name = "URL")]
     pub(crate) server: String,
+
+    /// PEM file of the authorities that are trusted [default: the system's].
+    #[arg(long, env = "NODESTATS_CERTIFICATE_AUTHORITY", value_name = "FILE")]
+    pub(crate) certificate_authority: Option<PathBuf>,
+
+    /// File of the bearer token that says who asks.
+    #[arg(long, env = "NODESTATS_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 
     /// The path, such as `/nodes`.
     pub(crate) path: String,
@@ -110,6 +118,26 @@ pub(crate) struct Api {
     )]
     pub(crate) database_password: Option<String>,
 
+    /// PEM file of the authorities that sign the `SurrealDB` server's certificate [default: the public
+    /// ones].
+    #[arg(
+        long,
+        env = "NODESTATS_DATABASE_CERTIFICATE_AUTHORITY",
+        value_name = "FILE"
+    )]
+    pub(crate) database_certificate_authority: Option<PathBuf>,
+
+    /// Ask Kubernetes who calls (bearer tokens of the audience nodestats) and what they may (RBAC on
+    /// `nodes` of the group `stats.nodestats.dev`). The service accounts nodestats-agent and
+    /// nodestats-controller of this namespace write.
+    #[arg(
+        long,
+        env = "NODESTATS_KUBERNETES_AUTH",
+        value_name = "NAMESPACE",
+        conflicts_with = "insecure_no_auth"
+    )]
+    pub(crate) kubernetes_auth: Option<String>,
+
     /// A second, read-only listener on this host's loopback, for people who forward a port to it
     /// through Kubernetes.
     #[arg(long, env = "NODESTATS_FORWARDED_LISTEN", value_name = "ADDRESS")]
@@ -123,8 +151,7 @@ pub(crate) struct Api {
     )]
     pub(crate) forwarded_processes: bool,
 
-    /// A third listener, with TLS and read-only, for the front proxy of the cluster's API server (API
-    /// aggregation).
+    /// A third listener, read-only, for the front proxy of the cluster's API server (API aggregation).
     #[arg(
         long,
         env = "NODESTATS_AGGREGATED_LISTEN",
@@ -133,7 +160,8 @@ pub(crate) struct Api {
     )]
     pub(crate) aggregated_listen: Option<SocketAddr>,
 
-    /// The Secret of its certificate, in the pod's own namespace; the controller fills it.
+    /// Serve with TLS, by the certificate in this Secret of the pod's own namespace (`tls.crt`,
+    /// `tls.key`). A new one is served as soon as it is there.
     #[arg(long, env = "NODESTATS_SERVING_SECRET", value_name = "NAME")]
     pub(crate) serving_secret: Option<String>,
 }
@@ -142,9 +170,13 @@ pub(crate) struct Api {
 /// `MonitoredNode` whether it reports, and retires what is gone. Of several replicas one acts.
 #[derive(Debug, Args)]
 pub(crate) struct Controller {
-    /// The API, such as `http://nodestats-api.nodestats.svc:8080`.
+    /// The API, such as `https://nodestats-api.nodestats.svc`.
     #[arg(long, env = "NODESTATS_API", value_name = "URL")]
     pub(crate) api: String,
+
+    /// File of the token that the API knows the controller by; read again for each request.
+    #[arg(long, env = "NODESTATS_API_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) api_token_file: Option<PathBuf>,
 
     /// The namespace of the Lease by which replicas agree [default: the pod's own].
     #[arg(long, env = "NODESTATS_NAMESPACE", value_name = "NAME")]
@@ -176,10 +208,38 @@ pub(crate) struct Controller {
     #[arg(long, env = "NODESTATS_LOST_AFTER", value_name = "TIME", default_value = "5m", value_parser = span)]
     pub(crate) lost_after: Duration,
 
-    /// Make the API part of the cluster's own API (API aggregation): this Secret of the namespace
-    /// gets its certificate, and an `APIService` leads to the Service `nodestats-api`.
-    #[arg(long, env = "NODESTATS_SERVING_SECRET", value_name = "NAME")]
+    /// The Secret of the namespace that the API's certificate is in. The controller makes and renews
+    /// it, and writes the authorities to trust to --ca-config-map.
+    #[arg(
+        long,
+        env = "NODESTATS_SERVING_SECRET",
+        value_name = "NAME",
+        requires = "ca_config_map"
+    )]
     pub(crate) serving_secret: Option<String>,
+
+    /// The `ConfigMap` of the namespace from which agents know whom to trust (`ca.crt`).
+    #[arg(
+        long,
+        env = "NODESTATS_CA_CONFIG_MAP",
+        value_name = "NAME",
+        requires = "serving_secret"
+    )]
+    pub(crate) ca_config_map: Option<String>,
+
+    /// Somebody else, such as cert-manager, makes and renews what is in the Secret (`ca.crt`,
+    /// `tls.crt`, `tls.key`).
+    #[arg(
+        long,
+        env = "NODESTATS_FOREIGN_CERTIFICATES",
+        requires = "serving_secret"
+    )]
+    pub(crate) foreign_certificates: bool,
+
+    /// Make the API part of the cluster's own API (API aggregation): an `APIService` leads to the
+    /// Service `nodestats-api`.
+    #[arg(long, env = "NODESTATS_AGGREGATED", requires = "serving_secret")]
+    pub(crate) aggregated: bool,
 
     /// A Node that has had no agent for so long is told about.
     #[arg(long, env = "NODESTATS_AGENT_PATIENCE", value_name = "TIME", default_value = "5m", value_parser = span)]

@@ -12,7 +12,10 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// `nodestats ask`.
 pub(crate) async fn run(question: Ask) -> anyhow::Result<()> {
-    let client = Client::new(&question.server, question.patience)?;
+    let client = Client::new(&question.server, question.patience)?.with_files(
+        question.certificate_authority.as_deref(),
+        question.token_file.as_deref(),
+    )?;
     let begin = Instant::now();
     let body = loop {
         match client.get(&question.path, &[]).await {

@@ -1,7 +1,7 @@
 //! Wiring of `nodestats controller`.
 
 use anyhow::Context as _;
-use nodestats_controller::Aggregation;
+use nodestats_controller::Serving;
 use nodestats_runtime::Supervisor;
 
 use crate::arguments::Controller;
@@ -28,12 +28,17 @@ pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
     };
     let defaults = serde_json::from_str(&arguments.node_defaults)
         .context("--node-defaults is no JSON object")?;
-    let aggregation = arguments.serving_secret.map(|secret| Aggregation {
+    let serving = arguments.serving_secret.zip(arguments.ca_config_map);
+    let serving = serving.map(|(secret, ca_config_map)| Serving {
         namespace: namespace.clone(),
         secret,
+        ca_config_map,
+        foreign_certificates: arguments.foreign_certificates,
+        aggregated: arguments.aggregated,
     });
     let config = nodestats_controller::Config {
         api: arguments.api,
+        api_token_file: arguments.api_token_file,
         namespace,
         identity,
         poll: arguments.poll,
@@ -41,7 +46,7 @@ pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
         agent_patience: arguments.agent_patience,
         defaults,
         agent_nodes: arguments.agent_nodes,
-        aggregation,
+        serving,
         admin: arguments.admin_listen,
     };
     let mut supervisor = Supervisor::default();

@@ -3,8 +3,8 @@
 mod arguments;
 mod ask;
 mod controller;
-mod front;
 mod server;
+mod serving;
 
 use std::process::ExitCode;
 

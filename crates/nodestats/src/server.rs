@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use nodestats_api::{App, Exposure, Options};
+use nodestats_api::{Accounts, App, Door, Exposure, Kubernetes, Options};
 use nodestats_runtime::{Supervisor, directories, limits};
 use nodestats_store::{Credentials, Location, MemoryBudget, Store};
-use nodestats_wire::Timestamp;
+use nodestats_wire::{Timestamp, routes};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Api, Serving, Standalone};
-use crate::front;
+use crate::serving;
 
 /// Between two looks at what is older than the retention.
 const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
@@ -24,9 +24,11 @@ pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
         .data_dir
         .unwrap_or_else(|| directories::state("nodestats"));
     let location = Location::Directory(data_dir.clone());
-    let (server, address) = Server::start(&arguments.serving, &location).await?;
+    let (server, address) = Server::start(&arguments.serving, &location, Door::Open).await?;
     let config = nodestats_agent::Config {
         server: format!("http://{}", reachable(address)),
+        certificate_authority: None,
+        server_token_file: None,
         interval: arguments.interval,
         node_ip: arguments.node_ip,
         hostname: arguments.hostname,
@@ -43,11 +45,25 @@ pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
 /// `nodestats api`.
 pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
     let mut location = arguments.database;
-    if let Location::Remote { credentials, .. } = &mut location {
+    if let Location::Remote {
+        credentials,
+        authorities,
+        ..
+    } = &mut location
+    {
         let given = arguments.database_user.zip(arguments.database_password);
         *credentials = given.map(|(user, password)| Credentials { user, password });
+        if let Some(path) = arguments.database_certificate_authority {
+            let pem = std::fs::read(&path);
+            *authorities = Some(pem.with_context(|| format!("cannot read {}", path.display()))?);
+        }
     }
-    let (mut server, _) = Server::start(&arguments.serving, &location).await?;
+    nodestats_runtime::tls::use_ring();
+    let door = match &arguments.kubernetes_auth {
+        Some(namespace) => asking_kubernetes(namespace).await?,
+        None => Door::Open,
+    };
+    let (mut server, _) = Server::start(&arguments.serving, &location, door).await?;
     if let Some(address) = arguments.forwarded_listen {
         anyhow::ensure!(
             address.ip().is_loopback(),
@@ -56,10 +72,24 @@ pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
         let listener = bind(address).await?;
         server.forwarded = Some((listener, arguments.forwarded_processes));
     }
-    if let Some((address, secret)) = arguments.aggregated_listen.zip(arguments.serving_secret) {
-        server.aggregated = Some((bind(address).await?, secret));
+    if let Some(address) = arguments.aggregated_listen {
+        server.aggregated = Some(bind(address).await?);
     }
+    server.secret = arguments.serving_secret;
     server.run(None).await
+}
+
+/// Kubernetes is asked who calls, and what they may.
+async fn asking_kubernetes(namespace: &str) -> anyhow::Result<Door> {
+    let client = kube::Client::try_default().await;
+    let client = client.context("--kubernetes-auth needs a cluster to ask")?;
+    let account = |name: &str| format!("system:serviceaccount:{namespace}:{name}");
+    let accounts = Accounts {
+        agent: account("nodestats-agent"),
+        controller: account("nodestats-controller"),
+    };
+    let authority = Kubernetes::new(client, routes::AUDIENCE);
+    Ok(Door::asking(authority, accounts))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -86,16 +116,23 @@ struct Server {
     options: Options,
     /// The listener for port-forwards, and whether it shows processes.
     forwarded: Option<(TcpListener, bool)>,
-    /// The listener for the cluster's front proxy, and the Secret of its certificate.
-    aggregated: Option<(TcpListener, String)>,
+    /// The listener for the cluster's front proxy; only with a Secret.
+    aggregated: Option<TcpListener>,
+    /// The Secret of the certificate that all is served with, save port-forwards.
+    secret: Option<String>,
 }
 
 impl Server {
-    async fn start(serving: &Serving, location: &Location) -> anyhow::Result<(Self, SocketAddr)> {
+    async fn start(
+        serving: &Serving,
+        location: &Location,
+        door: Door,
+    ) -> anyhow::Result<(Self, SocketAddr)> {
+        let is_open = matches!(door, Door::Open);
         let listen = serving.listen;
         let exposure = match listen.ip().is_loopback() {
             true => Exposure::Loopback,
-            false if serving.insecure_no_auth => Exposure::Network,
+            false if serving.insecure_no_auth || !is_open => Exposure::Network,
             false => bail!(
                 "{listen} can be reached by others, and nobody is asked who they are: listen on \
                  127.0.0.1, or accept that with --insecure-no-auth"
@@ -110,13 +147,14 @@ impl Server {
         let listener = bind(listen).await?;
         let address = listener.local_addr()?;
         let store = Store::open(location, &options).await?;
-        if exposure == Exposure::Network {
+        if exposure == Exposure::Network && is_open {
             tracing::warn!(%address, "whoever reaches this address may read and write everything");
         }
         let body_limit = usize::from(serving.body_limit_mib) << 20;
         let options = Options {
             body_limit,
             exposure,
+            door,
             ..Options::default()
         };
         Ok((
@@ -126,6 +164,7 @@ impl Server {
                 options,
                 forwarded: None,
                 aggregated: None,
+                secret: None,
             },
             address,
         ))
@@ -147,9 +186,10 @@ impl Server {
                 Ok(())
             });
         }
-        if let Some((listener, secret)) = self.aggregated {
-            let (known, front) = front::unknown();
-            supervisor.spawn("the front", front::follow(secret, known, stop.clone()));
+        let known = serving::Known::default();
+        let anybody = known.anybody.subscribe();
+        if let Some(listener) = self.aggregated {
+            let front = known.front.subscribe();
             let router = nodestats_api::aggregated::aggregated_router(app.clone());
             let serving_until = server_stop.clone();
             supervisor.spawn("the server for the front proxy", async move {
@@ -158,14 +198,28 @@ impl Server {
             });
         }
         let (listener, serving_until) = (self.listener, server_stop.clone());
-        supervisor.spawn("the server", async move {
-            nodestats_api::serve(listener, nodestats_api::router(app), serving_until).await;
-            Ok(())
-        });
+        let router = nodestats_api::router(app);
+        let scheme = if let Some(secret) = self.secret {
+            supervisor.spawn(
+                "the certificate",
+                serving::follow(secret, known, stop.clone()),
+            );
+            supervisor.spawn("the server", async move {
+                nodestats_api::serve_tls(listener, router, anybody, serving_until).await;
+                Ok(())
+            });
+            "https"
+        } else {
+            supervisor.spawn("the server", async move {
+                nodestats_api::serve(listener, router, serving_until).await;
+                Ok(())
+            });
+            "http"
+        };
         supervisor.spawn("retention", retention(self.store.clone(), stop.clone()));
         supervisor.spawn("the agent", async move {
             let result = if let Some(config) = agent {
-                nodestats_agent::run(config, stop).await
+                Box::pin(nodestats_agent::run(config, stop)).await
             } else {
                 stop.cancelled().await;
                 Ok(())
@@ -175,7 +229,7 @@ impl Server {
         });
         // The one line for programs that started this one.
         let mut stdout = std::io::stdout().lock();
-        let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+        let _ = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush());
         drop(stdout);
         let result = supervisor.run(nodestats_runtime::shutdown_signal()).await;
         self.store.close().await;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nodestats_core::Frame;
 use nodestats_testkit::{Program, eventually, get};
 use nodestats_wire::client::Client;
 
@@ -102,6 +103,66 @@ async fn what_was_sampled_while_the_server_was_away_is_not_lost() {
     assert!(before.iter().zip(&after).all(same), "{before:?} {after:?}");
     assert!(after.len() > before.len() + 5, "{before:?} {after:?}");
     assert_eq!(agent.terminate().code(), Some(0));
+    drop(server);
+}
+
+/// Times of the samples that wait in an agent's state directory, in seconds.
+fn times_on_disk(state: &Path) -> Vec<f64> {
+    let files = std::fs::read_dir(state).expect("the state's folder");
+    let names = files.map(|file| file.expect("a file").path());
+    let waiting = |path: &std::path::PathBuf| path.to_string_lossy().contains("/waiting-");
+    let mut times = Vec::new();
+    for path in names.filter(waiting) {
+        let bytes = std::fs::read(path).expect("a file");
+        let mut rest = bytes.as_slice();
+        while let Ok((frame, _, after)) = Frame::split_first(rest) {
+            times.push(frame.time.seconds());
+            rest = after;
+        }
+    }
+    times
+}
+
+#[tokio::test]
+async fn what_an_agent_could_not_send_the_next_one_sends() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (data, state) = (folder.path().join("data"), folder.path().join("state"));
+    let server = api(&data, 0);
+    let (url, port, client) = (server.url().to_owned(), server.port(), server.client());
+    let first = agent(&url, &state, "192.168.2.10");
+    eventually("samples", async || {
+        times(&client, "192.168.2.10")
+            .await
+            .filter(|times| times.len() >= 3)
+    })
+    .await;
+    server.kill();
+    // One agent is killed while samples wait, and another one is stopped.
+    let waiting = || times_on_disk(&state);
+    let several = async |agent: &str| {
+        let before = waiting().len();
+        let more = async || (waiting().len() >= before + 5).then_some(());
+        eventually(agent, more).await;
+    };
+    several("samples of the first").await;
+    first.kill();
+    let second = agent(&url, &state, "192.168.2.10");
+    several("samples of the second").await;
+    assert_eq!(second.terminate().code(), Some(0));
+    let kept = waiting();
+    assert!(kept.len() >= 10);
+    let server = api(&data, port);
+    let third = agent(&url, &state, "192.168.2.10");
+    eventually("what was kept", async || {
+        let times = times(&client, "192.168.2.10").await?;
+        // A second's only sample has a key that is cut to it.
+        let is_there = |time: &f64| times.contains(time) || times.contains(&time.floor());
+        kept.iter().all(is_there).then_some(())
+    })
+    .await;
+    // What is sent waits no more.
+    eventually("an empty disk", async || waiting().is_empty().then_some(())).await;
+    assert_eq!(third.terminate().code(), Some(0));
     drop(server);
 }
 

@@ -53,28 +53,16 @@ impl Scene {
         }
     }
 
-    /// A client for the API's pod, which this machine has a route to.
+    /// A client for the API, as somebody who may read everything.
     async fn api(&self) -> Client {
-        let arguments = [
-            "get",
-            "pod",
-            "-n",
-            "nodestats",
-            "nodestats-api-0",
-            "-o",
-            "jsonpath={.status.podIP}",
-        ];
-        let ip = eventually("the API's address", async || {
-            self.cluster
-                .kubectl(&arguments)
-                .ok()
-                .filter(|ip| !ip.is_empty())
+        self.cluster
+            .let_read("reader", &["nodestats-viewer", "nodestats-process-viewer"]);
+        let token = self.cluster.token("reader", None);
+        eventually("the API", async || {
+            let client = self.cluster.api(&token).ok()?;
+            get(&client, "/nodes").await.map(|_| client)
         })
-        .await;
-        let client =
-            Client::new(&format!("http://{ip}:8080"), Duration::from_secs(20)).expect("a URL");
-        eventually("the API", async || get(&client, "/nodes").await).await;
-        client
+        .await
     }
 
     /// A node that neither the API, which cannot move, nor the cluster's DNS is on.

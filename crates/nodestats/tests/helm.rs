@@ -8,8 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nodestats_testkit::kubernetes::{FullCluster, Version};
-use nodestats_testkit::{DatabaseServer, Program, eventually};
+use nodestats_testkit::{DatabaseServer, Frames, Program, eventually};
 use nodestats_wire::Timestamp;
+use nodestats_wire::v1::Registration;
 use serde_json::{Value, json};
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -19,6 +20,9 @@ const VALUES: [&str; 3] = [
     "api.persistence.size=\"1Gi\"",
     "api.portForward.processes=true",
 ];
+
+/// Between two samples of one node that misses none, in seconds. Keys are cut to the second.
+const EVERY_SECOND: f64 = 2.5;
 
 struct Scene {
     cluster: FullCluster,
@@ -99,11 +103,14 @@ async fn on(version: Version) {
     every_node_answers(&scene).await;
     helm_s_own_test_passes(&scene);
     a_pod_asks_by_rest(&scene).await;
+    a_stolen_token_writes_one_node(&scene).await;
     the_plugin_says_what_proc_says(&scene);
     a_pod_s_work_is_seen_where_it_is(&scene).await;
     an_upgrade_keeps_history_and_opens_process_io(&scene).await;
     what_is_not_allowed_is_named(&scene);
     the_cluster_s_own_api_asks_rbac(&scene).await;
+    certificates_are_made_anew_without_a_restart(&scene).await;
+    a_node_goes_and_another_one_comes(&scene).await;
     no_namespace_waits_for_an_api_that_is_away(&scene).await;
     uninstall_leaves_nothing(&scene).await;
     two_replicas_share_a_database_server(&scene).await;
@@ -150,8 +157,14 @@ async fn every_node_answers(scene: &Scene) {
     let took = begin.elapsed();
     println!("install to first answer: {:.1} s", took.as_secs_f64());
     assert!(took < Duration::from_mins(1), "{took:?}");
-    let healthy = eventually("a good report", async || scene.doctor().ok()).await;
-    assert_eq!(healthy.lines().count(), 7, "{healthy}");
+    let healthy = eventually("a good report", async || {
+        let report = scene.doctor().ok()?;
+        report
+            .contains("v1alpha1.stats.nodestats.dev is available")
+            .then_some(report)
+    })
+    .await;
+    assert_eq!(healthy.lines().count(), 9, "{healthy}");
     assert!(
         healthy.contains("ok  agents        3 of 3 are ready"),
         "{healthy}"
@@ -174,23 +187,104 @@ fn helm_s_own_test_passes(scene: &Scene) {
 
 /// REST as any program in the cluster uses it.
 async fn a_pod_asks_by_rest(scene: &Scene) {
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks", "namespace": "default"},
-        "spec": {"restartPolicy": "Never", "containers": [{
-            "name": "asks", "image": "localhost/nodestats:latest", "imagePullPolicy": "Never",
-            "args": ["ask", "--server=http://nodestats-api.nodestats.svc:8080", "/nodes"],
-        }]},
+    let authorities =
+        scene.kubectl(&["get", "cm", "-n", "nodestats", "nodestats-ca", "-o", "json"]);
+    let authorities: Value = serde_json::from_str(&authorities).expect("JSON");
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "nodestats-ca", "namespace": "default"}, "data": authorities["data"],
     });
-    scene.cluster.apply(&pod.to_string()).expect("a pod");
-    let said = eventually("its answer", async || {
-        let said = scene.cluster.kubectl(&["logs", "asks"]).ok()?;
-        said.ends_with("]\n").then_some(said)
+    scene.cluster.apply(&map.to_string()).expect("a map");
+    // An account that nobody gave any right, then one that may see everything but processes.
+    scene.kubectl(&["create", "serviceaccount", "asks"]);
+    let said = a_pod_says(scene, "/nodes/node-1/cpu").await;
+    assert!(said.contains("allows get of nodes/cpu"), "{said}");
+    assert_eq!(a_pod_says(scene, "/nodes").await.trim(), "[]");
+    let bind = [
+        "create",
+        "clusterrolebinding",
+        "asks",
+        "--clusterrole=nodestats-viewer",
+    ];
+    scene.kubectl(&[&bind[..], &["--serviceaccount=default:asks"]].concat());
+    eventually("the role to count", async || {
+        let said = a_pod_says(scene, "/nodes/node-1/cpu").await;
+        said.contains("usage_percent").then_some(())
     })
     .await;
+    let said = a_pod_says(scene, "/nodes").await;
     let nodes: Vec<String> = serde_json::from_str(&said).expect("JSON");
     let address = |node| scene.cluster.address(node).expect("a node");
     assert_eq!(nodes, NODES.map(address));
+    let said = a_pod_says(scene, "/nodes/node-1/proc").await;
+    assert!(said.contains("allows get of nodes/proc"), "{said}");
+    scene.kubectl(&[
+        "delete",
+        "cm/nodestats-ca",
+        "sa/asks",
+        "clusterrolebinding/asks",
+    ]);
+}
+
+/// What a pod of the account `asks` prints when it asks for a path.
+async fn a_pod_says(scene: &Scene, path: &str) -> String {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks", "namespace": "default"},
+        "spec": {
+            "restartPolicy": "Never", "serviceAccountName": "asks",
+            "containers": [{
+                "name": "asks", "image": "localhost/nodestats:latest", "imagePullPolicy": "Never",
+                "args": ["ask", "--server=https://nodestats-api.nodestats.svc",
+                         "--certificate-authority=/ca/ca.crt", "--token-file=/token/token", path],
+                "volumeMounts": [
+                    {"name": "ca", "mountPath": "/ca"}, {"name": "token", "mountPath": "/token"},
+                ],
+            }],
+            "volumes": [
+                {"name": "ca", "configMap": {"name": "nodestats-ca"}},
+                {"name": "token", "projected": {"sources": [
+                    {"serviceAccountToken": {"audience": "nodestats", "path": "token"}},
+                ]}},
+            ],
+        },
+    });
+    scene.cluster.apply(&pod.to_string()).expect("a pod");
+    let said = eventually("its answer", async || {
+        let phase = ["get", "pod", "asks", "-o", "jsonpath={.status.phase}"];
+        let ended = ["Succeeded", "Failed"].contains(&&*scene.kubectl(&phase));
+        ended.then(|| scene.kubectl(&["logs", "asks"]))
+    })
+    .await;
     scene.kubectl(&["delete", "pod", "asks"]);
+    said
+}
+
+/// The token of one node's agent, in the hands of somebody else.
+async fn a_stolen_token_writes_one_node(scene: &Scene) {
+    let path = "jsonpath={.items[*].metadata.name}";
+    let on = "--field-selector=spec.nodeName=node-2";
+    let label = "app.kubernetes.io/component=agent";
+    let pod = scene.kubectl(&["get", "pod", "-n", "nodestats", "-l", label, on, "-o", path]);
+    let thief = scene
+        .cluster
+        .api(&scene.cluster.token("nodestats-agent", Some(&pod)));
+    let thief = thief.expect("a client");
+    let begin = Timestamp::from_system(std::time::SystemTime::now());
+    // Of an hour ago: nobody who asks about now sees them.
+    let mut frames = Frames::new(begin.plus_micros(-3_600_000_000));
+    for node in ["node-1", scene.cluster.address("node-1").expect("a node")] {
+        let pushed = thief.push_frames(node, frames.next_frame()).await;
+        assert_eq!(pushed.expect_err("forbidden").status(), Some(403), "{node}");
+    }
+    let taken = Registration::new(scene.cluster.address("node-1").expect("a node"), "node-2");
+    let taken = thief.register(&taken).await;
+    assert_eq!(taken.expect_err("forbidden").status(), Some(403));
+    let read = thief.get("/nodes/node-2/proc", &[]).await;
+    assert_eq!(read.expect_err("forbidden").status(), Some(403));
+    thief
+        .push_frames("node-2", frames.next_frame())
+        .await
+        .expect("its own");
 }
 
 fn the_plugin_says_what_proc_says(scene: &Scene) {
@@ -316,6 +410,8 @@ async fn an_upgrade_keeps_history_and_opens_process_io(scene: &Scene) {
     let mut values = VALUES.to_vec();
     values.extend([
         "agent.processIo=true",
+        // In the test's cluster each node has a folder of its own there.
+        "agent.buffer.hostPath=\"/var/log/nodestats-agent\"",
         // The API's pod begins anew.
         "podAnnotations={\"upgraded\": \"yes\"}",
     ]);
@@ -332,6 +428,34 @@ async fn an_upgrade_keeps_history_and_opens_process_io(scene: &Scene) {
     .await;
     assert_eq!(oldest(scene, "node-2"), Some(before));
     scene.until_answers().await;
+}
+
+async fn a_node_goes_and_another_one_comes(scene: &Scene) {
+    // Neither the API, whose volume is on its node, nor the pod that works.
+    let place = "jsonpath={.spec.nodeName}";
+    let busy = [["nodestats", "nodestats-api-0"], ["default", "load"]]
+        .map(|[namespace, pod]| scene.kubectl(&["get", "pod", "-n", namespace, pod, "-o", place]));
+    let node = NODES
+        .iter()
+        .find(|node| !busy.iter().any(|busy| busy == **node));
+    let node = *node.expect("one of three");
+    let address = scene.cluster.address(node).expect("a node");
+    let uid = || scene.kubectl(&["get", "mn", node, "-o", "jsonpath={.status.nodeUID}"]);
+    let before = uid();
+    scene.cluster.remove_node(node).expect("removed");
+    scene.kubectl(&["delete", "node", node]);
+    eventually("the node to be gone", async || {
+        scene.ask(&[node, "--cpu"]).err()
+    })
+    .await;
+    let all = scene.ask(&[]).expect("the others");
+    assert_eq!(all.as_array().map(Vec::len), Some(NODES.len() - 1));
+    scene.cluster.add_node(node).expect("added");
+    eventually("an answer for the new node", async || {
+        scene.ask(&[address, "--cpu"]).ok()
+    })
+    .await;
+    assert_ne!(uid(), before);
 }
 
 fn what_is_not_allowed_is_named(scene: &Scene) {
@@ -375,15 +499,17 @@ async fn uninstall_leaves_nothing(scene: &Scene) {
         (left == ["persistentvolumeclaim/data-nodestats-api-0"]).then_some(())
     };
     eventually("nothing to be left", nothing).await;
-    let kinds = "crd,clusterrole,clusterrolebinding,apiservice";
+    let kinds = "crd,clusterrole,clusterrolebinding,apiservice,\
+                 validatingadmissionpolicy,validatingadmissionpolicybinding";
     eventually("nothing to be left in the cluster", async || {
         let cluster_wide = scene.kubectl(&["get", kinds, "-o", "name"]);
         (!cluster_wide.contains("nodestats")).then_some(())
     })
     .await;
-    let readers = ["get", "rolebinding", "-n", "kube-system", "-o", "name"];
-    let readers = scene.kubectl(&readers);
-    assert!(!readers.contains("nodestats"), "{readers}");
+    for namespace in ["kube-system", "default"] {
+        let left = scene.kubectl(&["get", "role,rolebinding", "-n", namespace, "-o", "name"]);
+        assert!(!left.contains("nodestats"), "{left}");
+    }
     // The next installation begins with a history of its own.
     scene.kubectl(&["delete", "pod", "load", "--ignore-not-found"]);
     scene.kubectl(&["delete", "namespace", "nodestats", "--timeout=60s"]);
@@ -391,12 +517,15 @@ async fn uninstall_leaves_nothing(scene: &Scene) {
 
 async fn two_replicas_share_a_database_server(scene: &Scene) {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let database = DatabaseServer::start_on(scene.cluster.gateway(), folder.path());
+    let database = DatabaseServer::start_with_tls(scene.cluster.gateway(), folder.path());
+    let authority = std::fs::read_to_string(database.authority()).expect("a file");
     scene.kubectl(&["create", "namespace", "nodestats"]);
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": "database", "namespace": "nodestats"},
-        "stringData": {"user": DatabaseServer::USER, "password": DatabaseServer::PASSWORD},
+        "stringData": {
+            "user": DatabaseServer::USER, "password": DatabaseServer::PASSWORD, "ca": authority,
+        },
     });
     scene.cluster.apply(&secret.to_string()).expect("a secret");
     let url = format!("database.url={}", json!(database.url()));
@@ -404,6 +533,7 @@ async fn two_replicas_share_a_database_server(scene: &Scene) {
     values.extend([
         &*url,
         "database.existingSecret=\"database\"",
+        "database.caKey=\"ca\"",
         "api.replicas=2",
     ]);
     scene.cluster.install_chart(&values).expect("installed");
@@ -436,6 +566,11 @@ async fn two_replicas_share_a_database_server(scene: &Scene) {
         scene.until_answers().await;
         scene.kubectl(&wait);
     }
+    nothing_is_lost_since(scene, begin, EVERY_SECOND).await;
+}
+
+/// Each node has samples since `begin`, with no more than `gap` seconds between two of them.
+async fn nothing_is_lost_since(scene: &Scene, begin: Timestamp, gap: f64) {
     for node in NODES {
         eventually(&format!("the whole history of {node}"), async || {
             let history = scene
@@ -446,12 +581,44 @@ async fn two_replicas_share_a_database_server(scene: &Scene) {
             let times: Vec<f64> = times.collect();
             let (first, last) = (*times.first()?, *times.last()?);
             let now = Timestamp::from_system(std::time::SystemTime::now()).seconds();
-            // A sample each second; keys are cut to it.
-            let complete = times.windows(2).all(|pair| pair[1] - pair[0] < 2.5);
+            let complete = times.windows(2).all(|pair| pair[1] - pair[0] < gap);
             (complete && first - begin.seconds() < 3.0 && now - last < 5.0).then_some(())
         })
         .await;
     }
+}
+
+/// Somebody empties the Secret: an authority that nobody has heard of signs from one moment to the
+/// next, and all find to each other again.
+async fn certificates_are_made_anew_without_a_restart(scene: &Scene) {
+    let begin = Timestamp::from_system(std::time::SystemTime::now());
+    let pods = || {
+        let columns = "custom-columns=:metadata.uid,:status.containerStatuses[*].restartCount";
+        scene.kubectl(&["get", "pods", "-n", "nodestats", "-o", columns])
+    };
+    let authorities = || {
+        let path = "jsonpath={.data.ca\\.crt}";
+        scene.kubectl(&["get", "cm", "-n", "nodestats", "nodestats-ca", "-o", path])
+    };
+    let (pods_before, before) = (pods(), authorities());
+    assert!(
+        before.starts_with("-----BEGIN CERTIFICATE-----"),
+        "{before}"
+    );
+    let empty = r#"[{"op": "remove", "path": "/data"}]"#;
+    let secret = ["patch", "secret", "-n", "nodestats", "nodestats-tls"];
+    scene.kubectl(&[&secret[..], &["--type=json", "-p", empty]].concat());
+    eventually("another authority", async || {
+        let now = authorities();
+        (now != before && now.starts_with("-----BEGIN")).then_some(())
+    })
+    .await;
+    eventually("the cluster's API to know it", async || {
+        scene.ask(&["node-1", "--cpu", "--via", "aggregation"]).ok()
+    })
+    .await;
+    nothing_is_lost_since(scene, begin, EVERY_SECOND).await;
+    assert_eq!(pods(), pods_before);
 }
 
 async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
@@ -485,7 +652,6 @@ async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
         "rules": [
             {"apiGroups": ["stats.nodestats.dev"], "resources": ["nodes", "nodes/cpu"],
              "resourceNames": ["node-1"], "verbs": ["get"]},
-            {"apiGroups": ["nodestats.dev"], "resources": ["monitorednodes"], "verbs": ["list"]},
         ],
     });
     scene.cluster.apply(&role.to_string()).expect("a role");
@@ -500,9 +666,21 @@ async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
         let as_jane = ["--as", "jane", "--via", "aggregation"];
         scene.ask(&[&as_jane[..], words].concat())
     };
-    // By address too: RBAC sees the name.
-    for node in ["node-1", address("node-1")] {
-        eventually("the role to count", async || jane(&[node, "--cpu"]).ok()).await;
+    let by_name = async || jane(&["node-1", "--cpu"]).ok();
+    eventually("the role to count", by_name).await;
+    // RBAC sees the name: who may not look it up asks by it.
+    let by_address = || jane(&[address("node-1"), "--cpu"]);
+    let error = by_address().expect_err("forbidden");
+    assert!(error.contains("hint: ask by the node's name"), "{error}");
+    // Two lists say it, and either is enough.
+    for resource in ["monitorednodes.nodestats.dev", "nodes.stats.nodestats.dev"] {
+        let resource = format!("--resource={resource}");
+        scene.kubectl(&["create", "clusterrole", "look-up", "--verb=list", &resource]);
+        let bind = ["--clusterrole=look-up", "--user=jane"];
+        scene.kubectl(&[&["create", "clusterrolebinding", "look-up"][..], &bind].concat());
+        eventually("the list to count", async || by_address().ok()).await;
+        scene.kubectl(&["delete", "clusterrolebinding,clusterrole", "look-up"]);
+        eventually("the list to count no more", async || by_address().err()).await;
     }
     for (words, resource) in [
         (["node-1", "--processes"], "nodes/proc"),
@@ -520,19 +698,26 @@ async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
 }
 
 /// While an `APIService` is not available no namespace can be deleted: ours is taken away in time.
+/// Agents that are replaced meanwhile lose nothing of what waits.
 async fn no_namespace_waits_for_an_api_that_is_away(scene: &Scene) {
+    let begin = Timestamp::from_system(std::time::SystemTime::now());
     let scale = |replicas: &str| {
         scene.kubectl(&["scale", "-n", "nodestats", "sts/nodestats-api", replicas]);
     };
     scene.kubectl(&["create", "namespace", "unrelated"]);
     scale("--replicas=0");
     scene.kubectl(&["delete", "namespace", "unrelated", "--timeout=90s"]);
+    let agents = ["-n", "nodestats", "daemonset/nodestats-agent"];
+    scene.kubectl(&[&["rollout", "restart"][..], &agents].concat());
+    scene.kubectl(&[&["rollout", "status", "--timeout=120s"][..], &agents].concat());
     scale("--replicas=1");
     eventually("the API to be part of the cluster's again", async || {
         let raw = ["get", "--raw", "/apis/stats.nodestats.dev/v1alpha1/nodes"];
         scene.cluster.kubectl(&raw).ok()
     })
     .await;
+    // While a pod is replaced nobody samples.
+    nothing_is_lost_since(scene, begin, 15.0).await;
 }
 
 async fn no_namespace_waits_when_ours_is_deleted(scene: &Scene) {
@@ -548,7 +733,8 @@ async fn no_namespace_waits_when_ours_is_deleted(scene: &Scene) {
     ]);
     assert!(scene.cluster.kubectl(&get).is_err());
     // What is left is the cluster's: helm knows nothing of it any more.
-    let kinds = "clusterrole,clusterrolebinding,crd";
+    let kinds = "clusterrole,clusterrolebinding,crd,\
+                 validatingadmissionpolicy,validatingadmissionpolicybinding";
     let label = "app.kubernetes.io/part-of=nodestats";
     scene.kubectl(&["delete", kinds, "-l", label]);
 }

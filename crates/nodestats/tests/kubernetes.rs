@@ -30,6 +30,7 @@ on_both_versions! {
     the_definition_defaults_and_rejects,
     a_person_the_agent_and_the_controller_never_fight,
     no_service_account_may_do_more_than_its_work,
+    an_agent_writes_what_is_its_own_and_nothing_else,
     another_replica_leads_when_the_leader_is_killed,
     an_agent_without_definition_or_permission_says_so_and_goes_on,
     what_lists_tell_is_acted_on_and_plain_hosts_are_left_alone,
@@ -170,16 +171,8 @@ impl Servers {
     }
 
     fn start_controller(&mut self, defaults: &Value) {
-        let defaults = defaults.to_string();
-        let arguments = [
-            "--identity",
-            "one",
-            "--poll",
-            "1s",
-            "--node-defaults",
-            &defaults,
-        ];
-        let controller = Program::controller(self.api.url(), &self.kubeconfig, &arguments);
+        let (api, kubeconfig) = (self.api.url(), &self.kubeconfig);
+        let controller = Program::quick_controller(api, kubeconfig, defaults, &[]);
         self.controller = Some(controller);
     }
 
@@ -414,6 +407,133 @@ async fn nothing_is_written_for_a_minute(plane: &ControlPlane) {
     panic!("the conditions of node-a changed in each of five minutes");
 }
 
+/// What the admission policy refuses, by the token of an agent's pod.
+async fn an_agent_writes_what_is_its_own_and_nothing_else(version: Version) {
+    let plane = ControlPlane::with_nodestats(version);
+    let uid = plane.add_node("node-a", "192.168.2.10");
+    let other = plane.add_node("node-b", "192.168.2.11");
+    let agent = plane.agent_credentials("node-a").0.display().to_string();
+    // Bound to no pod: of no node.
+    let unbound = plane.credentials("nodestats-agent").display().to_string();
+    let object = |name: &str, owner: &str, more: Value| {
+        let mut object = json!({
+            "apiVersion": "nodestats.dev/v1alpha1", "kind": "MonitoredNode",
+            "metadata": {"name": name, "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Node", "name": name, "uid": owner},
+            ]},
+        });
+        let fields = more.as_object().expect("fields").clone();
+        for (key, value) in fields {
+            match (key.as_str(), object["metadata"].as_object_mut()) {
+                ("spec", _) => object["spec"] = value,
+                (_, Some(metadata)) => drop(metadata.insert(key, value)),
+                _ => unreachable!("an object has metadata"),
+            }
+        }
+        object.to_string()
+    };
+    let apply = |kubeconfig: &str, document: &str| {
+        let arguments = ["apply", "--server-side", "--field-manager=nodestats-agent"];
+        let arguments = [&arguments[..], &["--kubeconfig", kubeconfig, "-f", "-"]].concat();
+        plane.kubectl_with(&arguments, document)
+    };
+    let patch = |patch: &Value| {
+        let patch = patch.to_string();
+        let arguments = [
+            "patch",
+            "mn",
+            "node-a",
+            "--type=merge",
+            "--kubeconfig",
+            &agent,
+        ];
+        plane.kubectl(&[&arguments[..], &["-p", &patch]].concat())
+    };
+    let apply_status = |status: &Value| {
+        let document = json!({
+            "apiVersion": "nodestats.dev/v1alpha1", "kind": "MonitoredNode",
+            "metadata": {"name": "node-a"}, "status": status,
+        });
+        let mut arguments = vec!["apply", "--server-side", "--subresource=status"];
+        arguments.extend([
+            "--field-manager=nodestats-agent",
+            "--kubeconfig",
+            &agent,
+            "-f",
+            "-",
+        ]);
+        plane.kubectl_with(&arguments, &document.to_string())
+    };
+    let refused = |answer: anyhow::Result<String>, why: &str| {
+        let error = format!("{:#}", answer.expect_err(why));
+        assert!(error.contains(why), "{error}");
+    };
+    let own = "an agent writes the MonitoredNode of its own Node";
+    refused(apply(&agent, &object("node-b", &other, json!({}))), own);
+    refused(apply(&unbound, &object("node-a", &uid, json!({}))), own);
+    for owner in ["another", &other] {
+        let document = object("node-a", owner, json!({}));
+        refused(apply(&agent, &document), "is owned by its Node");
+    }
+    // Another owner beside it would keep the object when its Node goes.
+    let owners = [("node-a", &uid), ("node-b", &other)];
+    let owners = owners
+        .map(|(name, uid)| json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}));
+    let owners = json!({"ownerReferences": owners});
+    let document = object("node-a", &uid, owners.clone());
+    refused(apply(&agent, &document), "by nobody else");
+    for spec in [
+        json!({"interval": "1s"}),
+        json!({"processes": {"commandLine": "Full"}}),
+        json!({"deletionPolicy": "Purge"}),
+        json!({"retention": {"raw": "1d"}}),
+    ] {
+        let document = object("node-a", &uid, json!({"spec": spec}));
+        refused(apply(&agent, &document), "does not write the spec");
+    }
+    let document = object(
+        "node-a",
+        &uid,
+        json!({"finalizers": ["nodestats.dev/mine"]}),
+    );
+    refused(apply(&agent, &document), "holds up no deletion");
+    let document = object("node-a", &uid, json!({}));
+    apply(&agent, &document).expect("its own");
+    // It is there: nothing of it becomes the agent's.
+    let paused = json!({"spec": {"paused": true}});
+    refused(patch(&paused), "does not write the spec");
+    let owners = json!({"metadata": owners});
+    refused(patch(&owners), "by nobody else");
+    let finalizers = json!({"metadata": {"finalizers": ["nodestats.dev/mine"]}});
+    refused(patch(&finalizers), "holds up no deletion");
+    let condition = |kind: &str| {
+        json!({"conditions": [{
+            "type": kind, "status": "True", "reason": "Test", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]})
+    };
+    let controllers = "nothing that is the controller's";
+    for theirs in [json!({"phase": "Ready"}), condition("Ready")] {
+        refused(apply_status(&theirs), controllers);
+    }
+    apply_status(&json!({"kernel": "6.1"})).expect("a fact of the node");
+    apply_status(&condition("CPUPressure")).expect("the pressure on it");
+    // A person changes what is theirs, and the agent goes on.
+    plane
+        .kubectl(&[
+            "patch",
+            "mn",
+            "node-a",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"interval": "7s"}}"#,
+        ])
+        .expect("a person's");
+    apply(&agent, &document).expect("its own");
+    apply_status(&json!({"kernel": "6.2"})).expect("a fact of the node");
+    assert_eq!(plane.get("mn", "node-a")["spec"]["interval"], "7s");
+}
+
 async fn no_service_account_may_do_more_than_its_work(version: Version) {
     let plane = ControlPlane::with_nodestats(version);
     let may = |account: &str, verb: &str, resource: &str, extra: &[&str]| {
@@ -493,6 +613,31 @@ async fn no_service_account_may_do_more_than_its_work(version: Version) {
         "monitorednodes.nodestats.dev",
         &[]
     ));
+    // The certificate is the controller's to make, and the API's to show.
+    let own: &[&str] = &["-n", "nodestats"];
+    for (account, verb, resource, expected) in [
+        (
+            "nodestats-controller",
+            "update",
+            "secrets/nodestats-tls",
+            true,
+        ),
+        ("nodestats-controller", "get", "secrets/other", false),
+        ("nodestats-api", "watch", "secrets/nodestats-tls", true),
+        ("nodestats-api", "update", "secrets/nodestats-tls", false),
+        ("nodestats-agent", "watch", "secrets/nodestats-tls", false),
+        ("nodestats-agent", "watch", "configmaps/nodestats-ca", true),
+        ("nodestats-agent", "patch", "configmaps/nodestats-ca", false),
+        (
+            "nodestats-controller",
+            "patch",
+            "configmaps/nodestats-ca",
+            true,
+        ),
+    ] {
+        let is_allowed = may(account, verb, resource, own);
+        assert_eq!(is_allowed, expected, "{account}: {verb} {resource}");
+    }
     // And what they need, they may: the same question has two answers.
     for (account, verb, resource) in [
         ("nodestats-agent", "watch", "monitorednodes.nodestats.dev"),
@@ -833,6 +978,15 @@ async fn the_chart_is_taken_whatever_its_values(version: Version) {
     // What is new is tried, not whether it may be changed.
     let workloads = ["delete", "-n", "nodestats", "sts,deploy,ds", "--all"];
     plane.kubectl(&workloads).expect("deleted");
+    // A trial makes no account, and the pod of `helm test` asks for one.
+    let account = [
+        "create",
+        "serviceaccount",
+        "nodestats-test",
+        "-n",
+        "nodestats",
+    ];
+    plane.kubectl(&account).expect("an account");
     let objects = |values: &[&str]| {
         let said = plane.try_chart(values);
         let said = said.unwrap_or_else(|error| panic!("{values:?}: {error:#}"));
@@ -859,6 +1013,7 @@ async fn the_chart_is_taken_whatever_its_values(version: Version) {
     let replicas = objects(&[
         "database.url=\"wss://database:8000\"",
         "database.existingSecret=\"database\"",
+        "database.caKey=\"ca.crt\"",
         "api.replicas=2",
     ]);
     for name in [
@@ -883,6 +1038,7 @@ async fn the_chart_is_taken_whatever_its_values(version: Version) {
     for values in [
         &[
             "agent.processIo=true",
+            "agent.buffer={\"mib\": 64, \"hostPath\": \"/var/lib/nodestats-agent\"}",
             "agent.seLinuxOptions={\"type\": \"spc_t\"}",
         ][..],
         &["agent.hostRoot={\"enabled\": false}"],

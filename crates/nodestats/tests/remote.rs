@@ -14,8 +14,13 @@ fn api(database: &str, user: &str, password: &str) -> Vec<String> {
 }
 
 fn serve(database: &str) -> Program {
+    serve_with(database, &[])
+}
+
+fn serve_with(database: &str, more: &[&str]) -> Program {
     let arguments = api(database, DatabaseServer::USER, DatabaseServer::PASSWORD);
-    Program::serve(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    let arguments = arguments.iter().map(String::as_str);
+    Program::serve(&arguments.chain(more.iter().copied()).collect::<Vec<_>>())
 }
 
 fn keys(history: &Value) -> Vec<&String> {
@@ -71,6 +76,38 @@ async fn replicas_share_a_server_and_outlive_its_absence() {
         assert_eq!(server.terminate().code(), Some(0));
     }
     drop(database);
+}
+
+#[tokio::test]
+async fn a_server_is_asked_over_tls_where_its_authority_is_trusted() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = DatabaseServer::start_with_tls("127.0.0.1", folder.path());
+    let authority = database.authority().display().to_string();
+    let trust = |file| ["--database-certificate-authority", file];
+    let server = serve_with(&database.url(), &trust(&authority));
+    let client = server.client();
+    let registration = Registration::new("192.168.2.10", "test-node");
+    assert!(client.register(&registration).await.expect("new"));
+    drop(server);
+    // The public authorities did not sign it, another file holds none, and a third one is not there.
+    let key = folder.path().join("tls.key").display().to_string();
+    let missing = folder.path().join("missing").display().to_string();
+    for (more, said) in [
+        (&[] as &[&str], "cannot open the database wss://127.0.0.1:"),
+        (&trust(&key), "it holds no certificate"),
+        (&trust(&missing), "cannot read"),
+    ] {
+        let arguments = api(
+            &database.url(),
+            DatabaseServer::USER,
+            DatabaseServer::PASSWORD,
+        );
+        let arguments = arguments.iter().map(String::as_str);
+        let arguments: Vec<&str> = arguments.chain(more.iter().copied()).collect();
+        let run = Program::run("nodestats", &arguments);
+        assert_eq!(run.status.code(), Some(1), "{run:?}");
+        assert!(run.stderr.contains(said), "{run:?}");
+    }
 }
 
 #[test]

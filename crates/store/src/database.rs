@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use surrealdb::engine::local::Db;
 use surrealdb::engine::remote::ws::{self, Ws, Wss};
 use surrealdb::opt::auth::Root;
@@ -32,6 +34,9 @@ pub enum Error {
     /// The embedded database failed.
     #[error("{0}")]
     Datastore(String),
+    /// The authorities that were given for a server are none.
+    #[error("the file of the database's certificate authorities is not usable: {0}")]
+    Authorities(String),
     /// It was closed.
     #[error("the database was closed")]
     Closed,
@@ -61,6 +66,24 @@ enum Connection {
     Remote(Surreal<ws::Client>),
 }
 
+/// A client that trusts who is signed by one of these authorities, and nobody else.
+fn trusting(pem: &[u8]) -> Result<rustls::ClientConfig, Error> {
+    let unusable = |error: &dyn std::fmt::Display| Error::Authorities(error.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(pem) {
+        let authority = authority.map_err(|error| unusable(&error))?;
+        roots.add(authority).map_err(|error| unusable(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(unusable(&"it holds no certificate"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| unusable(&error))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 /// The open database. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Database {
@@ -84,11 +107,16 @@ impl Database {
                     tls,
                     authority,
                     credentials,
+                    authorities,
                 },
                 _,
             ) => {
                 let client = if *tls {
-                    Surreal::new::<Wss>(authority.as_str()).await?
+                    let config = match authorities {
+                        Some(pem) => surrealdb::opt::Config::new().rustls(trusting(pem)?),
+                        None => surrealdb::opt::Config::new(),
+                    };
+                    Surreal::new::<Wss>((authority.as_str(), config)).await?
                 } else {
                     Surreal::new::<Ws>(authority.as_str()).await?
                 };

@@ -19,6 +19,8 @@ pub enum Location {
         authority: String,
         /// Who we are there; `None` where the server asks nobody.
         credentials: Option<Credentials>,
+        /// PEM of the authorities that sign its certificate; `None` for the public ones.
+        authorities: Option<Vec<u8>>,
     },
 }
 
@@ -59,6 +61,7 @@ impl FromStr for Location {
                 tls: scheme == "wss",
                 authority: rest.trim_end_matches('/').to_owned(),
                 credentials: None,
+                authorities: None,
             }),
             _ => Err(error()),
         }

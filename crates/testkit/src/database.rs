@@ -1,9 +1,11 @@
 //! A real `SurrealDB` server.
 
+use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::certificates::Authority;
 use crate::program::{Running, command};
 use crate::{free_port, wait_for};
 
@@ -12,6 +14,7 @@ pub struct DatabaseServer {
     child: Running,
     bind: String,
     directory: PathBuf,
+    tls: bool,
 }
 
 impl DatabaseServer {
@@ -25,22 +28,39 @@ impl DatabaseServer {
     /// # Panics
     /// Where it does not.
     pub fn start(directory: &Path) -> Self {
-        Self::start_on("127.0.0.1", directory)
+        // Its line of what it listens on does not name a port it chose itself.
+        Self::start_at(format!("127.0.0.1:{}", free_port()), directory, false)
     }
 
-    /// The same on this address of this machine, for those who reach it by that.
+    /// The same over TLS on this address of this machine, by a certificate of an authority of its
+    /// own: [`DatabaseServer::authority`].
     ///
     /// # Panics
     /// Where it does not start.
-    pub fn start_on(address: &str, directory: &Path) -> Self {
-        // Its line of what it listens on does not name a port it chose itself.
-        Self::start_at(format!("{address}:{}", free_port()), directory)
+    pub fn start_with_tls(address: &str, directory: &Path) -> Self {
+        fs::create_dir_all(directory).expect("a folder");
+        let authority = Authority::new();
+        let [certificate, key] = authority.leaf("database", address);
+        for (file, pem) in [
+            ("ca.crt", authority.pem()),
+            ("tls.crt", &certificate),
+            ("tls.key", &key),
+        ] {
+            fs::write(directory.join(file), pem).expect("written");
+        }
+        Self::start_at(format!("{address}:{}", free_port()), directory, true)
     }
 
-    fn start_at(bind: String, directory: &Path) -> Self {
-        let storage = format!("surrealkv://{}", directory.display());
+    fn start_at(bind: String, directory: &Path, tls: bool) -> Self {
+        let storage = format!("surrealkv://{}", directory.join("data").display());
+        let [certificate, key] =
+            ["tls.crt", "tls.key"].map(|file| directory.join(file).display().to_string());
         let mut arguments = vec!["start", "--no-banner", "--log", "error", "--bind", &bind];
-        arguments.extend(["--user", Self::USER, "--pass", Self::PASSWORD, &storage]);
+        arguments.extend(["--user", Self::USER, "--pass", Self::PASSWORD]);
+        if tls {
+            arguments.extend(["--web-crt", &certificate, "--web-key", &key]);
+        }
+        arguments.push(&storage);
         let mut command = command("surrealdb-server", &arguments);
         let mut child = Running(command.stdout(Stdio::null()).spawn().expect("starts"));
         wait_for("the database server", || {
@@ -52,19 +72,25 @@ impl DatabaseServer {
             child,
             bind,
             directory: directory.to_owned(),
+            tls,
         }
     }
 
     /// What `--database` takes.
     pub fn url(&self) -> String {
-        format!("ws://{}", self.bind)
+        format!("{}://{}", if self.tls { "wss" } else { "ws" }, self.bind)
+    }
+
+    /// The PEM file of the authority that signed its certificate, where it has one.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.join("ca.crt")
     }
 
     /// Kills it (SIGKILL), and returns what starts it again: same place, same data.
     pub fn kill(mut self) -> impl FnOnce() -> Self + use<> {
         self.child.0.kill().expect("it runs");
         self.child.0.wait().expect("it ended");
-        let (bind, directory) = (self.bind, self.directory);
-        move || Self::start_at(bind, &directory)
+        let (bind, directory, tls) = (self.bind, self.directory, self.tls);
+        move || Self::start_at(bind, &directory, tls)
     }
 }

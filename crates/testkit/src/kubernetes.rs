@@ -1,11 +1,15 @@
 //! A real control plane for one test, with what nodestats installs into it, and Nodes that no
 //! machine stands behind.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nodestats_cluster::{Cluster, Config, Level, Owned};
+use nodestats_wire::client::Client;
 use tempfile::TempDir;
+
+use crate::PATIENCE;
 
 pub use nodestats_cluster::Version;
 
@@ -74,6 +78,11 @@ impl ControlPlane {
     /// Runs kubectl as the administrator.
     pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.cluster.kubectl(arguments)
+    }
+
+    /// Runs kubectl as the administrator, with this on its standard input.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        self.cluster.kubectl_with(arguments, input)
     }
 
     /// Applies documents as a person does, and returns what kubectl said.
@@ -178,6 +187,24 @@ impl ControlPlane {
         )
     }
 
+    /// A service account of the namespace `nodestats` that these roles are bound to, each by a
+    /// binding `ACCOUNT-ROLE`.
+    ///
+    /// # Panics
+    /// Where it cannot be made.
+    pub fn let_read(&self, account: &str, roles: &[&str]) {
+        let_read(&self.cluster, account, roles);
+    }
+
+    /// A file with a token of a service account (of the namespace `nodestats`) for nodestats' API,
+    /// bound to this pod of the same namespace where one is named.
+    ///
+    /// # Panics
+    /// Where the API server makes none.
+    pub fn token(&self, service_account: &str, pod: Option<&str>) -> PathBuf {
+        token(&self.cluster, self.folder.path(), service_account, pod)
+    }
+
     /// A kubeconfig of a service account of the namespace `nodestats`.
     ///
     /// # Panics
@@ -199,7 +226,11 @@ impl ControlPlane {
 }
 
 /// A cluster with nodes; gone when it is dropped.
-pub struct FullCluster(Owned);
+pub struct FullCluster {
+    cluster: Owned,
+    images: [PathBuf; 2],
+    folder: TempDir,
+}
 
 impl FullCluster {
     /// Starts it, and imports the images of `cargo xtask image` into every node.
@@ -224,10 +255,22 @@ impl FullCluster {
             network: format!("192.168.{}", 64 + std::process::id() % 32),
         };
         let cluster = Owned::up(&config).expect("a cluster");
-        for image in images {
-            cluster.load(&image).expect("imported");
+        for image in &images {
+            cluster.load(image).expect("imported");
         }
-        Self(cluster)
+        Self {
+            cluster,
+            images,
+            folder: tempfile::tempdir().expect("temporary folder"),
+        }
+    }
+
+    /// Adds a node that was removed, and imports the images into it.
+    pub fn add_node(&self, node: &str) -> anyhow::Result<()> {
+        self.cluster.add_node(node)?;
+        self.images
+            .iter()
+            .try_for_each(|image| self.cluster.load_into(node, image))
     }
 
     /// Installs or upgrades the chart with the images of this machine, as `helm` does, in the
@@ -253,6 +296,38 @@ impl FullCluster {
         self.kubectl_with(&["apply", "-f", "-"], documents)
     }
 
+    /// A service account of the namespace `nodestats` that these roles are bound to.
+    ///
+    /// # Panics
+    /// Where it cannot be made.
+    pub fn let_read(&self, account: &str, roles: &[&str]) {
+        let_read(&self.cluster, account, roles);
+    }
+
+    /// A file with a token of a service account (of the namespace `nodestats`) for nodestats' API,
+    /// bound to this pod where one is named.
+    ///
+    /// # Panics
+    /// Where the API server makes none.
+    pub fn token(&self, account: &str, pod: Option<&str>) -> PathBuf {
+        token(&self.cluster, self.folder.path(), account, pod)
+    }
+
+    /// A client for the API's pod, which this machine has a route to, that shows the token in this
+    /// file.
+    pub fn api(&self, token: &Path) -> anyhow::Result<Client> {
+        let get = |what: &[&str], path: &str| {
+            let path = format!("jsonpath={path}");
+            self.kubectl(&[&["get", "-n", "nodestats", "-o", &path], what].concat())
+        };
+        let api = ["pod", "-l", "app.kubernetes.io/component=api"];
+        let ip: IpAddr = get(&api, "{.items[0].status.podIP}")?.parse()?;
+        let authorities = get(&["configmap", "nodestats-ca"], "{.data.ca\\.crt}")?;
+        let client = Client::new("https://nodestats-api.nodestats.svc:8443", PATIENCE)?;
+        let client = client.trust_at(authorities.as_bytes(), SocketAddr::new(ip, 8443))?;
+        Ok(client.with_token_file(token.to_owned())?)
+    }
+
     /// Kills (SIGKILL) the processes of a node that run this program, in containers or not.
     pub fn kill_inside(&self, node: &str, program: &str) -> anyhow::Result<()> {
         let mut command = self.inside(node)?;
@@ -268,8 +343,43 @@ impl std::ops::Deref for FullCluster {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
-        &self.0
+        &self.cluster
     }
+}
+
+fn let_read(cluster: &Cluster, account: &str, roles: &[&str]) {
+    let mut documents = vec![serde_json::json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": account, "namespace": "nodestats"},
+    })];
+    documents.extend(roles.iter().map(|role| {
+        serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("{account}-{role}")},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role,
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "nodestats"}],
+        })
+    }));
+    for document in documents {
+        let apply = ["apply", "-f", "-"];
+        let applied = cluster.kubectl_with(&apply, &document.to_string());
+        applied.expect("applied");
+    }
+}
+
+fn token(cluster: &Cluster, folder: &Path, account: &str, pod: Option<&str>) -> PathBuf {
+    let mut arguments = vec!["create", "token", account, "-n", "nodestats"];
+    arguments.push("--audience=nodestats");
+    let name = pod.map(|pod| format!("--bound-object-name={pod}"));
+    if let Some(name) = &name {
+        arguments.extend(["--bound-object-kind=Pod", name]);
+    }
+    let token = cluster.kubectl(&arguments).expect("a token");
+    let file = folder.join(format!("{account}.{}", pod.unwrap_or("token")));
+    std::fs::write(&file, token.trim()).expect("written");
+    file
 }
 
 /// Installs what every cluster with nodestats has: the definition, the namespace, the RBAC, and the

@@ -2,6 +2,7 @@
 //!
 //! Tests wait for conditions, never for a guessed time.
 
+mod certificates;
 mod database;
 pub mod fake_api_server;
 pub mod kubernetes;
@@ -9,6 +10,7 @@ mod program;
 mod samples;
 mod small_disk;
 
+pub use certificates::Authority;
 pub use database::DatabaseServer;
 pub use program::{Program, Run};
 pub use samples::Frames;

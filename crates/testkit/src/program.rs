@@ -76,6 +76,16 @@ impl Program {
         Self::serve_by(&mut command("nodestats", arguments))
     }
 
+    /// The same in the cluster of a kubeconfig, with its log in a file.
+    ///
+    /// # Panics
+    /// Where it ends instead.
+    pub fn serve_in(arguments: &[&str], kubeconfig: &Path, log: &Path) -> Self {
+        let mut command = command("nodestats", arguments);
+        command.stderr(std::fs::File::create(log).expect("created"));
+        Self::serve_by(command.env("KUBECONFIG", kubeconfig))
+    }
+
     /// Runs `command`, which becomes `nodestats`, and waits until it listens.
     pub(crate) fn serve_by(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
@@ -116,6 +126,20 @@ impl Program {
         all.extend(arguments);
         let kubeconfig = kubeconfig.display().to_string();
         Self::start("nodestats", &all, &[("KUBECONFIG", &kubeconfig)])
+    }
+
+    /// The same that asks each second, as the replica `one`, with the cluster's defaults.
+    pub fn quick_controller(
+        api: &str,
+        kubeconfig: &Path,
+        defaults: &serde_json::Value,
+        more: &[&str],
+    ) -> Self {
+        let defaults = defaults.to_string();
+        let mut arguments = vec!["--identity", "one", "--poll", "1s"];
+        arguments.extend(["--node-defaults", &defaults]);
+        arguments.extend(more);
+        Self::controller(api, kubeconfig, &arguments)
     }
 
     /// Starts a program that says nothing on standard output, with these variables.
@@ -181,6 +205,12 @@ impl Program {
     /// A client for the server.
     pub fn client(&self) -> Client {
         Client::new(&self.address, PATIENCE).expect("a URL")
+    }
+
+    /// A client for the server that shows the token in this file.
+    pub fn client_with(&self, token: &Path) -> Client {
+        let client = self.client().with_token_file(token.to_owned());
+        client.expect("a server of this machine")
     }
 
     /// Waits until it ends by itself.

@@ -1,5 +1,8 @@
 //! The one typed HTTP client: agent, plugin and tests ask through it.
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use reqwest::{Method, StatusCode, Url, header};
@@ -18,6 +21,15 @@ pub enum Error {
     /// The HTTP client could not be set up.
     #[error("cannot set up the HTTP client")]
     Setup(#[source] reqwest::Error),
+    /// A file that says whom to trust, or who asks, cannot be read.
+    #[error("cannot read {0}")]
+    File(PathBuf, #[source] std::io::Error),
+    /// A token would travel openly.
+    #[error("the token is not sent to {0}, where others can read it on the way: use https")]
+    OpenToken(String),
+    /// No certificates in what says whom to trust.
+    #[error("there is no certificate of an authority")]
+    Authorities,
     /// No answer: refused, unreachable, timed out, or cut off.
     #[error("no answer from {server}")]
     NoAnswer {
@@ -50,20 +62,24 @@ impl Error {
         }
     }
 
-    /// Whether the same request may go through later: no answer, overload, or a failing server.
+    /// Whether the same request may go through later: no answer, overload, a failing server, or a
+    /// token that is not there yet.
     pub fn is_temporary(&self) -> bool {
         match self.status() {
-            None => matches!(self, Self::NoAnswer { .. }),
+            None => matches!(self, Self::NoAnswer { .. } | Self::File(..)),
             Some(status) => status == 408 || status == 429 || status >= 500,
         }
     }
 }
 
-/// A connection to one server.
+/// A connection to one server. Cloning is cheap; all clones trust whom one of them is told to.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    http: Arc<RwLock<reqwest::Client>>,
     base: Url,
+    timeout: Duration,
+    token_file: Option<PathBuf>,
+    address: Option<SocketAddr>,
 }
 
 impl Client {
@@ -77,17 +93,81 @@ impl Client {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let http = reqwest::Client::builder()
-            .timeout(timeout)
-            .connect_timeout(timeout.min(Duration::from_secs(5)))
-            .user_agent(concat!("nodestats/", env!("CARGO_PKG_VERSION")))
-            .pool_idle_timeout(routes::CLIENT_KEEP_ALIVE)
-            .redirect(reqwest::redirect::Policy::none())
+        let http = builder(timeout)
             // The host's certificates are read only where they are needed: they cost a megabyte.
             .tls_built_in_root_certs(base.scheme() == "https")
             .build()
             .map_err(Error::Setup)?;
-        Ok(Self { http, base })
+        Ok(Self {
+            http: Arc::new(RwLock::new(http)),
+            base,
+            timeout,
+            token_file: None,
+            address: None,
+        })
+    }
+
+    /// From now on whom these authorities (PEM) have signed is trusted, and nobody else; requests
+    /// under way end as they began.
+    pub fn trust(&self, authorities: &[u8]) -> Result<(), Error> {
+        let authorities = reqwest::Certificate::from_pem_bundle(authorities);
+        let authorities = authorities.map_err(|_| Error::Authorities)?;
+        if authorities.is_empty() {
+            return Err(Error::Authorities);
+        }
+        let mut http = builder(self.timeout).tls_built_in_root_certs(false);
+        if let Some(address) = self.address {
+            http = http.resolve(self.base.host_str().unwrap_or_default(), address);
+        }
+        for authority in authorities {
+            http = http.add_root_certificate(authority);
+        }
+        let http = http.build().map_err(Error::Setup)?;
+        *self.http.write().unwrap_or_else(PoisonError::into_inner) = http;
+        Ok(())
+    }
+
+    /// The same for the authorities of a file.
+    pub fn trust_file(&self, file: &Path) -> Result<(), Error> {
+        let authorities = std::fs::read(file);
+        self.trust(&authorities.map_err(|error| Error::File(file.to_owned(), error))?)
+    }
+
+    /// Trusts these authorities and connects to `address`, whatever the server's name resolves to: for
+    /// whoever has no part in the cluster's DNS.
+    pub fn trust_at(mut self, authorities: &[u8], address: SocketAddr) -> Result<Self, Error> {
+        self.address = Some(address);
+        self.trust(authorities)?;
+        Ok(self)
+    }
+
+    /// Each request carries what this file says at that time, as a bearer token (RFC 6750). Never to
+    /// another host without TLS.
+    pub fn with_token_file(mut self, file: PathBuf) -> Result<Self, Error> {
+        let host = self.base.host_str().unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+        let is_local = address.map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
+        if self.base.scheme() == "http" && !is_local {
+            return Err(Error::OpenToken(self.base.to_string()));
+        }
+        self.token_file = Some(file);
+        Ok(self)
+    }
+
+    /// What the arguments of every program say of how a server is reached: [`Client::trust_file`] and
+    /// [`Client::with_token_file`], where they name such files.
+    pub fn with_files(
+        self,
+        certificate_authority: Option<&Path>,
+        token: Option<&Path>,
+    ) -> Result<Self, Error> {
+        if let Some(file) = certificate_authority {
+            self.trust_file(file)?;
+        }
+        match token {
+            Some(file) => self.with_token_file(file.to_owned()),
+            None => Ok(self),
+        }
     }
 
     /// The server's host name or address and its port.
@@ -199,10 +279,16 @@ impl Client {
             .base
             .join(path.trim_start_matches('/'))
             .unwrap_or_else(|_| self.base.clone());
-        self.http.request(method, url)
+        let http = self.http.read().unwrap_or_else(PoisonError::into_inner);
+        http.request(method, url)
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
+        if let Some(file) = &self.token_file {
+            let token = std::fs::read_to_string(file);
+            let token = token.map_err(|error| Error::File(file.clone(), error))?;
+            request = request.bearer_auth(token.trim());
+        }
         let response = request
             .send()
             .await
@@ -228,6 +314,16 @@ impl Client {
             source: source.without_url(),
         }
     }
+}
+
+/// What all clients have in common.
+fn builder(timeout: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .timeout(timeout)
+        .connect_timeout(timeout.min(Duration::from_secs(5)))
+        .user_agent(concat!("nodestats/", env!("CARGO_PKG_VERSION")))
+        .pool_idle_timeout(routes::CLIENT_KEEP_ALIVE)
+        .redirect(reqwest::redirect::Policy::none())
 }
 
 /// What an error's body says, where it is one of this API.

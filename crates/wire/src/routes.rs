@@ -23,6 +23,10 @@ pub const GROUP_VERSION: &str = "v1alpha1";
 /// Below this the cluster's API server forwards to this API.
 pub const AGGREGATED: &str = "/apis/stats.nodestats.dev/v1alpha1";
 
+/// The audience of the tokens that this API takes in a cluster: one that was given to it says nothing
+/// to others.
+pub const AUDIENCE: &str = "nodestats";
+
 /// Media type of the agent's compact push: one or more encoded frames.
 pub const FRAMES_MEDIA_TYPE: &str = "application/vnd.nodestats.frames";
 /// Media type of errors (RFC 9457).

@@ -109,6 +109,7 @@ mod tests {
         let observed = Observed::of(host, None);
         Facts {
             membership: &Membership {
+                ca_config_map: None,
                 node_name: "a".to_owned(),
                 node_ips: vec!["192.168.2.10".to_owned()],
                 pod: None,

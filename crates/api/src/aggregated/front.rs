@@ -6,25 +6,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{EXTRA_HEADERS, GROUP_HEADER, USER_HEADER};
 use crate::serve::{Secure, serve_by};
+use crate::tls::{self, Certificate, TlsError};
 
-/// The header by which the front proxy names the user.
-pub(crate) const USER_HEADER: &str = "x-remote-user";
-/// A handshake takes no longer.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Where the object says by which headers the front proxy names a user, and those that are read.
+const HEADERS: [(&str, &str); 3] = [
+    ("requestheader-username-headers", USER_HEADER),
+    ("requestheader-group-headers", GROUP_HEADER),
+    ("requestheader-extra-headers-prefix", EXTRA_HEADERS),
+];
 
 /// Why the objects do not do.
 #[derive(Debug, thiserror::Error)]
@@ -32,18 +33,15 @@ pub enum FrontError {
     /// A key of an object is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// What stands there is no PEM.
-    #[error("{0} is no certificate or key")]
-    Pem(&'static str),
-    /// The list of names cannot be read.
-    #[error("requestheader-allowed-names is no list")]
-    Names,
-    /// The front proxy names users by another header.
-    #[error("the front proxy names users by another header than X-Remote-User")]
-    Header,
-    /// Certificate and key do not go together, or no authority is usable.
-    #[error("the certificates are not usable")]
-    Tls(#[source] rustls::Error),
+    /// A list cannot be read.
+    #[error("{0} is no list")]
+    Names(&'static str),
+    /// The front proxy names users by other headers.
+    #[error("the front proxy names users by other headers than {0}")]
+    Header(&'static str),
+    /// A certificate does not do.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What is needed to let the front proxy in.
@@ -54,43 +52,35 @@ pub struct Front {
 }
 
 impl Front {
-    /// From the serving certificate (`tls.crt`, `tls.key`) and from
-    /// `kube-system/extension-apiserver-authentication`, which says who the front proxy is.
+    /// From the serving certificate and from `kube-system/extension-apiserver-authentication`, which
+    /// says who the front proxy is.
     pub fn new(
-        certificate: &[u8],
-        key: &[u8],
+        certificate: &Certificate,
         authentication: &BTreeMap<String, String>,
     ) -> Result<Self, FrontError> {
         let text = |name: &'static str| authentication.get(name).ok_or(FrontError::Missing(name));
-        let names =
-            |name| serde_json::from_str::<Vec<String>>(text(name)?).map_err(|_| FrontError::Names);
-        let chain = certificates(certificate, "tls.crt")?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| FrontError::Pem("tls.key"))?;
+        let names = |name| {
+            let list = serde_json::from_str::<Vec<String>>(text(name)?);
+            list.map_err(|_| FrontError::Names(name))
+        };
         let authority = "requestheader-client-ca-file";
         let mut roots = RootCertStore::empty();
-        for root in certificates(text(authority)?.as_bytes(), authority)? {
-            roots.add(root).map_err(FrontError::Tls)?;
+        for root in tls::certificates(text(authority)?.as_bytes(), authority)? {
+            roots.add(root).map_err(TlsError::Unusable)?;
         }
-        let users = names("requestheader-username-headers")?;
-        if !users
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(USER_HEADER))
-        {
-            return Err(FrontError::Header);
+        for (key, header) in HEADERS {
+            let is_ours = |name: &String| name.eq_ignore_ascii_case(header);
+            if !names(key)?.iter().any(is_ours) {
+                return Err(FrontError::Header(header));
+            }
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-                .map_err(|_| FrontError::Pem(authority))?;
-        let tls = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(FrontError::Tls)?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .map_err(FrontError::Tls)?;
+        let builder = tls::builder()?;
+        let provider = Arc::clone(builder.crypto_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|_| TlsError::Pem(authority))?;
         Ok(Self {
-            tls: Arc::new(tls),
+            tls: certificate.finish(builder.with_client_cert_verifier(verifier))?,
             allowed_names: names("requestheader-allowed-names")?,
         })
     }
@@ -103,17 +93,6 @@ impl Front {
             return false;
         };
         self.allowed_names.is_empty() || self.allowed_names.contains(&name)
-    }
-}
-
-fn certificates(
-    pem: &[u8],
-    name: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, FrontError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        _ => Err(FrontError::Pem(name)),
     }
 }
 
@@ -132,15 +111,7 @@ impl Secure for Guarded {
 
     async fn secure(&self, stream: TcpStream) -> Option<Self::Stream> {
         let front = self.0.borrow().clone()?;
-        let acceptor = TlsAcceptor::from(Arc::clone(&front.tls));
-        let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
-        let stream = match accepted.ok()? {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "a connection was refused");
-                return None;
-            }
-        };
+        let stream = tls::handshake(Arc::clone(&front.tls), stream).await?;
         if front.is_front_proxy(&stream) {
             return Some(stream);
         }

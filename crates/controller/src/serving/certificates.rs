@@ -1,6 +1,5 @@
-//! The certificate that the API serves the front proxy with, and the authority that signs it: what
-//! is to be done with them is a function of what the Secret holds, of what is published, and of the
-//! time.
+//! The certificate that the API serves with, and the authority that signs it: what is to be done with
+//! them is a function of what the Secret holds, of what is known, and of the time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,7 +49,7 @@ pub(crate) enum Step {
 const KEYS: [&str; 4] = ["ca.crt", "ca.key", "tls.crt", "tls.key"];
 
 impl Material {
-    fn read(data: &BTreeMap<String, ByteString>) -> Option<Self> {
+    pub(crate) fn read(data: &BTreeMap<String, ByteString>) -> Option<Self> {
         let [authorities, authority_key, certificate, key] = KEYS.map(|name| {
             let bytes = data.get(name)?.0.clone();
             String::from_utf8(bytes)
@@ -59,9 +58,10 @@ impl Material {
         });
         Some(Self {
             authorities: authorities?,
-            authority_key: authority_key?,
-            certificate: certificate?,
-            key: key?,
+            // Whoever else makes the certificates keeps it.
+            authority_key: authority_key.unwrap_or_default(),
+            certificate: certificate.unwrap_or_default(),
+            key: key.unwrap_or_default(),
         })
     }
 
@@ -82,14 +82,15 @@ impl Material {
 }
 
 /// Decides. A new authority is published beside the old one before anything is signed by it:
-/// whoever asks trusts both by then.
+/// `is_known` says that everybody who asks has had time to hear of what the Secret holds.
 pub(crate) fn step(
     data: &BTreeMap<String, ByteString>,
     host: &str,
-    published: Option<&[u8]>,
+    is_known: bool,
     now: Timestamp,
 ) -> Result<Step, Error> {
-    let Some(material) = Material::read(data) else {
+    let own = |material: &Material| !material.authority_key.is_empty();
+    let Some(material) = Material::read(data).filter(own) else {
         let authority = Authority::new(now)?;
         let (certificate, key) = authority.sign(host, now)?;
         return Ok(Step::Write(Material {
@@ -101,8 +102,8 @@ pub(crate) fn step(
     };
     let authorities = facts(&material.authorities);
     let certificate = facts(&material.certificate).into_iter().next();
-    let (Some(first), Some(certificate)) = (authorities.first(), certificate) else {
-        return step(&BTreeMap::new(), host, published, now);
+    let Some(first) = authorities.first() else {
+        return step(&BTreeMap::new(), host, is_known, now);
     };
     let left = |end: i64| Duration::from_secs(end.saturating_sub(now.as_second()).max(0) as u64);
     if left(first.end) < AUTHORITY.1 {
@@ -118,11 +119,12 @@ pub(crate) fn step(
             ..material
         }));
     }
-    let is_published = published == Some(material.authorities.as_bytes());
-    let is_signed_by_first = certificate.issuer == first.subject;
-    let is_for_host = certificate.hosts.iter().any(|name| name == host);
-    let is_old = left(certificate.end) < CERTIFICATE.1;
-    if is_old || !is_for_host || (!is_signed_by_first && is_published) {
+    let does = |certificate: &Facts| {
+        let is_for_host = certificate.hosts.iter().any(|name| name == host);
+        let is_new = left(certificate.end) >= CERTIFICATE.1;
+        is_new && is_for_host && (certificate.issuer == first.subject || !is_known)
+    };
+    if material.key.is_empty() || !certificate.as_ref().is_some_and(does) {
         let authority = Authority {
             name: first.subject.clone(),
             pem: first.pem.clone(),
@@ -258,52 +260,55 @@ mod tests {
         }
     }
 
-    fn next(material: &Material, published: Option<&Material>, days: i64) -> Step {
-        let published = published.map(|material| material.authorities.as_bytes());
-        step(&material.data(), HOST, published, at(days)).expect("made")
+    fn next(material: &Material, is_known: bool, days: i64) -> Step {
+        step(&material.data(), HOST, is_known, at(days)).expect("made")
     }
 
     #[test]
     fn an_empty_secret_is_filled_once() {
-        let first = written(step(&BTreeMap::new(), HOST, None, at(0)).expect("made"));
+        let first = written(step(&BTreeMap::new(), HOST, false, at(0)).expect("made"));
         assert_eq!(
             facts(&first.certificate)[0].issuer,
             facts(&first.authorities)[0].subject
         );
-        for published in [None, Some(&first)] {
-            assert_eq!(next(&first, published, 1), Step::Keep(first.clone()));
+        for is_known in [false, true] {
+            assert_eq!(next(&first, is_known, 1), Step::Keep(first.clone()));
         }
-        let mut damaged = first.data();
-        damaged.insert("tls.crt".to_owned(), ByteString(b"nonsense".to_vec()));
-        written(step(&damaged, HOST, None, at(1)).expect("made"));
+        // What is damaged is made anew, and the authority stays where it can.
+        for (name, value) in [("tls.crt", "nonsense"), ("tls.key", ""), ("ca.crt", "")] {
+            let mut damaged = first.data();
+            damaged.insert(name.to_owned(), ByteString(value.into()));
+            let mended = written(step(&damaged, HOST, false, at(1)).expect("made"));
+            assert_eq!(mended.authorities == first.authorities, name != "ca.crt");
+        }
     }
 
     #[test]
     fn a_certificate_is_renewed_before_its_end_and_for_another_host() {
-        let first = written(step(&BTreeMap::new(), HOST, None, at(0)).expect("made"));
-        assert_eq!(next(&first, Some(&first), 59), Step::Keep(first.clone()));
-        let renewed = written(next(&first, Some(&first), 61));
+        let first = written(step(&BTreeMap::new(), HOST, false, at(0)).expect("made"));
+        assert_eq!(next(&first, true, 59), Step::Keep(first.clone()));
+        let renewed = written(next(&first, true, 61));
         assert_eq!(renewed.authorities, first.authorities);
         assert_ne!(renewed.certificate, first.certificate);
-        assert_eq!(next(&renewed, Some(&renewed), 62), Step::Keep(renewed));
-        let elsewhere = step(&first.data(), "nodestats-api.other.svc", None, at(1));
+        assert_eq!(next(&renewed, true, 62), Step::Keep(renewed));
+        let elsewhere = step(&first.data(), "nodestats-api.other.svc", false, at(1));
         written(elsewhere.expect("made"));
     }
 
     #[test]
     fn a_new_authority_is_published_before_it_signs() {
-        let first = written(step(&BTreeMap::new(), HOST, None, at(0)).expect("made"));
+        let first = written(step(&BTreeMap::new(), HOST, false, at(0)).expect("made"));
         let day = 3650 - 360;
-        let served = written(next(&first, Some(&first), day - 10));
-        let both = written(next(&served, Some(&served), day));
+        let served = written(next(&first, true, day - 10));
+        let both = written(next(&served, true, day));
         assert!(
             both.authorities.ends_with(&first.authorities),
             "the old one is beside it"
         );
         assert_eq!(both.certificate, served.certificate);
-        // Nothing more until it is published.
-        assert_eq!(next(&both, Some(&served), day), Step::Keep(both.clone()));
-        let signed = written(next(&both, Some(&both), day));
+        // Nothing more until it is known.
+        assert_eq!(next(&both, false, day), Step::Keep(both.clone()));
+        let signed = written(next(&both, true, day));
         assert_eq!(
             facts(&signed.certificate)[0].issuer,
             facts(&both.authorities)[0].subject
@@ -312,6 +317,6 @@ mod tests {
             facts(&signed.certificate)[0].issuer,
             facts(&first.authorities)[0].subject
         );
-        assert_eq!(next(&signed, Some(&signed), day), Step::Keep(signed));
+        assert_eq!(next(&signed, true, day), Step::Keep(signed));
     }
 }
