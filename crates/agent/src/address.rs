@@ -22,6 +22,11 @@ pub(crate) async fn towards(server: &str, port: u16) -> IpAddr {
     }
 }
 
+/// The address by which other hosts are likely to reach this one: the one that the way out uses.
+pub async fn own_address() -> IpAddr {
+    towards(OUTSIDE.0, OUTSIDE.1).await
+}
+
 /// A connected UDP socket has the source address of its route; nothing is sent.
 async fn source_address(target: (&str, u16)) -> Option<IpAddr> {
     for target in tokio::net::lookup_host(target).await.ok()? {

@@ -39,7 +39,7 @@ impl Identity {
         node_ip: Option<IpAddr>,
         hostname: Option<&str>,
     ) -> Result<Self, Error> {
-        let path = directory.join(file_name(node_ip, hostname));
+        let path = directory.join(file_name("node-id", node_ip, hostname));
         let not_writable = |source| Error::NotWritable {
             path: directory.to_owned(),
             source,
@@ -82,8 +82,9 @@ impl Identity {
     }
 }
 
-fn file_name(node_ip: Option<IpAddr>, hostname: Option<&str>) -> String {
-    let mut name = "node-id".to_owned();
+/// The file in which `what` is kept of the node that the agent was told to be.
+pub(crate) fn file_name(what: &str, node_ip: Option<IpAddr>, hostname: Option<&str>) -> String {
+    let mut name = what.to_owned();
     for told in [
         node_ip.map(|ip| ip.to_string()),
         hostname.map(str::to_owned),

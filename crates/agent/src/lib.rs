@@ -7,6 +7,7 @@
 mod address;
 mod backoff;
 mod identity;
+mod join;
 mod kubernetes;
 mod metrics;
 mod pressure;
@@ -16,6 +17,7 @@ mod sampler;
 mod settings;
 mod spool;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,13 +25,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nodestats_collect::{HostFacts, HostRoot, Reader};
-use nodestats_wire::client::Client;
+use nodestats_wire::client::{Client, Fingerprint};
 use nodestats_wire::time::parse_span;
 use nodestats_wire::v1::Registration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use address::own_address;
 pub use kubernetes::Membership;
 
 use crate::metrics::Metrics;
@@ -42,13 +45,17 @@ use crate::spool::Keeper;
 /// What an agent is told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The server's URL.
-    pub server: String,
+    /// The server.
+    pub server: Server,
     /// PEM file of the authorities that sign the server's certificate; by default the system's.
     pub certificate_authority: Option<PathBuf>,
+    /// The fingerprint of the server's certificate, where no authority has signed it.
+    pub fingerprint: Option<Fingerprint>,
     /// File of the token by which the server knows this agent; read again for each request. None where
     /// the server asks nobody.
     pub server_token_file: Option<PathBuf>,
+    /// The token by which the agent joins at its first start; later it has one of its own.
+    pub join_token: Option<String>,
     /// Time between two samples; in a cluster until the node's spec is known.
     pub interval: Duration,
     /// The node's address; by default the one that the route to the server uses.
@@ -65,6 +72,33 @@ pub struct Config {
     pub membership: Option<Membership>,
     /// Address of `/healthz`, `/readyz` and `/metrics`; none by default.
     pub admin: Option<SocketAddr>,
+}
+
+/// How the server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// By its URL.
+    Url(String),
+    /// By its own socket, on this machine.
+    Socket(PathBuf),
+}
+
+impl Server {
+    fn client(&self) -> Result<Client, nodestats_wire::client::Error> {
+        match self {
+            Self::Url(url) => Client::new(url, REQUEST_PATIENCE),
+            Self::Socket(path) => Client::at_socket(path, REQUEST_PATIENCE),
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(url),
+            Self::Socket(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 /// Reads the time between two samples, such as `10s`: from 200 ms, below which a pass over many
@@ -85,8 +119,9 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 /// Runs until `stop`, then pushes what is left and says good-bye.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let stop = stop.child_token();
-    let client = Client::new(&config.server, REQUEST_PATIENCE)?.with_files(
+    let client = config.server.client()?.with_files(
         config.certificate_authority.as_deref(),
+        config.fingerprint,
         config.server_token_file.as_deref(),
     )?;
     let root = HostRoot::new(&config.host_root);
@@ -118,10 +153,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
             uid = identity.uid(),
             ip = registration.ip,
             hostname = registration.hostname,
-            server = config.server,
+            server = %config.server,
             "the agent starts",
         );
-        let joining = Joining::ByItself(registration);
+        let (client, joiner) = joined(&config, client, &registration.hostname)?;
+        let joining = Joining::ByItself(registration, joiner);
         let uid = identity.uid().to_owned();
         let keeper = keeper(&uid).await;
         let pusher = Pusher::new(client, joining, uid, queue, keeper, metrics);
@@ -134,7 +170,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     tracing::info!(
         uid = claims.node_uid,
         node = membership.node_name,
-        server = config.server,
+        server = %config.server,
         "the agent starts",
     );
     let server = client.clone();
@@ -175,6 +211,26 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     );
     joined?;
     outcome.context("the host cannot be sampled")
+}
+
+/// The client with the agent's own token, where a join token brings it in or has brought it in before.
+fn joined(
+    config: &Config,
+    client: Client,
+    hostname: &str,
+) -> anyhow::Result<(Client, Option<join::Joiner>)> {
+    if config.server_token_file.is_some() {
+        return Ok((client, None));
+    }
+    let name = identity::file_name("token", config.node_ip, config.hostname.as_deref());
+    let kept = config.state_dir.join(name);
+    let join_token = config.join_token.as_deref();
+    Ok(
+        match join::open(kept, client.clone(), join_token, hostname)? {
+            Some((token, joiner)) => (client.with_token(&token)?, joiner),
+            None => (client, None),
+        },
+    )
 }
 
 /// The listener for whoever operates this agent, where one is wanted.

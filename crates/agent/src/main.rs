@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use nodestats_agent::{Config, Membership};
+use nodestats_agent::{Config, Membership, Server};
 use nodestats_runtime::{Supervisor, directories, limits, logs};
+use nodestats_wire::client::Fingerprint;
 
 /// Samples this host and pushes what it sees to a nodestats server.
 ///
@@ -19,7 +20,7 @@ use nodestats_runtime::{Supervisor, directories, limits, logs};
 #[command(
     name = "nodestats-agent",
     version,
-    after_help = "Example:\n  nodestats-agent --server http://192.168.2.1:8080"
+    after_help = "Example, as nodestats token join prints it:\n  nodestats-agent --server https://192.168.2.1:8080 --fingerprint sha256:… --join nsj_…"
 )]
 struct Arguments {
     /// The server, such as `http://192.168.2.1:8080`.
@@ -30,9 +31,30 @@ struct Arguments {
     #[arg(long, env = "NODESTATS_CERTIFICATE_AUTHORITY", value_name = "FILE")]
     certificate_authority: Option<PathBuf>,
 
+    /// Fingerprint of the server's certificate, as the server prints it where it has signed it itself:
+    /// sha256:HEX. Who has that certificate is trusted, and nobody else.
+    #[arg(
+        long,
+        env = "NODESTATS_FINGERPRINT",
+        value_name = "FINGERPRINT",
+        conflicts_with = "certificate_authority"
+    )]
+    fingerprint: Option<Fingerprint>,
+
     /// File of the token that the server knows this agent by; read again for each request.
     #[arg(long, env = "NODESTATS_SERVER_TOKEN_FILE", value_name = "FILE")]
     server_token_file: Option<PathBuf>,
+
+    /// Token to join by, of `nodestats token join`: exchanged at the first start for one of this
+    /// host's own, which is kept in the state directory and used from then on.
+    #[arg(
+        long,
+        env = "NODESTATS_JOIN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        conflicts_with = "server_token_file"
+    )]
+    join: Option<String>,
 
     /// Time between two samples, such as 10s or 1m.
     #[arg(long, env = "NODESTATS_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = nodestats_agent::parse_interval)]
@@ -156,9 +178,11 @@ impl Arguments {
     fn config(self) -> anyhow::Result<Config> {
         let membership = self.membership()?;
         Ok(Config {
-            server: self.server,
+            server: Server::Url(self.server),
             certificate_authority: self.certificate_authority,
+            fingerprint: self.fingerprint,
             server_token_file: self.server_token_file,
+            join_token: self.join,
             interval: self.interval,
             node_ip: self.node_ip,
             hostname: self.hostname,

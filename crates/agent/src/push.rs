@@ -9,6 +9,7 @@ use nodestats_wire::v1::Registration;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::join::Joiner;
 use crate::metrics::Metrics;
 use crate::queue::{Queued, SharedQueue, Which};
 use crate::spool::Keeper;
@@ -24,8 +25,9 @@ const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How the server comes to know the node.
 pub(crate) enum Joining {
-    /// The agent registers it, and signs it off when it ends.
-    ByItself(Registration),
+    /// The agent registers it, and signs it off when it ends; before that it joins, where the server
+    /// does not know its token yet.
+    ByItself(Registration, Option<Joiner>),
     /// The cluster's controller does. An agent that ends takes no node with it.
     ByController,
 }
@@ -95,7 +97,7 @@ impl Pusher {
         }
         let _ = tokio::time::timeout(END_PATIENCE, self.push_waiting()).await;
         self.keep_what_waits().await;
-        if let Joining::ByItself(_) = self.joining {
+        if let Joining::ByItself(..) = self.joining {
             self.sign_off().await;
         }
         let (left, lost) = self
@@ -196,7 +198,7 @@ impl Pusher {
                 self.registered = false;
                 drop(guard);
                 match self.joining {
-                    Joining::ByItself(_) => self.try_register().await,
+                    Joining::ByItself(..) => self.try_register().await,
                     Joining::ByController => {
                         self.report.away(&error);
                         Outcome::Wait
@@ -233,11 +235,18 @@ impl Pusher {
     }
 
     async fn try_register(&mut self) -> Outcome {
-        let Joining::ByItself(registration) = &self.joining else {
+        let Joining::ByItself(registration, joiner) = &mut self.joining else {
             self.registered = true;
             return Outcome::Done;
         };
-        match self.client.register(registration).await {
+        let registered = async {
+            if let Some(known) = joiner {
+                known.join().await?;
+                *joiner = None;
+            }
+            self.client.register(registration).await
+        };
+        match registered.await {
             Ok(_) => {
                 self.registered = true;
                 self.report.answered();

@@ -10,7 +10,8 @@ use nodestats_store as store;
 use nodestats_wire::{Problem, routes};
 
 /// An error answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
 pub struct ApiError {
     status: StatusCode,
     kind: &'static str,
@@ -80,6 +81,14 @@ impl ApiError {
                 StatusCode::CONFLICT,
                 format!("{uid} is a node of a cluster, and its controller registers it"),
             )
+        }
+    }
+
+    /// 409: another has what this one would have.
+    pub(crate) fn taken(detail: impl Into<String>) -> Self {
+        Self {
+            kind: "name-taken",
+            ..Self::new(StatusCode::CONFLICT, detail)
         }
     }
 

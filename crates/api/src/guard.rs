@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, Method, header};
+use nodestats_wire::routes;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{ApiError, App};
 
@@ -23,13 +25,32 @@ pub enum Exposure {
 }
 
 pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    match check(request.headers(), app.options.exposure) {
+    match check(
+        request.headers(),
+        app.options.exposure,
+        &app.options.cors_origins,
+    ) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
 }
 
-fn check(headers: &HeaderMap, exposure: Exposure) -> Result<(), ApiError> {
+/// Lets pages of the sites that are named read, with a token where one is asked for (CORS, Fetch
+/// standard section 3.2); none by default.
+pub(crate) fn cors(origins: &[String]) -> CorsLayer {
+    let origins = origins.iter().filter_map(|origin| origin.parse().ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET])
+        .allow_headers([header::AUTHORIZATION])
+        .expose_headers([
+            header::LINK,
+            HeaderName::from_static(routes::SAMPLE_TIME_HEADER),
+            HeaderName::from_static(routes::RESOLUTION_HEADER),
+        ])
+}
+
+fn check(headers: &HeaderMap, exposure: Exposure, friends: &[String]) -> Result<(), ApiError> {
     let text = |name| {
         headers
             .get(name)
@@ -44,7 +65,8 @@ fn check(headers: &HeaderMap, exposure: Exposure) -> Result<(), ApiError> {
     }
     if let Some(origin) = text(header::ORIGIN) {
         let origin_host = origin.split_once("://").map(|(_, host)| host);
-        if origin_host != Some(host) {
+        let is_friend = friends.iter().any(|friend| friend == origin);
+        if origin_host != Some(host) && !is_friend {
             return Err(ApiError::forbidden(
                 "this request comes from a page of another site",
             ));
@@ -72,7 +94,7 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().expect("a header"));
         }
-        check(&headers, exposure).is_ok()
+        check(&headers, exposure, &["https://friend.example".to_owned()]).is_ok()
     }
 
     #[test]
@@ -100,7 +122,14 @@ mod tests {
                 Some("http://localhost:8080"),
                 exposure
             ));
-            for origin in ["http://evil.example", "null", "http://localhost:9"] {
+            let friend = Some("https://friend.example");
+            assert!(allowed("localhost:8080", friend, exposure));
+            for origin in [
+                "http://evil.example",
+                "null",
+                "http://localhost:9",
+                "http://friend.example",
+            ] {
                 assert!(
                     !allowed("localhost:8080", Some(origin), exposure),
                     "{origin}"

@@ -3,13 +3,13 @@
 use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode, Uri, header};
-use nodestats_core::life::{Life, When};
+use nodestats_core::life::Life;
 use nodestats_core::{Frame, frame};
 use nodestats_store::{NewSample, Seen};
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
 
-use crate::access::{Identity, Want};
+use crate::access::Identity;
 use crate::query::NoQuery;
 use crate::routes::Node;
 use crate::{ApiError, App, body, query};
@@ -32,7 +32,7 @@ pub(crate) async fn put(
     // The sender's clock is compared with this one: a body of megabytes takes its time.
     let arrived = App::now();
     // Who is not registered, or may not, learns it before a body of megabytes is read.
-    let life = app.resolve(&identity, Want::Push, &node, When::Now).await?;
+    let (life, proof) = app.resolve_to_push(&identity, &node).await?;
     let body = body::receive(&app, body).await?;
     let now = App::now();
     let is_frames = headers
@@ -45,7 +45,7 @@ pub(crate) async fn put(
     };
     let count = samples.len() as u64;
     let seen = seen(&samples, sent_at(&headers)?, arrived);
-    app.store.append(&life.uid, samples, seen).await?;
+    app.store.append(&proof, samples, seen).await?;
     app.metrics.stored(count);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -12,6 +12,8 @@ mod forwarded;
 mod guard;
 mod history;
 mod ingest;
+mod join;
+mod local;
 mod metrics;
 mod nodes;
 mod now;
@@ -22,6 +24,7 @@ mod routes;
 mod serve;
 mod system;
 mod tls;
+pub mod tokens;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,9 +36,10 @@ pub use access::{Accounts, Authority, Door, Kubernetes, Question, Unreachable, U
 pub use error::ApiError;
 pub use forwarded::forwarded_router;
 pub use guard::Exposure;
+pub use local::local_router;
 pub use metrics::Metrics;
 pub use routes::{openapi_document, router};
-pub use serve::serve;
+pub use serve::{serve, serve_locally};
 pub use tls::{Certificate, TlsError, serve_tls};
 
 /// What the handlers work with. Cloning is cheap; all clones are one app.
@@ -59,6 +63,8 @@ pub struct Options {
     pub exposure: Exposure,
     /// How it comes to know who asks.
     pub door: Door,
+    /// Sites whose pages may read from here in a browser (RFC 6454 origins, in lower case).
+    pub cors_origins: Vec<String>,
 }
 
 impl Default for Options {
@@ -67,7 +73,8 @@ impl Default for Options {
             body_limit: 8 << 20,
             body_patience: Duration::from_secs(30),
             exposure: Exposure::Loopback,
-            door: Door::Open,
+            door: Door::open(),
+            cors_origins: Vec::new(),
         }
     }
 }

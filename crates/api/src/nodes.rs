@@ -12,7 +12,7 @@ use nodestats_store::Seen;
 use nodestats_wire::v1::{Freshness, NodeState, NodeView, Origin, Registration};
 use nodestats_wire::{Timestamp, routes};
 
-use crate::access::{Identity, Want};
+use crate::access::{Identity, Target, Want};
 use crate::query::{DeleteQuery, ListQuery, ListView, NoQuery, State as Which};
 use crate::routes::Node;
 use crate::{ApiError, App, body, query};
@@ -124,15 +124,30 @@ pub(crate) async fn register(
     body: Body,
 ) -> Result<Response, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
-    app.permit(&identity, Want::Control, ("", ""), "").await?;
+    // Who registers nothing at all learns it before a body is read.
+    let own = identity.host().unwrap_or_default();
+    let nothing = Target::missing(own, "");
+    app.permit(&identity, Want::Register, nothing, own).await?;
     let body = body::receive(&app, body).await?;
     let registration: Registration = body::json(&body.bytes)?;
     let (uid, registration) = life::identify(registration)?;
     let now = App::now();
+    let name = &registration.hostname;
+    let target = Target::missing(name, &uid);
+    app.permit(&identity, Want::Register, target, name).await?;
     // One at a time: who reads a life and writes it back must not miss another's change.
     let _turn = app.registrations.lock().await;
+    let known = app.store.life(&uid).await?;
+    if identity.host().is_some() {
+        if let Some(life) = &known {
+            let name = &life.registration.hostname;
+            app.permit(&identity, Want::Register, Target::of(life), name)
+                .await?;
+        }
+        take_only_what_is_free(&app, &uid, &registration, now).await?;
+    }
     retire_silent_namesakes(&app, &uid, &registration, now).await?;
-    let (life, new) = if let Some(mut life) = app.store.life(&uid).await? {
+    let (life, new) = if let Some(mut life) = known {
         if life.origin() == Origin::Kubernetes && life.is_live() {
             return Err(ApiError::registered_by_controller(&uid));
         }
@@ -174,8 +189,8 @@ pub(crate) async fn register_in_cluster(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
-    app.permit(&identity, Want::Control, ("", &uid), &uid)
-        .await?;
+    let target = Target::missing("", &uid);
+    app.permit(&identity, Want::Control, target, &uid).await?;
     let body = body::receive(&app, body).await?;
     let checked = life::identify_in_cluster(&uid, body::json(&body.bytes)?)?;
     let now = App::now();
@@ -215,14 +230,7 @@ async fn retire_silent_namesakes(
         if !same || life.uid == uid || !life.is_live() || of_cluster {
             continue;
         }
-        let last = app
-            .store
-            .newest(&life.uid)
-            .await?
-            .unwrap_or(life.registered_at);
-        let last = last.max(life.registered_at);
-        let intervals = f64::from(life.registration.interval_seconds.unwrap_or_default()) * 6.0;
-        if now.seconds_since(last) > SILENCE_SECONDS.max(intervals) {
+        if is_silent(app, &life, now).await? {
             tracing::info!(
                 old = life.uid,
                 new = uid,
@@ -235,17 +243,55 @@ async fn retire_silent_namesakes(
     Ok(())
 }
 
+async fn is_silent(app: &App, life: &Life, now: Timestamp) -> Result<bool, ApiError> {
+    let last = app.store.newest(&life.uid).await?;
+    let last = last.unwrap_or(life.registered_at).max(life.registered_at);
+    let intervals = f64::from(life.registration.interval_seconds.unwrap_or_default()) * 6.0;
+    Ok(now.seconds_since(last) > SILENCE_SECONDS.max(intervals))
+}
+
+/// A host that is known by its token says itself which address it has, and by which UID its history
+/// is kept: neither may be what another node is known by. A silent host's address is free, and what
+/// was that host is retired.
+async fn take_only_what_is_free(
+    app: &App,
+    uid: &str,
+    registration: &Registration,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    // A UID is looked for before names are: one that is written like a name would take that.
+    if uuid::Uuid::parse_str(uid).is_err() {
+        return Err(ApiError::field("uid", "a host's identity is a UUID"));
+    }
+    for mut life in app.store.lives().await? {
+        let named = [&*registration.hostname, &*registration.ip];
+        if life.uid == uid || !life.is_live() || !named.iter().any(|name| life.is_called(name)) {
+            continue;
+        }
+        if life.origin() == Origin::Kubernetes || !is_silent(app, &life, now).await? {
+            return Err(ApiError::taken(format!(
+                "the live node {:?} ({}) has this name or address already",
+                life.registration.hostname, life.uid
+            )));
+        }
+        tracing::info!(old = life.uid, new = uid, "a silent node is taken over");
+        life.retire(now);
+        app.store.save_life(&life).await?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn deregister(
     State(app): State<App>,
     identity: Identity,
     node: Node,
     uri: Uri,
 ) -> Result<StatusCode, ApiError> {
-    let want = Want::Control;
     let query: DeleteQuery = query::parse(uri.query())?;
     if query.purge()? {
         // Of a node that is gone too: what it left is what is purged.
         let when = When::Span(Timestamp::MIN, Timestamp::MAX);
+        let want = Want::Control;
         let life = match app.resolve(&identity, want, &node, When::Now).await {
             Err(error) if error.status() == StatusCode::NOT_FOUND => {
                 app.resolve(&identity, want, &node, when).await?
@@ -261,6 +307,7 @@ pub(crate) async fn deregister(
         tracing::info!(uid = life.uid, "a node and its history were removed");
     } else {
         let _turn = app.registrations.lock().await;
+        let want = Want::SignOff;
         let mut life = app.resolve(&identity, want, &node, When::Now).await?;
         life.retire(App::now());
         app.store.save_life(&life).await?;
@@ -286,15 +333,16 @@ impl App {
         let asked = node.0.as_str();
         match self.find(node, when).await {
             Ok(life) => {
-                let named = (&*life.registration.hostname, &*life.uid);
-                self.permit(identity, want, named, asked).await?;
+                self.permit(identity, want, Target::of(&life), asked)
+                    .await?;
                 Ok(life)
             }
             // Who might not have done it with a node of that name is not told whether there is one.
             Err(error)
                 if [StatusCode::NOT_FOUND, StatusCode::CONFLICT].contains(&error.status()) =>
             {
-                self.permit(identity, want, (asked, asked), asked).await?;
+                self.permit(identity, want, Target::missing(asked, asked), asked)
+                    .await?;
                 if self.may_list(identity).await? {
                     Err(error)
                 } else {

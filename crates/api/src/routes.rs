@@ -9,16 +9,19 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Router, middleware};
 use http::Uri;
 use http::request::Parts;
+use nodestats_wire::routes;
 use nodestats_wire::v1::{
-    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, Memory, Network, NodeView, Pressure,
-    Process, Processes, Reading, Registration,
+    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, Join, Memory, Network, NodeView,
+    Pressure, Process, Processes, Reading, Registration,
 };
 
 use crate::access::{Identity, Want};
 use crate::answer::Detail;
 use crate::openapi::{Answers, Document, Operation};
 use crate::query::{DeleteQuery, ListQuery, NoQuery, ProcessQuery, Samples, SpanQuery};
-use crate::{ApiError, App, guard, history, ingest, metrics, nodes, now, page, query, system};
+use crate::{
+    ApiError, App, guard, history, ingest, join, metrics, nodes, now, page, query, system,
+};
 
 /// The name of a node in a path: a UID, a host name or an address.
 pub(crate) struct Node(pub(crate) String);
@@ -66,9 +69,14 @@ async fn segments<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<Vec<St
 /// The router of the API.
 pub fn router(app: App) -> Router {
     let (router, _) = table().into_parts();
-    router
+    let router = router
         .fallback(async || ApiError::missing("there is no such path; /openapi.json lists them all"))
-        .method_not_allowed_fallback(async || ApiError::method())
+        .method_not_allowed_fallback(async || ApiError::method());
+    let router = match &*app.options.cors_origins {
+        [] => router,
+        origins => router.layer(guard::cors(origins)),
+    };
+    router
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
@@ -168,6 +176,18 @@ fn node_routes(table: &mut Table) {
         .body::<Registration>()
         .created::<NodeView>()
         .answers(Answers::json::<NodeView>())
+        .errors(&[401, 408, 409, 413, 422, 503]),
+    );
+    table.add(
+        routes::JOIN,
+        post(join::join),
+        Operation::post(
+            "join",
+            "An agent at its first start makes a token of its own known, by a join token",
+        )
+        .query::<NoQuery>()
+        .body::<Join>()
+        .no_content()
         .errors(&[401, 408, 409, 413, 422, 503]),
     );
     table.add(

@@ -1,7 +1,11 @@
 //! Serves a router on a listener: bounded connections, no endless headers, an orderly end.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,36 +15,102 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use nodestats_wire::routes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// Connections at once; further ones wait in the kernel. Each agent keeps one between its pushes.
 const CONNECTIONS: usize = 8192;
+/// Of these from one address: who holds as many as they can leaves places for others.
+const CONNECTIONS_OF_ONE: usize = CONNECTIONS / 8;
 /// Most bytes of the head of a request.
 const HEAD_BYTES: usize = 16 << 10;
 /// Requests under way at the end have this long to finish.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Where connections come from.
+pub(crate) trait Accept: Send + 'static {
+    /// A connection as it comes.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next one, and the address that it comes from, where it comes from one.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
+        let (stream, address) = self.accept().await?;
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Some(address.ip().to_canonical())))
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, None))
+    }
+}
+
 /// What becomes of a connection before its first request.
-pub(crate) trait Secure: Clone + Send + Sync + 'static {
+pub(crate) trait Secure<S>: Clone + Send + Sync + 'static {
     /// What requests are read from.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// `None` where the other side is not let in.
-    fn secure(&self, stream: TcpStream) -> impl Future<Output = Option<Self::Stream>> + Send;
+    fn secure(&self, stream: S) -> impl Future<Output = Option<Self::Stream>> + Send;
 }
 
 /// Whoever reaches the listener.
 #[derive(Clone)]
 struct Anybody;
 
-impl Secure for Anybody {
-    type Stream = TcpStream;
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Secure<S> for Anybody {
+    type Stream = S;
 
-    async fn secure(&self, stream: TcpStream) -> Option<TcpStream> {
+    async fn secure(&self, stream: S) -> Option<S> {
         Some(stream)
+    }
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// How many connections each address has.
+#[derive(Default, Clone)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them, until it is dropped.
+struct OfPeer(Peers, IpAddr);
+
+impl Peers {
+    /// `None` where this address has as many as it may.
+    fn enter(&self, address: IpAddr) -> Option<OfPeer> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= CONNECTIONS_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(OfPeer(self.clone(), address))
+    }
+}
+
+impl Drop for OfPeer {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(self.1) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -49,13 +119,19 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     serve_by(listener, Anybody, router, stop).await;
 }
 
+/// The same on a socket of this machine.
+pub async fn serve_locally(listener: UnixListener, router: Router, stop: CancellationToken) {
+    serve_by(listener, Anybody, router, stop).await;
+}
+
 /// The same for those whom `secure` lets in.
-pub(crate) async fn serve_by(
-    listener: TcpListener,
-    secure: impl Secure,
+pub(crate) async fn serve_by<A: Accept>(
+    listener: A,
+    secure: impl Secure<A::Stream>,
     router: Router,
     stop: CancellationToken,
 ) {
+    let peers = Peers::default();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -69,14 +145,14 @@ pub(crate) async fn serve_by(
                 .acquire_owned()
                 .await
                 .expect("never closed");
-            (listener.accept().await, place)
+            (listener.next().await, place)
         };
         let (accepted, place) = tokio::select! {
             accepted = accept => accepted,
             () = stop.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: it passes when connections end.
                 tracing::warn!(%error, "a connection could not be taken");
@@ -84,10 +160,22 @@ pub(crate) async fn serve_by(
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
+        let of_peer = match address.map(|address| peers.enter(address)) {
+            Some(None) => {
+                tracing::debug!(?address, "an address has too many connections");
+                continue;
+            }
+            Some(entered) => entered,
+            None => None,
+        };
         let service = router
             .clone()
-            .map_request(|request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
+            .map_request(move |mut request: hyper::Request<Incoming>| {
+                if let Some(address) = address {
+                    request.extensions_mut().insert(Peer(address));
+                }
+                request.map(axum::body::Body::new)
+            });
         let service = TowerToHyperService::new(service.map_err(|never: Infallible| match never {}));
         let (http, secure, watcher) = (http.clone(), secure.clone(), graceful.watcher());
         tokio::spawn(async move {
@@ -97,7 +185,7 @@ pub(crate) async fn serve_by(
                     tracing::debug!(%error, "a connection broke off");
                 }
             }
-            drop(place);
+            drop((place, of_peer));
         });
     }
     drop(listener);
@@ -106,5 +194,28 @@ pub(crate) async fn serve_by(
         .is_err()
     {
         tracing::warn!("some requests did not finish in time and were cut off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_places_for_others() {
+        let peers = Peers::default();
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().expect("an address"));
+        let mut held: Vec<_> = (0..CONNECTIONS_OF_ONE)
+            .map(|_| peers.enter(one).expect("a place"))
+            .collect();
+        assert!(peers.enter(one).is_none());
+        assert!(peers.enter(other).is_some());
+        held.pop();
+        assert!(peers.enter(one).is_some());
+        drop(held);
+        assert!(
+            peers.0.lock().expect("whole").is_empty(),
+            "nobody is remembered"
+        );
     }
 }

@@ -52,6 +52,11 @@ impl Certificate {
         self.finish(builder()?.with_no_client_auth())
     }
 
+    /// The certificate itself, in its DER form.
+    pub fn own(&self) -> &[u8] {
+        self.chain.first().expect("there is at least one")
+    }
+
     pub(crate) fn finish(
         &self,
         builder: rustls::ConfigBuilder<ServerConfig, WantsServerCert>,
@@ -101,7 +106,7 @@ pub(crate) async fn handshake(
 #[derive(Clone)]
 struct Current(watch::Receiver<Option<Arc<ServerConfig>>>);
 
-impl Secure for Current {
+impl Secure<TcpStream> for Current {
     type Stream = TlsStream<TcpStream>;
 
     async fn secure(&self, stream: TcpStream) -> Option<Self::Stream> {

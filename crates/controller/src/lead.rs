@@ -70,8 +70,11 @@ pub(crate) async fn run(
     let for_serving = client.clone();
     let (nodes, writer) = reflector::store();
     let context = Arc::new(Context {
-        api: client::Client::new(&config.api, REQUEST_PATIENCE)?
-            .with_files(None, config.api_token_file.as_deref())?,
+        api: client::Client::new(&config.api, REQUEST_PATIENCE)?.with_files(
+            None,
+            None,
+            config.api_token_file.as_deref(),
+        )?,
         objects: Api::all(client.clone()),
         nodes,
         shared: Shared::new(),

@@ -4,13 +4,16 @@
 //! Knows no runtime, no network, no database, and no clock: time is an argument.
 
 pub mod frame;
+pub mod identity;
 pub mod life;
 pub mod rates;
 pub mod redact;
 pub mod sample;
 pub mod stored;
+pub mod token;
 
 pub use frame::{Frame, FrameId};
+pub use identity::NodeIdentity;
 pub use life::Life;
 pub use nodestats_wire::Timestamp;
 pub use sample::Sample;

@@ -90,11 +90,8 @@ pub fn identify(
 ) -> Result<(String, Registration), RegistrationError> {
     let shown = |text: &str| text.chars().take(40).collect::<String>();
     registration.ip = canonical_address(&registration.ip)?;
-    let name_chars = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    check_hostname(&registration.hostname)?;
     let hostname = &registration.hostname;
-    if hostname.is_empty() || hostname.len() > 253 || !hostname.chars().all(name_chars) {
-        return Err(RegistrationError::Hostname(shown(hostname)));
-    }
     let facts = [
         ("kernel", &registration.kernel),
         ("os", &registration.os),
@@ -108,7 +105,7 @@ pub fn identify(
     }
     let uid = match &registration.uid {
         Some(uid) => {
-            if uid.is_empty() || uid.len() > 128 || !uid.chars().all(|c| name_chars(c) || c == ':')
+            if uid.is_empty() || uid.len() > 128 || !uid.chars().all(|c| is_of_name(c) || c == ':')
             {
                 return Err(RegistrationError::Uid(shown(uid)));
             }
@@ -118,6 +115,19 @@ pub fn identify(
     };
     registration.uid = Some(uid.clone());
     Ok((uid, registration))
+}
+
+/// Whether it is a name that a host may have.
+pub fn check_hostname(hostname: &str) -> Result<(), RegistrationError> {
+    if hostname.is_empty() || hostname.len() > 253 || !hostname.chars().all(is_of_name) {
+        let shown = hostname.chars().take(40).collect();
+        return Err(RegistrationError::Hostname(shown));
+    }
+    Ok(())
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
 /// Checks what a controller says of the node `uid`.
@@ -278,6 +288,12 @@ impl Life {
         if let Some(last) = self.namings.last_mut() {
             last.until.get_or_insert(now);
         }
+    }
+
+    /// Whether this is its name or one of its addresses now.
+    pub fn is_called(&self, name: &str) -> bool {
+        let now = self.namings.last().filter(|last| last.until.is_none());
+        now.is_some_and(|naming| naming.is(name))
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

@@ -28,6 +28,16 @@ struct Arguments {
     #[arg(long, value_name = "FILE", global = true, requires = "server")]
     certificate_authority: Option<PathBuf>,
 
+    /// With --server: fingerprint of its certificate, where it has signed it itself: sha256:HEX.
+    #[arg(
+        long,
+        value_name = "FINGERPRINT",
+        global = true,
+        requires = "server",
+        conflicts_with = "certificate_authority"
+    )]
+    fingerprint: Option<client::Fingerprint>,
+
     /// With --server: file of the bearer token that says who asks.
     #[arg(long, value_name = "FILE", global = true, requires = "server")]
     token_file: Option<PathBuf>,
@@ -141,6 +151,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(server) => {
             let client = Client::new(server, PATIENCE)?.with_files(
                 arguments.certificate_authority.as_deref(),
+                arguments.fingerprint,
                 arguments.token_file.as_deref(),
             )?;
             client.get(path, query).await.map_err(with_hint)?

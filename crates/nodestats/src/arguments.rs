@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use nodestats_store::Location;
+use nodestats_wire::client::Fingerprint;
 use nodestats_wire::time::parse_span;
 
 /// Shows what every process on every node does with CPU, memory and disk, now and at any past
@@ -22,6 +23,7 @@ pub(crate) enum Command {
     Standalone(Standalone),
     Api(Api),
     Controller(Controller),
+    Token(Token),
     Ask(Ask),
 }
 
@@ -36,6 +38,15 @@ pub(crate) struct Ask {
     /// PEM file of the authorities that are trusted [default: the system's].
     #[arg(long, env = "NODESTATS_CERTIFICATE_AUTHORITY", value_name = "FILE")]
     pub(crate) certificate_authority: Option<PathBuf>,
+
+    /// Fingerprint of the server's certificate, where it has signed it itself: sha256:HEX.
+    #[arg(
+        long,
+        env = "NODESTATS_FINGERPRINT",
+        value_name = "FINGERPRINT",
+        conflicts_with = "certificate_authority"
+    )]
+    pub(crate) fingerprint: Option<Fingerprint>,
 
     /// File of the bearer token that says who asks.
     #[arg(long, env = "NODESTATS_TOKEN_FILE", value_name = "FILE")]
@@ -94,38 +105,8 @@ pub(crate) struct Api {
     #[command(flatten)]
     pub(crate) serving: Serving,
 
-    /// The database: `surrealkv://DIR` (embedded), `mem://` (embedded, gone at the end), or
-    /// `ws://HOST:PORT` and `wss://HOST:PORT` (a `SurrealDB` server).
-    #[arg(long, env = "NODESTATS_DATABASE", value_name = "URL")]
-    pub(crate) database: Location,
-
-    /// Root user of the `SurrealDB` server.
-    #[arg(
-        long,
-        env = "NODESTATS_DATABASE_USER",
-        value_name = "NAME",
-        requires = "database_password"
-    )]
-    pub(crate) database_user: Option<String>,
-
-    /// Its password; better given as variable, since arguments can be read by others.
-    #[arg(
-        long,
-        env = "NODESTATS_DATABASE_PASSWORD",
-        value_name = "PASSWORD",
-        hide_env_values = true,
-        requires = "database_user"
-    )]
-    pub(crate) database_password: Option<String>,
-
-    /// PEM file of the authorities that sign the `SurrealDB` server's certificate [default: the public
-    /// ones].
-    #[arg(
-        long,
-        env = "NODESTATS_DATABASE_CERTIFICATE_AUTHORITY",
-        value_name = "FILE"
-    )]
-    pub(crate) database_certificate_authority: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) database: Database,
 
     /// Ask Kubernetes who calls (bearer tokens of the audience nodestats) and what they may (RBAC on
     /// `nodes` of the group `stats.nodestats.dev`). The service accounts nodestats-agent and
@@ -164,6 +145,50 @@ pub(crate) struct Api {
     /// `tls.key`). A new one is served as soon as it is there.
     #[arg(long, env = "NODESTATS_SERVING_SECRET", value_name = "NAME")]
     pub(crate) serving_secret: Option<String>,
+}
+
+/// Which database it is, and who we are there.
+#[derive(Debug, Args)]
+pub(crate) struct Database {
+    /// The database: `surrealkv://DIR` (embedded), `mem://` (embedded, gone at the end), or
+    /// `ws://HOST:PORT` and `wss://HOST:PORT` (a `SurrealDB` server).
+    #[arg(long, env = "NODESTATS_DATABASE", value_name = "URL")]
+    pub(crate) database: Location,
+
+    #[command(flatten)]
+    pub(crate) account: DatabaseAccount,
+}
+
+/// Who we are at a `SurrealDB` server.
+#[derive(Debug, Args)]
+pub(crate) struct DatabaseAccount {
+    /// Root user of the `SurrealDB` server.
+    #[arg(
+        long,
+        env = "NODESTATS_DATABASE_USER",
+        value_name = "NAME",
+        requires = "database_password"
+    )]
+    pub(crate) database_user: Option<String>,
+
+    /// Its password; better given as variable, since arguments can be read by others.
+    #[arg(
+        long,
+        env = "NODESTATS_DATABASE_PASSWORD",
+        value_name = "PASSWORD",
+        hide_env_values = true,
+        requires = "database_user"
+    )]
+    pub(crate) database_password: Option<String>,
+
+    /// PEM file of the authorities that sign the `SurrealDB` server's certificate [default: the public
+    /// ones].
+    #[arg(
+        long,
+        env = "NODESTATS_DATABASE_CERTIFICATE_AUTHORITY",
+        value_name = "FILE"
+    )]
+    pub(crate) database_certificate_authority: Option<PathBuf>,
 }
 
 /// Keeps the truth about a cluster's nodes: registers them with the API, says in each
@@ -291,8 +316,151 @@ pub(crate) struct Serving {
 
     /// Listen on an address that others can reach, although nobody is asked who they are: whoever
     /// reaches it reads every process of every node and writes samples.
-    #[arg(long, env = "NODESTATS_INSECURE_NO_AUTH")]
+    #[arg(
+        long,
+        env = "NODESTATS_INSECURE_NO_AUTH",
+        conflicts_with = "require_tokens"
+    )]
     pub(crate) insecure_no_auth: bool,
+
+    /// Ask everyone for a token (`nodestats token`) on loopback too, as behind a proxy that ends TLS; on
+    /// any other address that is so anyway.
+    #[arg(long, env = "NODESTATS_REQUIRE_TOKENS")]
+    pub(crate) require_tokens: bool,
+
+    #[command(flatten)]
+    pub(crate) tls: Tls,
+
+    /// A site whose pages may read from this server in a browser, such as `https://grafana.example`.
+    #[arg(
+        long = "cors-origin",
+        env = "NODESTATS_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        value_parser = origin
+    )]
+    pub(crate) cors_origins: Vec<String>,
+}
+
+/// How a server outside Kubernetes comes to a certificate.
+#[derive(Debug, Args)]
+pub(crate) struct Tls {
+    /// Serve with TLS, by the certificate in this PEM file, with those that lead to its authority. A new
+    /// one is served within seconds.
+    #[arg(
+        long,
+        env = "NODESTATS_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// PEM file of its key.
+    #[arg(
+        long,
+        env = "NODESTATS_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Serve with TLS, by a certificate that is made at the first start, kept in the data directory,
+    /// and known by its fingerprint, which is printed and which agents are told.
+    #[arg(long, env = "NODESTATS_TLS_SELF_SIGNED", conflicts_with = "tls_cert")]
+    pub(crate) tls_self_signed: bool,
+}
+
+/// Tokens of hosts and people outside Kubernetes: issues, lists and revokes them, through the running
+/// server's socket in its data directory, or in the database where no server holds it.
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    /// The server's data directory [default: /var/lib/nodestats as root, else nodestats in the XDG state
+    /// directory].
+    #[arg(
+        long,
+        env = "NODESTATS_DATA_DIR",
+        value_name = "DIR",
+        global = true,
+        conflicts_with = "database"
+    )]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// The server's database, as `nodestats api` is told it.
+    #[arg(long, env = "NODESTATS_DATABASE", value_name = "URL", global = true)]
+    pub(crate) database: Option<Location>,
+
+    #[command(flatten)]
+    pub(crate) account: DatabaseAccount,
+
+    #[command(subcommand)]
+    pub(crate) what: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Prints a new token: of one host's agent (`nodestats-agent --server-token-file`), or of somebody
+    /// who reads (`kubectl-nodestats --token-file`, `curl -H 'Authorization: Bearer …'`).
+    #[command(group = clap::ArgGroup::new("whose").required(true))]
+    Issue {
+        /// The host's name, as its agent registers it: pushes its samples, and nothing else.
+        #[arg(long, value_name = "NAME", group = "whose")]
+        node: Option<String>,
+        /// Reads: `viewer` everything but processes, `process-viewer` these too.
+        #[arg(long, value_enum, group = "whose")]
+        role: Option<Role>,
+        /// With --role: whose it is, for the list and the audit lines.
+        #[arg(long, value_name = "NAME", requires = "role")]
+        name: Option<String>,
+        /// How long it is good, such as 12h or 90d [default: until it is revoked].
+        #[arg(long, value_name = "TIME", value_parser = span)]
+        ttl: Option<Duration>,
+    },
+    /// Prints the line that starts the agents of further hosts, each of which gets a token of its own.
+    Join {
+        /// How long the line is good.
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = span)]
+        ttl: Duration,
+        /// For how many hosts.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        uses: u32,
+        /// How those hosts reach the server [default: by what it listens on].
+        #[arg(long, value_name = "URL")]
+        server: Option<String>,
+    },
+    /// Lists all tokens, without their secrets.
+    List,
+    /// Ends a token: the next request with it is refused.
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Revoke {
+        /// Its id, as `list` shows it.
+        #[arg(value_name = "ID", group = "which")]
+        id: Option<String>,
+        /// All of this host's.
+        #[arg(long, value_name = "NAME", group = "which")]
+        node: Option<String>,
+    },
+}
+
+/// What somebody who reads may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    Viewer,
+    ProcessViewer,
+}
+
+/// As a browser writes it (RFC 6454 section 6.2): no path, no slash at the end.
+fn origin(text: &str) -> Result<String, String> {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(['/', '*', '?', '#', ' ']) => {
+            Ok(text.to_ascii_lowercase())
+        }
+        _ => {
+            Err("an origin is http://HOST or https://HOST, with its port if it has one".to_owned())
+        }
+    }
 }
 
 fn retention(text: &str) -> Result<Duration, String> {

@@ -14,6 +14,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) async fn run(question: Ask) -> anyhow::Result<()> {
     let client = Client::new(&question.server, question.patience)?.with_files(
         question.certificate_authority.as_deref(),
+        question.fingerprint,
         question.token_file.as_deref(),
     )?;
     let begin = Instant::now();

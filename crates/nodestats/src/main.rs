@@ -3,8 +3,11 @@
 mod arguments;
 mod ask;
 mod controller;
+mod local;
 mod server;
 mod serving;
+mod tls;
+mod token;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
                 Command::Standalone(standalone) => server::standalone(standalone).await,
                 Command::Api(api) => server::api(api).await,
                 Command::Controller(arguments) => controller::run(arguments).await,
+                Command::Token(arguments) => token::run(arguments).await,
                 Command::Ask(question) => ask::run(question).await,
             }
         });

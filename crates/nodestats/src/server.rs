@@ -1,19 +1,23 @@
 //! Wiring of the subcommands that serve: store, API, and this host's agent.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use nodestats_api::{Accounts, App, Door, Exposure, Kubernetes, Options};
 use nodestats_runtime::{Supervisor, directories, limits};
 use nodestats_store::{Credentials, Location, MemoryBudget, Store};
+use nodestats_wire::client::Fingerprint;
+use nodestats_wire::v1::ServerAddress;
 use nodestats_wire::{Timestamp, routes};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{Api, Serving, Standalone};
-use crate::serving;
+use crate::arguments::{Api, DatabaseAccount, Serving, Standalone, Tls};
+use crate::tls::Files;
+use crate::{local, serving};
 
 /// Between two looks at what is older than the retention.
 const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
@@ -24,11 +28,14 @@ pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
         .data_dir
         .unwrap_or_else(|| directories::state("nodestats"));
     let location = Location::Directory(data_dir.clone());
-    let (server, address) = Server::start(&arguments.serving, &location, Door::Open).await?;
+    let server = Server::start(&arguments.serving, &location, None).await?;
     let config = nodestats_agent::Config {
-        server: format!("http://{}", reachable(address)),
+        // Not by the listener for others: this one asks for no token and shows no certificate.
+        server: nodestats_agent::Server::Socket(local::path(&data_dir)),
         certificate_authority: None,
+        fingerprint: None,
         server_token_file: None,
+        join_token: None,
         interval: arguments.interval,
         node_ip: arguments.node_ip,
         hostname: arguments.hostname,
@@ -44,26 +51,13 @@ pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
 
 /// `nodestats api`.
 pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
-    let mut location = arguments.database;
-    if let Location::Remote {
-        credentials,
-        authorities,
-        ..
-    } = &mut location
-    {
-        let given = arguments.database_user.zip(arguments.database_password);
-        *credentials = given.map(|(user, password)| Credentials { user, password });
-        if let Some(path) = arguments.database_certificate_authority {
-            let pem = std::fs::read(&path);
-            *authorities = Some(pem.with_context(|| format!("cannot read {}", path.display()))?);
-        }
-    }
+    let location = database(arguments.database.database, &arguments.database.account)?;
     nodestats_runtime::tls::use_ring();
-    let door = match &arguments.kubernetes_auth {
-        Some(namespace) => asking_kubernetes(namespace).await?,
-        None => Door::Open,
+    let kubernetes = match &arguments.kubernetes_auth {
+        Some(namespace) => Some(asking_kubernetes(namespace).await?),
+        None => None,
     };
-    let (mut server, _) = Server::start(&arguments.serving, &location, door).await?;
+    let mut server = Server::start(&arguments.serving, &location, kubernetes).await?;
     if let Some(address) = arguments.forwarded_listen {
         anyhow::ensure!(
             address.ip().is_loopback(),
@@ -75,8 +69,34 @@ pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
     if let Some(address) = arguments.aggregated_listen {
         server.aggregated = Some(bind(address).await?);
     }
-    server.secret = arguments.serving_secret;
+    if let Some(secret) = arguments.serving_secret {
+        server.encryption = Encryption::Secret(secret);
+    }
     server.run(None).await
+}
+
+/// The database with who we are there.
+pub(crate) fn database(
+    mut location: Location,
+    account: &DatabaseAccount,
+) -> anyhow::Result<Location> {
+    if let Location::Remote {
+        credentials,
+        authorities,
+        ..
+    } = &mut location
+    {
+        let given = account
+            .database_user
+            .clone()
+            .zip(account.database_password.clone());
+        *credentials = given.map(|(user, password)| Credentials { user, password });
+        if let Some(path) = &account.database_certificate_authority {
+            let pem = std::fs::read(path);
+            *authorities = Some(pem.with_context(|| format!("cannot read {}", path.display()))?);
+        }
+    }
+    Ok(location)
 }
 
 /// Kubernetes is asked who calls, and what they may.
@@ -97,16 +117,41 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listener.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// The address that this process reaches its own listener by.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            std::net::Ipv4Addr::LOCALHOST.into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    address
+/// What a listener's certificate is.
+enum Encryption {
+    /// It has none.
+    None,
+    /// In files; where nobody else has signed it, others are told its fingerprint.
+    Files(Files, Option<Fingerprint>),
+    /// In a Secret, which is followed.
+    Secret(String),
+}
+
+/// Who may reach the listener, and how it comes to know who asks; an error where others could reach
+/// it and nobody would be asked, or what they say could be read on the way.
+fn access(
+    listen: SocketAddr,
+    serving: &Serving,
+    kubernetes: Option<Door>,
+) -> anyhow::Result<(Exposure, Door)> {
+    let with_tls = serving.tls.tls_cert.is_some() || serving.tls.tls_self_signed;
+    let is_loopback = listen.ip().is_loopback();
+    Ok(match kubernetes {
+        Some(door) if is_loopback => (Exposure::Loopback, door),
+        Some(door) => (Exposure::Network, door),
+        // Who has a token is no page in a browser, whatever name it asks for.
+        None if serving.require_tokens && (is_loopback || with_tls) => {
+            (Exposure::Network, Door::tokens())
+        }
+        None if is_loopback => (Exposure::Loopback, Door::open()),
+        None if serving.insecure_no_auth => (Exposure::Network, Door::open()),
+        None if with_tls => (Exposure::Network, Door::tokens()),
+        None => bail!(
+            "{listen} can be reached by others: serve with TLS (--tls-self-signed, or --tls-cert and \
+             --tls-key), where everybody is asked for a token; or listen on 127.0.0.1; or accept that \
+             nobody is asked who they are, with --insecure-no-auth"
+        ),
+    })
 }
 
 /// A listener and an open store.
@@ -114,60 +159,56 @@ struct Server {
     listener: TcpListener,
     store: Store,
     options: Options,
+    encryption: Encryption,
+    /// The socket for who runs this, in the data directory; none where there is no directory.
+    local: Option<UnixListener>,
     /// The listener for port-forwards, and whether it shows processes.
     forwarded: Option<(TcpListener, bool)>,
     /// The listener for the cluster's front proxy; only with a Secret.
     aggregated: Option<TcpListener>,
-    /// The Secret of the certificate that all is served with, save port-forwards.
-    secret: Option<String>,
 }
 
 impl Server {
     async fn start(
         serving: &Serving,
         location: &Location,
-        door: Door,
-    ) -> anyhow::Result<(Self, SocketAddr)> {
-        let is_open = matches!(door, Door::Open);
-        let listen = serving.listen;
-        let exposure = match listen.ip().is_loopback() {
-            true => Exposure::Loopback,
-            false if serving.insecure_no_auth || !is_open => Exposure::Network,
-            false => bail!(
-                "{listen} can be reached by others, and nobody is asked who they are: listen on \
-                 127.0.0.1, or accept that with --insecure-no-auth"
-            ),
-        };
+        kubernetes: Option<Door>,
+    ) -> anyhow::Result<Self> {
+        let (exposure, door) = access(serving.listen, serving, kubernetes)?;
         let memory = MemoryBudget::from_limit(limits::memory());
         let options = nodestats_store::Options {
             retention: serving.retention,
             memory,
         };
         // The listener first: an address in use is found before a database is made.
-        let listener = bind(listen).await?;
+        let listener = bind(serving.listen).await?;
         let address = listener.local_addr()?;
         let store = Store::open(location, &options).await?;
-        if exposure == Exposure::Network && is_open {
+        if exposure == Exposure::Network && door.is_open() {
             tracing::warn!(%address, "whoever reaches this address may read and write everything");
         }
-        let body_limit = usize::from(serving.body_limit_mib) << 20;
+        let folder = match location {
+            Location::Directory(folder) => Some(folder),
+            Location::Memory | Location::Remote { .. } => None,
+        };
+        let encryption = encryption(&serving.tls, folder.map(PathBuf::as_path), address).await?;
+        let local = folder.map(|folder| local::listen(folder)).transpose()?;
         let options = Options {
-            body_limit,
+            body_limit: usize::from(serving.body_limit_mib) << 20,
             exposure,
             door,
+            cors_origins: serving.cors_origins.clone(),
             ..Options::default()
         };
-        Ok((
-            Self {
-                listener,
-                store,
-                options,
-                forwarded: None,
-                aggregated: None,
-                secret: None,
-            },
-            address,
-        ))
+        Ok(Self {
+            listener,
+            store,
+            options,
+            encryption,
+            local,
+            forwarded: None,
+            aggregated: None,
+        })
     }
 
     /// Serves until a signal; then the agent ends first, so that its last samples are taken, then
@@ -197,25 +238,46 @@ impl Server {
                 Ok(())
             });
         }
+        let mut fingerprint = None;
+        let with_tls = match self.encryption {
+            Encryption::None => false,
+            Encryption::Secret(secret) => {
+                let following = serving::follow(secret, known, stop.clone());
+                supervisor.spawn("the certificate", following);
+                true
+            }
+            Encryption::Files(files, own) => {
+                known.anybody.send_replace(Some(files.first()?));
+                fingerprint = own;
+                let following = files.follow(known.anybody, stop.clone());
+                supervisor.spawn("the certificate", following);
+                true
+            }
+        };
+        let scheme = if with_tls { "https" } else { "http" };
+        if let Some(listener) = self.local {
+            let outside = reachable(address).await;
+            let server = ServerAddress {
+                url: format!("{scheme}://{outside}"),
+                fingerprint: fingerprint.map(|fingerprint| fingerprint.to_string()),
+            };
+            let router = nodestats_api::local_router(&app, server);
+            let serving_until = server_stop.clone();
+            supervisor.spawn("the server's own socket", async move {
+                nodestats_api::serve_locally(listener, router, serving_until).await;
+                Ok(())
+            });
+        }
         let (listener, serving_until) = (self.listener, server_stop.clone());
         let router = nodestats_api::router(app);
-        let scheme = if let Some(secret) = self.secret {
-            supervisor.spawn(
-                "the certificate",
-                serving::follow(secret, known, stop.clone()),
-            );
-            supervisor.spawn("the server", async move {
+        supervisor.spawn("the server", async move {
+            if with_tls {
                 nodestats_api::serve_tls(listener, router, anybody, serving_until).await;
-                Ok(())
-            });
-            "https"
-        } else {
-            supervisor.spawn("the server", async move {
+            } else {
                 nodestats_api::serve(listener, router, serving_until).await;
-                Ok(())
-            });
-            "http"
-        };
+            }
+            Ok(())
+        });
         supervisor.spawn("retention", retention(self.store.clone(), stop.clone()));
         supervisor.spawn("the agent", async move {
             let result = if let Some(config) = agent {
@@ -227,14 +289,55 @@ impl Server {
             server_stop.cancel();
             result
         });
-        // The one line for programs that started this one.
-        let mut stdout = std::io::stdout().lock();
-        let _ = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush());
-        drop(stdout);
+        say(&format!("{scheme}://{address}"), fingerprint);
         let result = supervisor.run(nodestats_runtime::shutdown_signal()).await;
         self.store.close().await;
         result
     }
+}
+
+/// The lines for programs that started this one.
+fn say(url: &str, fingerprint: Option<Fingerprint>) {
+    let mut stdout = std::io::stdout().lock();
+    let mut said = writeln!(stdout, "listening on {url}");
+    if let Some(fingerprint) = fingerprint {
+        said = said.and_then(|()| writeln!(stdout, "fingerprint {fingerprint}"));
+    }
+    let _ = said.and_then(|()| stdout.flush());
+}
+
+/// The certificate that the arguments name; the one of one's own is made where it is missing.
+async fn encryption(
+    tls: &Tls,
+    folder: Option<&Path>,
+    address: SocketAddr,
+) -> anyhow::Result<Encryption> {
+    if let Some((certificate, key)) = tls.tls_cert.clone().zip(tls.tls_key.clone()) {
+        let files = Files { certificate, key };
+        // What does not do is told before anybody connects.
+        files.first()?;
+        return Ok(Encryption::Files(files, None));
+    }
+    if !tls.tls_self_signed {
+        return Ok(Encryption::None);
+    }
+    let folder = folder.context(
+        "--tls-self-signed keeps its certificate in a data directory, and this database has none: give \
+         --tls-cert and --tls-key",
+    )?;
+    let files = Files::own(folder);
+    let outside = reachable(address).await.ip();
+    files.make(&[Ipv4Addr::LOCALHOST.into(), outside])?;
+    let fingerprint = files.fingerprint()?;
+    Ok(Encryption::Files(files, Some(fingerprint)))
+}
+
+/// The address that others are likely to reach a listener by.
+async fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(nodestats_agent::own_address().await);
+    }
+    address
 }
 
 async fn retention(store: Store, stop: CancellationToken) -> anyhow::Result<()> {

@@ -145,6 +145,7 @@ impl Database {
         let define = "DEFINE TABLE IF NOT EXISTS node SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS sample SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS seen SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS access_token SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS meta SCHEMALESS;";
         database.query(define, Variables::new()).await?;
         Ok(database)

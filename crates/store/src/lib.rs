@@ -12,6 +12,7 @@ mod registry;
 mod retention;
 mod samples;
 mod seen;
+mod tokens;
 mod writer;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use samples::{NewSample, Order, SampleKey};
 pub use seen::Seen;
+pub use tokens::Joined;
 
 use crate::database::Database;
 use crate::directory::Directory;

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use nodestats_core::{FrameId, Stored, stored};
+use nodestats_core::{FrameId, NodeIdentity, Stored, stored};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::Reading;
 use surrealdb::types::{Array, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value};
@@ -125,11 +125,11 @@ impl Store {
     /// they say of the node's freshness.
     pub async fn append(
         &self,
-        uid: &str,
+        node: &NodeIdentity,
         samples: Vec<NewSample>,
         seen: Seen,
     ) -> Result<(), Error> {
-        self.writer.write(uid, samples, seen).await
+        self.writer.write(node.uid(), samples, seen).await
     }
 
     /// At most `limit` stored samples of a node from `from` to `to`, both included, beyond

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use nodestats_core::{FrameId, Life, Sample, Stored, frame, stored};
-use nodestats_wire::v1::{Reading, Registration};
+use nodestats_core::token::{self, Grant, Token};
+use nodestats_core::{FrameId, Life, NodeIdentity, Sample, Stored, frame, stored};
+use nodestats_wire::v1::{Purpose, Reading, Registration};
 use uuid::Uuid;
 
 use super::*;
@@ -19,6 +20,10 @@ fn options(retention_seconds: u64) -> Options {
         retention: Duration::from_secs(retention_seconds),
         memory: MemoryBudget::from_limit(0),
     }
+}
+
+fn of(uid: &str) -> NodeIdentity {
+    NodeIdentity::proved(uid)
 }
 
 async fn in_memory() -> Store {
@@ -76,14 +81,14 @@ async fn a_range_holds_both_its_ends_in_either_order() {
     let store = in_memory().await;
     store
         .append(
-            "a",
+            &of("a"),
             (0..5).map(|n| pushed(n * 10, n as u64)).collect(),
             HEARD,
         )
         .await
         .expect("kept");
     store
-        .append("b", vec![pushed(20, 9)], HEARD)
+        .append(&of("b"), vec![pushed(20, 9)], HEARD)
         .await
         .expect("kept");
     let range = (at(10), at(30));
@@ -107,7 +112,7 @@ async fn a_page_goes_on_where_the_last_one_ended() {
     // Two samples of the same time: an agent's and a third party's.
     store
         .append(
-            "a",
+            &of("a"),
             vec![pushed(10, 1), reading(10, 1.0), pushed(20, 2)],
             HEARD,
         )
@@ -137,7 +142,7 @@ async fn the_nth_time_of_a_range_is_found_by_keys() {
     let store = in_memory().await;
     store
         .append(
-            "a",
+            &of("a"),
             (0..5).map(|n| pushed(n * 10, n as u64)).collect(),
             HEARD,
         )
@@ -154,16 +159,16 @@ async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
     let store = in_memory().await;
     for _ in 0..2 {
         store
-            .append("a", vec![pushed(10, 1), pushed(10, 1)], HEARD)
+            .append(&of("a"), vec![pushed(10, 1), pushed(10, 1)], HEARD)
             .await
             .expect("kept");
     }
     store
-        .append("a", vec![reading(20, 1.0)], HEARD)
+        .append(&of("a"), vec![reading(20, 1.0)], HEARD)
         .await
         .expect("kept");
     store
-        .append("a", vec![reading(20, 1.5), reading(20, 2.0)], HEARD)
+        .append(&of("a"), vec![reading(20, 1.5), reading(20, 2.0)], HEARD)
         .await
         .expect("kept");
     assert_eq!(store.count("a").await.expect("counted"), 2);
@@ -182,7 +187,11 @@ async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
     let store = in_memory().await;
     let samples = [10, 1000, 1999, 2000, 2500, 90_000];
     store
-        .append("a", samples.map(|time| pushed(time, 0)).to_vec(), HEARD)
+        .append(
+            &of("a"),
+            samples.map(|time| pushed(time, 0)).to_vec(),
+            HEARD,
+        )
         .await
         .expect("kept");
     store.save_life(&life("a")).await.expect("saved");
@@ -200,7 +209,7 @@ async fn a_node_that_is_gone_is_forgotten_with_its_last_sample() {
     node.retire(at(100));
     store.save_life(&node).await.expect("saved");
     store
-        .append("a", vec![pushed(90, 0)], HEARD)
+        .append(&of("a"), vec![pushed(90, 0)], HEARD)
         .await
         .expect("kept");
     store.retain(at(1050)).await.expect("done");
@@ -215,7 +224,7 @@ async fn a_purge_takes_one_life_with_its_history() {
     for uid in ["a", "b"] {
         store.save_life(&life(uid)).await.expect("saved");
         store
-            .append(uid, vec![pushed(10, 0), pushed(50_000, 1)], HEARD)
+            .append(&of(uid), vec![pushed(10, 0), pushed(50_000, 1)], HEARD)
             .await
             .expect("kept");
     }
@@ -232,12 +241,12 @@ async fn a_folder_keeps_everything_over_a_restart() {
     let store = in_folder(folder.path()).await;
     store.save_life(&life("a")).await.expect("saved");
     store
-        .append("a", vec![pushed(10, 1)], HEARD)
+        .append(&of("a"), vec![pushed(10, 1)], HEARD)
         .await
         .expect("kept");
     store.close().await;
     assert!(matches!(
-        store.append("a", vec![pushed(20, 2)], HEARD).await,
+        store.append(&of("a"), vec![pushed(20, 2)], HEARD).await,
         Err(Error::Closing)
     ));
     drop(store);
@@ -275,7 +284,11 @@ async fn many_writers_share_transactions_and_lose_nothing() {
         tokio::spawn(async move {
             for n in 0..10 {
                 store
-                    .append(&format!("node-{node}"), vec![pushed(n, n as u64)], HEARD)
+                    .append(
+                        &NodeIdentity::proved(&format!("node-{node}")),
+                        vec![pushed(n, n as u64)],
+                        HEARD,
+                    )
                     .await
                     .expect("kept");
             }
@@ -311,7 +324,7 @@ async fn what_was_heard_of_a_node_is_never_set_back() {
     };
     let keep = async |n, seen| {
         store
-            .append("a", vec![pushed(n, n as u64)], seen)
+            .append(&of("a"), vec![pushed(n, n as u64)], seen)
             .await
             .expect("kept");
     };
@@ -332,11 +345,76 @@ async fn what_a_push_left_behind_a_purge_goes_with_the_next_retention() {
     store.save_life(&life("kept")).await.expect("saved");
     for uid in ["kept", "purged"] {
         let samples = vec![pushed(10, 1)];
-        store.append(uid, samples, HEARD).await.expect("kept");
+        store.append(&of(uid), samples, HEARD).await.expect("kept");
     }
     store.retain(at(11)).await.expect("retained");
     assert_eq!(store.count("kept").await.expect("counted"), 1);
     assert_eq!(store.count("purged").await.expect("counted"), 0);
     let seen = store.seen().await.expect("read");
     assert_eq!(seen.keys().collect::<Vec<_>>(), ["kept"]);
+}
+
+fn host_token(random: u8) -> (Token, Grant) {
+    let purpose = Purpose::Host {
+        node: "web-1".to_owned(),
+    };
+    let token = Token::new(&purpose, &[random; token::RANDOM_BYTES]);
+    let grant = Grant::new(&token, purpose, at(0), None);
+    (token, grant)
+}
+
+#[tokio::test]
+async fn a_token_is_kept_as_a_hash_until_it_is_revoked() {
+    let store = in_memory().await;
+    let (token, grant) = host_token(1);
+    assert_eq!(store.grant(token.id()).await.expect("read"), None);
+    store.save_grant(&grant).await.expect("kept");
+    let kept = store.grant(token.id()).await.expect("read").expect("there");
+    assert_eq!(kept, grant);
+    assert!(kept.is_of(&token));
+    assert_eq!(store.grants().await.expect("read"), [grant.clone()]);
+    let of_host = store.grants_of_host("WEB-1").await.expect("read");
+    assert_eq!(of_host, [grant]);
+    assert!(
+        store
+            .grants_of_host("web-2")
+            .await
+            .expect("read")
+            .is_empty()
+    );
+    assert!(store.revoke(token.id()).await.expect("revoked"));
+    assert!(!store.revoke(token.id()).await.expect("nothing there"));
+    assert_eq!(store.grant(token.id()).await.expect("read"), None);
+}
+
+#[tokio::test]
+async fn a_join_token_is_used_as_often_as_it_says_also_at_once() {
+    let store = in_memory().await;
+    let purpose = Purpose::Join { uses_left: 2 };
+    let token = Token::new(&purpose, &[9; token::RANDOM_BYTES]);
+    let by = Grant::new(&token, purpose, at(0), None);
+    store.save_grant(&by).await.expect("kept");
+    let attempts = (1..=8).map(|random| {
+        let (store, by) = (store.clone(), by.clone());
+        tokio::spawn(async move { store.join(&by, &host_token(random).1).await })
+    });
+    let mut joined = 0;
+    for attempt in attempts.collect::<Vec<_>>() {
+        // One that another got in the way of may be refused by the database, and counts for nothing.
+        if let Ok(Joined::New) = attempt.await.expect("no panic") {
+            joined += 1;
+        }
+    }
+    let hosts = store.grants_of_host("web-1").await.expect("read").len();
+    assert_eq!(joined, hosts);
+    assert!(hosts <= 2, "{hosts}");
+    while store.grants_of_host("web-1").await.expect("read").len() < 2 {
+        let random = 20 + store.grants().await.expect("read").len() as u8;
+        let done = store.join(&by, &host_token(random).1).await;
+        assert_eq!(done.expect("alone"), Joined::New);
+    }
+    let done = store.join(&by, &host_token(99).1).await.expect("alone");
+    assert_eq!(done, Joined::UsedUp);
+    let left = store.grant(token.id()).await.expect("read").expect("there");
+    assert_eq!(left.token.purpose, Purpose::Join { uses_left: 0 });
 }

@@ -36,6 +36,19 @@ def api(tmp_path):
 
 
 @pytest.fixture
+def asking(tmp_path: pathlib.Path):
+    """The whole thing on this host, which asks everybody for a token, and a token that reads it all."""
+    data = str(tmp_path / "data")
+    server = Server(
+        ["standalone", "--listen", "127.0.0.1:0", "--data-dir", data, "--interval", "1s", "--require-tokens"]
+    )
+    issue = ["token", "issue", "--data-dir", data, "--role", "process-viewer"]
+    token = subprocess.run([os.environ["NODESTATS_BINARY"], *issue], capture_output=True, text=True, check=True)
+    yield server.url, token.stdout.strip()
+    server.stop()
+
+
+@pytest.fixture
 def standalone(tmp_path: pathlib.Path):
     """The whole thing on this host."""
     server = Server(

@@ -1,5 +1,6 @@
 """The page for people, in a real Chromium."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -14,6 +15,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 @pytest.fixture
 def browser(tmp_path):
+    with chromium(tmp_path) as driver:
+        yield driver
+
+
+@contextlib.contextmanager
+def chromium(tmp_path, *more):
     options = webdriver.ChromeOptions()
     options.binary_location = os.environ.get("CHROMIUM", "/usr/bin/chromium")
     for argument in [
@@ -27,13 +34,16 @@ def browser(tmp_path):
         "--no-first-run",
         "--window-size=1400,900",
         f"--user-data-dir={tmp_path}/profile",
+        *more,
     ]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(os.environ.get("CHROMEDRIVER", "/usr/bin/chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 def rows(browser):
@@ -94,3 +104,34 @@ def test_a_page_of_another_site_reads_nothing(api, browser):
     )
     assert read == "refused"
     assert requests.get(api + "/nodes", headers={"Host": f"evil.example:{port}"}).status_code == 403
+
+
+def test_a_name_that_is_made_to_point_here_reads_nothing(api, tmp_path):
+    # DNS rebinding: the browser takes this server for a site of its own, and sends what it says.
+    port = api.rsplit(":", 1)[1]
+    with chromium(tmp_path, "--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
+        for path in ["/", "/nodes"]:
+            browser.get(f"http://evil.example:{port}{path}")
+            assert "not to the name in the Host header" in browser.page_source
+        read = browser.execute_async_script(
+            "const done = arguments[0];"
+            "fetch('/nodes').then((r) => done(r.status), () => done('refused'));"
+        )
+        assert read == 403
+
+
+def test_the_page_asks_for_a_token_where_the_server_does(asking, browser):
+    url, token = asking
+    browser.get(url)
+    field = browser.find_element(By.ID, "token")
+    wait(browser, field.is_displayed)
+    field.send_keys("nonsense\n")
+    wait(browser, lambda: "token" in browser.find_element(By.ID, "state").text and field.is_displayed())
+    field.send_keys(token + "\n")
+    wait(browser, lambda: len(rows(browser)) > 3)
+    assert not field.is_displayed()
+    # For as long as the tab is open, and no longer.
+    browser.refresh()
+    wait(browser, lambda: len(rows(browser)) > 3)
+    kept = browser.execute_script("return [sessionStorage.length, localStorage.length, document.cookie];")
+    assert kept == [1, 0, ""]

@@ -6,12 +6,14 @@ mod certificates;
 mod database;
 pub mod fake_api_server;
 pub mod kubernetes;
+mod lan;
 mod program;
 mod samples;
 mod small_disk;
 
 pub use certificates::Authority;
 pub use database::DatabaseServer;
+pub use lan::Lan;
 pub use program::{Program, Run};
 pub use samples::Frames;
 pub use small_disk::SmallDisk;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -65,6 +66,18 @@ pub(crate) fn isolated(program: impl AsRef<OsStr>) -> Command {
         command.env_remove(variable);
     }
     command
+}
+
+impl Run {
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            status: output.status,
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
 }
 
 impl Program {
@@ -161,6 +174,10 @@ impl Program {
     ) -> Self {
         let mut command = command(name, arguments);
         command.envs(environment.iter().copied());
+        Self::start_by(&mut command, log)
+    }
+
+    pub(crate) fn start_by(command: &mut Command, log: &Path) -> Self {
         command.stderr(std::fs::File::create(log).expect("created"));
         Self {
             child: Running(command.spawn().expect("starts")),
@@ -170,13 +187,12 @@ impl Program {
 
     /// Runs a program to its end.
     pub fn run(name: &str, arguments: &[&str]) -> Run {
-        let output = command(name, arguments).output().expect("starts");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Run {
-            status: output.status,
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+        Run::of(&mut command(name, arguments))
+    }
+
+    /// The same as the user who owns nothing; only root can.
+    pub fn run_as_nobody(name: &str, arguments: &[&str]) -> Run {
+        Run::of(command(name, arguments).uid(65534).gid(65534))
     }
 
     /// The most memory that it had resident so far, in bytes (`VmHWM` of proc(5)).

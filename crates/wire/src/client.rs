@@ -1,16 +1,24 @@
 //! The one typed HTTP client: agent, plugin and tests ask through it.
 
+mod pin;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use reqwest::{Method, StatusCode, Url, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::Timestamp;
 use crate::problem::Problem;
 use crate::routes;
-use crate::v1::{ClusterRegistration, Freshness, Reading, Registration};
+use crate::v1::{
+    ClusterRegistration, Freshness, Issued, Join, Reading, Registration, Token, TokenRequest,
+};
+
+pub use pin::{Fingerprint, FingerprintError};
 
 /// Why a request had no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +35,9 @@ pub enum Error {
     /// A token would travel openly.
     #[error("the token is not sent to {0}, where others can read it on the way: use https")]
     OpenToken(String),
+    /// A fingerprint is of a certificate, and there is none without TLS.
+    #[error("{0} has no certificate that a fingerprint could be of: use https")]
+    NothingToPin(String),
     /// No certificates in what says whom to trust.
     #[error("there is no certificate of an authority")]
     Authorities,
@@ -78,8 +89,27 @@ pub struct Client {
     http: Arc<RwLock<reqwest::Client>>,
     base: Url,
     timeout: Duration,
-    token_file: Option<PathBuf>,
+    token: Option<TokenSource>,
     address: Option<SocketAddr>,
+}
+
+/// Where a client has its token from.
+#[derive(Debug, Clone)]
+enum TokenSource {
+    /// A file, which is read for each request.
+    File(PathBuf),
+    /// As it stands.
+    Text(Secret),
+}
+
+/// A text that is not debugged.
+#[derive(Clone)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
 }
 
 impl Client {
@@ -102,9 +132,24 @@ impl Client {
             http: Arc::new(RwLock::new(http)),
             base,
             timeout,
-            token_file: None,
+            token: None,
             address: None,
         })
+    }
+
+    /// For the server of this machine whose socket this file is.
+    #[cfg(unix)]
+    pub fn at_socket(path: &Path, timeout: Duration) -> Result<Self, Error> {
+        let client = Self::new("http://localhost", timeout)?;
+        let http = builder(timeout).unix_socket(path);
+        client.use_http(http)?;
+        Ok(client)
+    }
+
+    fn use_http(&self, http: reqwest::ClientBuilder) -> Result<(), Error> {
+        let http = http.build().map_err(Error::Setup)?;
+        *self.http.write().unwrap_or_else(PoisonError::into_inner) = http;
+        Ok(())
     }
 
     /// From now on whom these authorities (PEM) have signed is trusted, and nobody else; requests
@@ -122,9 +167,16 @@ impl Client {
         for authority in authorities {
             http = http.add_root_certificate(authority);
         }
-        let http = http.build().map_err(Error::Setup)?;
-        *self.http.write().unwrap_or_else(PoisonError::into_inner) = http;
-        Ok(())
+        self.use_http(http)
+    }
+
+    /// From now on the server that has this certificate is trusted, whoever signed it and whatever it
+    /// is called, and nobody else.
+    pub fn pin(&self, fingerprint: Fingerprint) -> Result<(), Error> {
+        if self.base.scheme() != "https" {
+            return Err(Error::NothingToPin(self.base.to_string()));
+        }
+        self.use_http(builder(self.timeout).use_preconfigured_tls(fingerprint.configuration()))
     }
 
     /// The same for the authorities of a file.
@@ -143,26 +195,39 @@ impl Client {
 
     /// Each request carries what this file says at that time, as a bearer token (RFC 6750). Never to
     /// another host without TLS.
-    pub fn with_token_file(mut self, file: PathBuf) -> Result<Self, Error> {
+    pub fn with_token_file(self, file: PathBuf) -> Result<Self, Error> {
+        self.with_source(TokenSource::File(file))
+    }
+
+    /// The same with a token that stays.
+    pub fn with_token(self, token: &str) -> Result<Self, Error> {
+        self.with_source(TokenSource::Text(Secret(token.to_owned())))
+    }
+
+    fn with_source(mut self, token: TokenSource) -> Result<Self, Error> {
         let host = self.base.host_str().unwrap_or_default();
         let address = host.trim_start_matches('[').trim_end_matches(']').parse();
         let is_local = address.map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
         if self.base.scheme() == "http" && !is_local {
             return Err(Error::OpenToken(self.base.to_string()));
         }
-        self.token_file = Some(file);
+        self.token = Some(token);
         Ok(self)
     }
 
-    /// What the arguments of every program say of how a server is reached: [`Client::trust_file`] and
-    /// [`Client::with_token_file`], where they name such files.
+    /// What the arguments of every program say of how a server is reached: [`Client::trust_file`],
+    /// [`Client::pin`] and [`Client::with_token_file`], where they say such things.
     pub fn with_files(
         self,
         certificate_authority: Option<&Path>,
+        fingerprint: Option<Fingerprint>,
         token: Option<&Path>,
     ) -> Result<Self, Error> {
         if let Some(file) = certificate_authority {
             self.trust_file(file)?;
+        }
+        if let Some(fingerprint) = fingerprint {
+            self.pin(fingerprint)?;
         }
         match token {
             Some(file) => self.with_token_file(file.to_owned()),
@@ -182,12 +247,35 @@ impl Client {
 
     /// Registers a node, and says whether it is new to the server.
     pub async fn register(&self, registration: &Registration) -> Result<bool, Error> {
-        let body = serde_json::to_vec(registration).expect("a registration is plain data");
-        let request = self
-            .request(Method::POST, routes::NODES)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body);
+        let request = self.json(Method::POST, routes::NODES, registration);
         Ok(self.send(request).await?.status() == StatusCode::CREATED)
+    }
+
+    /// By a join token: makes the token in `join` the host's own.
+    pub async fn join(&self, join: &Join) -> Result<(), Error> {
+        let request = self.json(Method::POST, routes::JOIN, join);
+        self.send(request).await.map(drop)
+    }
+
+    /// At a server's own socket: a new token.
+    pub async fn issue(&self, wanted: &TokenRequest) -> Result<Issued, Error> {
+        let request = self.json(Method::POST, routes::TOKENS, wanted);
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    /// At a server's own socket: the tokens that there are.
+    pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
+        let request = self.request(Method::GET, routes::TOKENS);
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    /// At a server's own socket: ends a token.
+    pub async fn revoke(&self, id: &str) -> Result<(), Error> {
+        let path = format!("{}/{}", routes::TOKENS, routes::escape_segment(id));
+        let request = self.request(Method::DELETE, &path);
+        self.send(request).await.map(drop)
     }
 
     /// Pushes frames that are encoded already, and says what this clock shows; returns when the
@@ -212,11 +300,7 @@ impl Client {
 
     /// Puts samples in their JSON form; returns when the server has stored them.
     pub async fn put_readings(&self, node: &str, readings: &[Reading]) -> Result<(), Error> {
-        let body = serde_json::to_vec(readings).expect("a reading is plain data");
-        let request = self
-            .request(Method::PUT, &routes::node(node))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body);
+        let request = self.json(Method::PUT, &routes::node(node), readings);
         self.send(request).await.map(drop)
     }
 
@@ -241,21 +325,26 @@ impl Client {
         uid: &str,
         registration: &ClusterRegistration,
     ) -> Result<(), Error> {
-        let body = serde_json::to_vec(registration).expect("a registration is plain data");
-        let request = self
-            .request(Method::PUT, &routes::registration(uid))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body);
+        let request = self.json(Method::PUT, &routes::registration(uid), registration);
         self.send(request).await.map(drop)
     }
 
     /// How fresh each node is that is managed now, in one request.
     pub async fn freshness(&self) -> Result<Vec<Freshness>, Error> {
-        let query = [("view", "freshness".to_owned())];
-        let body = self.get(routes::NODES, &query).await?;
+        let query = [("view", "freshness")];
+        let query = serde_urlencoded::to_string(query).expect("pairs of texts encode");
+        let request = self.request(Method::GET, &format!("{}?{query}", routes::NODES));
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: reqwest::Response) -> Result<T, Error> {
+        let status = response.status();
+        let body = response.bytes().await;
+        let body = body.map_err(|source| self.no_answer(source))?;
         serde_json::from_slice(&body).map_err(|_| Error::Foreign {
             server: self.base.to_string(),
-            status: StatusCode::OK,
+            status,
         })
     }
 
@@ -274,6 +363,18 @@ impl Client {
         Ok(body.to_vec())
     }
 
+    fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + ?Sized),
+    ) -> reqwest::RequestBuilder {
+        let body = serde_json::to_vec(body).expect("what is sent is plain data");
+        self.request(method, path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)
+    }
+
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = self
             .base
@@ -284,11 +385,15 @@ impl Client {
     }
 
     async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
-        if let Some(file) = &self.token_file {
-            let token = std::fs::read_to_string(file);
-            let token = token.map_err(|error| Error::File(file.clone(), error))?;
-            request = request.bearer_auth(token.trim());
-        }
+        request = match &self.token {
+            Some(TokenSource::File(file)) => {
+                let token = std::fs::read_to_string(file);
+                let token = token.map_err(|error| Error::File(file.clone(), error))?;
+                request.bearer_auth(token.trim())
+            }
+            Some(TokenSource::Text(Secret(token))) => request.bearer_auth(token),
+            None => request,
+        };
         let response = request
             .send()
             .await

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 /// The list of nodes; POST registers one.
 pub const NODES: &str = "/nodes";
+/// An agent at its first start exchanges a join token for one of its own.
+pub const JOIN: &str = "/join";
+/// Tokens of hosts and people; at the server's own socket only.
+pub const TOKENS: &str = "/local/tokens";
 /// The program is running.
 pub const HEALTHZ: &str = "/healthz";
 /// The program can do its work: the database answers.

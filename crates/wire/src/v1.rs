@@ -6,6 +6,7 @@
 mod host;
 mod node;
 mod process;
+mod token;
 
 pub use host::{
     Cpu, CpuCore, CpuModes, Disk, DiskDevice, Filesystem, Filesystems, Memory, Network,
@@ -16,3 +17,4 @@ pub use node::{
     Reading, Registration,
 };
 pub use process::{Process, Processes};
+pub use token::{Issued, Join, Purpose, ServerAddress, Token, TokenRequest};

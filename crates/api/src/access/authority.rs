@@ -102,15 +102,17 @@ pub struct Accounts {
 
 /// How a listener comes to know who asks.
 #[derive(Clone)]
-pub enum Door {
-    /// It does not: whoever reaches it may do everything.
+pub struct Door(Kind);
+
+#[derive(Clone)]
+enum Kind {
     Open,
-    /// By asking.
+    Tokens,
     Asking(Arc<Asking>),
 }
 
 /// An authority, and what it has said lately.
-pub struct Asking {
+pub(super) struct Asking {
     authority: Box<dyn Authority>,
     pub(super) accounts: Accounts,
     /// By the token's hash: a token is kept nowhere.
@@ -135,9 +137,19 @@ impl Expiry<[u8; 32], Option<Arc<User>>> for TokenExpiry {
 }
 
 impl Door {
-    /// A door where this authority is asked.
+    /// Nobody is asked: whoever reaches it may do everything.
+    pub fn open() -> Self {
+        Self(Kind::Open)
+    }
+
+    /// Tokens that this server has issued say who asks.
+    pub fn tokens() -> Self {
+        Self(Kind::Tokens)
+    }
+
+    /// Such tokens, and beyond them this authority.
     pub fn asking(authority: impl Authority, accounts: Accounts) -> Self {
-        Self::Asking(Arc::new(Asking {
+        Self(Kind::Asking(Arc::new(Asking {
             authority: Box::new(authority),
             accounts,
             tokens: Cache::builder()
@@ -149,7 +161,19 @@ impl Door {
                 .time_to_live(DECISION_KNOWN)
                 .build(),
             places: Semaphore::new(QUESTIONS),
-        }))
+        })))
+    }
+
+    /// Whether nobody is asked.
+    pub fn is_open(&self) -> bool {
+        matches!(self.0, Kind::Open)
+    }
+
+    pub(super) fn kubernetes(&self) -> Option<&Asking> {
+        match &self.0 {
+            Kind::Asking(asking) => Some(asking),
+            Kind::Open | Kind::Tokens => None,
+        }
     }
 }
 

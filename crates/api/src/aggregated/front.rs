@@ -106,7 +106,7 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 #[derive(Clone)]
 struct Guarded(watch::Receiver<Option<Front>>);
 
-impl Secure for Guarded {
+impl Secure<TcpStream> for Guarded {
     type Stream = TlsStream<TcpStream>;
 
     async fn secure(&self, stream: TcpStream) -> Option<Self::Stream> {
