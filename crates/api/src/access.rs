@@ -12,6 +12,7 @@ mod identity;
 mod kubernetes;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -28,7 +29,9 @@ pub(crate) use identity::{
 pub use kubernetes::Kubernetes;
 
 use crate::access::identity::{Caller, Verdict, Way};
+use crate::limits::{self, Slot};
 use crate::routes::Node;
+use crate::serve::Peer;
 use crate::{ApiError, App, Exposure};
 
 /// Nodes that somebody's list is looked through for, one question each, where no rule of theirs is about
@@ -161,6 +164,24 @@ impl FromRequestParts<App> for Identity {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let identity = Self::find(parts, app).await?;
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+        if let Some(name) = identity.limited_as(peer) {
+            let turn = app.callers.enter(&name, Instant::now());
+            let turn = turn.map_err(|wait| {
+                app.metrics.limited();
+                limits::refused(wait)
+            })?;
+            if let Some(slot) = parts.extensions.get::<Slot>() {
+                slot.put(turn);
+            }
+        }
+        Ok(identity)
+    }
+}
+
+impl Identity {
+    async fn find(parts: &Parts, app: &App) -> Result<Self, ApiError> {
         // The other listeners have said it.
         if let Some(identity) = parts.extensions.get::<Self>() {
             return Ok(identity.clone());

@@ -3,11 +3,16 @@
 //! What a client reads says what is wrong with its request. Paths, statements and messages of the
 //! database stay in the log.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use nodestats_core::life::{RegistrationError, ResolveError};
 use nodestats_store as store;
 use nodestats_wire::{Problem, routes};
+
+/// A node that has used up its share of the disk need not ask more often.
+const SHARE_WAIT: Duration = Duration::from_mins(1);
 
 /// An error answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +23,8 @@ pub struct ApiError {
     detail: String,
     field: Option<String>,
     names: Vec<String>,
+    /// After so many seconds the same request may be sent again.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -29,6 +36,7 @@ impl ApiError {
             detail,
             field: None,
             names: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -102,9 +110,20 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).at(field)
     }
 
+    /// 429: the caller takes more than its share, and may send the request again after this time.
+    pub(crate) fn too_many(detail: impl Into<String>, wait: Duration) -> Self {
+        Self {
+            retry_after: Some((wait.as_secs_f64().ceil() as u64).max(1)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        }
+    }
+
     /// 503: the request may be sent again later.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        Self {
+            retry_after: Some(5),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
     }
 
     /// The same for somebody who may not know of other nodes.
@@ -155,6 +174,15 @@ impl From<RegistrationError> for ApiError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
+        if let store::Error::ShareUsedUp { share_bytes } = error {
+            return Self::too_many(
+                format!(
+                    "this node has more history than its share of the disk, {share_bytes} bytes: it \
+                     stores nothing until its oldest samples are gone, or the disk is larger"
+                ),
+                SHARE_WAIT,
+            );
+        }
         let source = std::error::Error::source(&error).map(ToString::to_string);
         tracing::error!(%error, source, "the store failed");
         Self::unavailable("the history cannot be read or written at the moment")
@@ -183,8 +211,8 @@ impl IntoResponse for ApiError {
             // RFC 9110 section 11.6.1.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -16,6 +16,11 @@ use crate::{ApiError, App, body, query};
 
 /// Most samples of one request.
 const SAMPLES_LIMIT: usize = 10_000;
+/// All frames of one request unpack to at most so many bytes: four of the largest, or thousands of
+/// usual ones. A body of some megabytes could else keep a processor busy for minutes.
+const UNPACKED_LIMIT: usize = 64 << 20;
+/// What is larger than this, unpacked, is read where it holds up nobody's requests.
+const LARGE: usize = 1 << 20;
 /// A sample may be this far ahead of the server's clock: hosts whose clocks are wrong by hours
 /// exist, and one sample of the year 9999 would be "now" for ever.
 const AHEAD_MICROS: i64 = 24 * 3600 * 1_000_000;
@@ -38,10 +43,20 @@ pub(crate) async fn put(
     let is_frames = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes() == routes::FRAMES_MEDIA_TYPE.as_bytes());
-    let samples = if is_frames {
-        frames(&app, &life, &body.bytes, now)?
+    let (read, weight): (Read, usize) = if is_frames {
+        (frames, unpacked_bytes(&body.bytes)?)
     } else {
-        readings(&app, &life, &body.bytes, now)?
+        (readings, body.bytes.len())
+    };
+    let samples = if weight > LARGE {
+        let (app, life) = (app.clone(), life.clone());
+        // The share of memory that the body has goes with it, also where this request is given up.
+        let reading = tokio::task::spawn_blocking(move || read(&app, &life, &body.bytes, now));
+        reading
+            .await
+            .map_err(|_| ApiError::unavailable("the body could not be read"))??
+    } else {
+        read(&app, &life, &body.bytes, now)?
     };
     let count = samples.len() as u64;
     let seen = seen(&samples, sent_at(&headers)?, arrived);
@@ -73,6 +88,24 @@ fn seen(samples: &[NewSample], sent_at: Option<Timestamp>, arrived: Timestamp) -
         fresh_at: taken.min(arrived),
         clock_offset_micros: offset,
     }
+}
+
+/// How samples are read from a body.
+type Read = fn(&App, &Life, &[u8], Timestamp) -> Result<Vec<NewSample>, ApiError>;
+
+/// What the frames of a body say that they unpack to, as far as they can be read.
+fn unpacked_bytes(mut bytes: &[u8]) -> Result<usize, ApiError> {
+    let mut unpacked = 0;
+    while let Ok((frame, _, rest)) = Frame::split_first(bytes) {
+        unpacked += frame.unpacked_bytes();
+        if unpacked > UNPACKED_LIMIT {
+            return Err(ApiError::too_large(format!(
+                "the frames of the body unpack to more than {UNPACKED_LIMIT} bytes"
+            )));
+        }
+        bytes = rest;
+    }
+    Ok(unpacked)
 }
 
 fn frames(

@@ -13,6 +13,7 @@ mod guard;
 mod history;
 mod ingest;
 mod join;
+mod limits;
 mod local;
 mod metrics;
 mod nodes;
@@ -36,6 +37,7 @@ pub use access::{Accounts, Authority, Door, Kubernetes, Question, Unreachable, U
 pub use error::ApiError;
 pub use forwarded::forwarded_router;
 pub use guard::Exposure;
+pub use limits::Limits;
 pub use local::local_router;
 pub use metrics::Metrics;
 pub use routes::{openapi_document, router};
@@ -50,6 +52,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     bodies: body::Budget,
     registrations: Arc<tokio::sync::Mutex<()>>,
+    callers: limits::Callers,
 }
 
 /// How the API behaves.
@@ -65,6 +68,8 @@ pub struct Options {
     pub door: Door,
     /// Sites whose pages may read from here in a browser (RFC 6454 origins, in lower case).
     pub cors_origins: Vec<String>,
+    /// What one caller may ask for.
+    pub limits: Limits,
 }
 
 impl Default for Options {
@@ -75,6 +80,7 @@ impl Default for Options {
             exposure: Exposure::Loopback,
             door: Door::open(),
             cors_origins: Vec::new(),
+            limits: Limits::default(),
         }
     }
 }
@@ -83,6 +89,7 @@ impl App {
     /// An app on an open store.
     pub fn new(store: Store, options: Options) -> Self {
         Self {
+            callers: limits::Callers::new(options.limits),
             store,
             options: Arc::new(options),
             metrics: Arc::default(),

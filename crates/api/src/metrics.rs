@@ -14,6 +14,7 @@ use crate::App;
 pub struct Metrics {
     samples_stored: AtomicU64,
     denied: AtomicU64,
+    limited: AtomicU64,
     /// Answers by the first digit of their status.
     answers: [AtomicU64; 6],
 }
@@ -25,6 +26,10 @@ impl Metrics {
 
     pub(crate) fn denied(&self) {
         self.denied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn limited(&self) {
+        self.limited.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn render(&self) -> String {
@@ -52,6 +57,14 @@ impl Metrics {
         line(&format!(
             "nodestats_denied_requests_total {}",
             self.denied.load(Ordering::Relaxed)
+        ));
+        line(
+            "# HELP nodestats_limited_requests_total Requests beyond what one caller may ask for.",
+        );
+        line("# TYPE nodestats_limited_requests_total counter");
+        line(&format!(
+            "nodestats_limited_requests_total {}",
+            self.limited.load(Ordering::Relaxed)
         ));
         line("# HELP nodestats_http_responses_total Answers by class of status.");
         line("# TYPE nodestats_http_responses_total counter");

@@ -271,12 +271,18 @@ fn reason(status: u16) -> &'static str {
         201 => "Registered; Location says where",
         204 => "Done",
         400 => "The request cannot be parsed",
-        403 => "The request comes from a page of another site",
+        401 => "Nobody knows who asks: there is no token, or none that is good",
+        403 => "They may not, or the request comes from a page of another site",
         404 => "Nothing has this name; names lists the nearest",
         408 => "The body did not arrive in time",
-        409 => "More than one node has this name; names lists their UIDs",
+        409 => {
+            "More than one node has this name (names lists their UIDs), or another has it already"
+        }
         413 => "The body is too large",
         422 => "A field of the body is wrong; field names it",
+        429 => {
+            "The caller, or the node, takes more than its share; Retry-After says when to come back"
+        }
         503 => "The history cannot be read or written at the moment",
         _ => "Error",
     }

@@ -20,7 +20,7 @@ use crate::answer::Detail;
 use crate::openapi::{Answers, Document, Operation};
 use crate::query::{DeleteQuery, ListQuery, NoQuery, ProcessQuery, Samples, SpanQuery};
 use crate::{
-    ApiError, App, guard, history, ingest, join, metrics, nodes, now, page, query, system,
+    ApiError, App, guard, history, ingest, join, limits, metrics, nodes, now, page, query, system,
 };
 
 /// The name of a node in a path: a UID, a host name or an address.
@@ -77,6 +77,7 @@ pub fn router(app: App) -> Router {
         origins => router.layer(guard::cors(origins)),
     };
     router
+        .layer(middleware::from_fn(limits::hold))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
@@ -163,7 +164,7 @@ fn node_routes(table: &mut Table) {
             Vec<NodeView>,
             Vec<Freshness>,
         >())
-        .errors(&[401, 503]),
+        .errors(&[401, 429, 503]),
     );
     table.add(
         "/nodes",
@@ -176,7 +177,7 @@ fn node_routes(table: &mut Table) {
         .body::<Registration>()
         .created::<NodeView>()
         .answers(Answers::json::<NodeView>())
-        .errors(&[401, 408, 409, 413, 422, 503]),
+        .errors(&[401, 408, 409, 413, 422, 429, 503]),
     );
     table.add(
         routes::JOIN,
@@ -188,7 +189,7 @@ fn node_routes(table: &mut Table) {
         .query::<NoQuery>()
         .body::<Join>()
         .no_content()
-        .errors(&[401, 408, 409, 413, 422, 503]),
+        .errors(&[401, 408, 409, 413, 422, 429, 503]),
     );
     table.add(
         "/nodes/{node}/registration",
@@ -200,7 +201,7 @@ fn node_routes(table: &mut Table) {
         .query::<NoQuery>()
         .body::<ClusterRegistration>()
         .no_content()
-        .errors(&[401, 408, 413, 422, 503]),
+        .errors(&[401, 408, 413, 422, 429, 503]),
     );
     table.add(
         "/nodes/{node}",
@@ -212,7 +213,7 @@ fn node_routes(table: &mut Table) {
         .query::<NoQuery>()
         .samples_body::<Reading>()
         .no_content()
-        .errors(&[401, 404, 408, 409, 413, 422, 503]),
+        .errors(&[401, 404, 408, 409, 413, 422, 429, 503]),
     );
     table.add(
         "/nodes/{node}",
@@ -223,7 +224,7 @@ fn node_routes(table: &mut Table) {
         )
         .query::<DeleteQuery>()
         .no_content()
-        .errors(&[401, 404, 409, 503]),
+        .errors(&[401, 404, 409, 429, 503]),
     );
 }
 
@@ -232,7 +233,7 @@ fn detail_routes(table: &mut Table, node: &str) {
     let operation = |id: &str, summary: &str| {
         Operation::get(&format!("get_{id}{short}"), summary)
             .query::<SpanQuery>()
-            .errors(&[401, 404, 409, 503])
+            .errors(&[401, 404, 409, 429, 503])
     };
     macro_rules! detail {
         ($suffix:literal, $detail:expr, $type:ty, $id:literal, $summary:literal) => {

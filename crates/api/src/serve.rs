@@ -116,19 +116,20 @@ impl Drop for OfPeer {
 
 /// Serves until `stop`, then lets the requests under way finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    serve_by(listener, Anybody, router, stop).await;
+    serve_by(listener, Anybody, router, routes::SERVER_KEEP_ALIVE, stop).await;
 }
 
 /// The same on a socket of this machine.
 pub async fn serve_locally(listener: UnixListener, router: Router, stop: CancellationToken) {
-    serve_by(listener, Anybody, router, stop).await;
+    serve_by(listener, Anybody, router, routes::SERVER_KEEP_ALIVE, stop).await;
 }
 
-/// The same for those whom `secure` lets in.
+/// The same for those whom `secure` lets in. A request, and the rest of its head, has `patience` to come.
 pub(crate) async fn serve_by<A: Accept>(
     listener: A,
     secure: impl Secure<A::Stream>,
     router: Router,
+    patience: Duration,
     stop: CancellationToken,
 ) {
     let peers = Peers::default();
@@ -137,7 +138,7 @@ pub(crate) async fn serve_by<A: Accept>(
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         // hyper has one patience for the wait for a request and for the rest of its head.
-        .header_read_timeout(routes::SERVER_KEEP_ALIVE)
+        .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES);
     loop {
         let accept = async {
@@ -199,6 +200,8 @@ pub(crate) async fn serve_by<A: Accept>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -217,5 +220,47 @@ mod tests {
             peers.0.lock().expect("whole").is_empty(),
             "nobody is remembered"
         );
+    }
+    async fn listening(patience: Duration) -> (std::net::SocketAddr, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let router = Router::new().route("/", axum::routing::get(async || "here"));
+        let stop = CancellationToken::new();
+        tokio::spawn(serve_by(listener, Anybody, router, patience, stop.clone()));
+        (address, stop)
+    }
+
+    /// What comes back for these bytes until the connection ends.
+    async fn send(address: std::net::SocketAddr, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        // Who is not listened to any more may not get rid of all of it.
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_given_up() {
+        let (address, stop) = listening(Duration::from_millis(100)).await;
+        for head in ["", "GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
+            let answer = send(address, head.as_bytes()).await;
+            assert!(!answer.contains("200"), "{answer}");
+        }
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_head_of_endless_size_is_431() {
+        let (address, stop) = listening(Duration::from_mins(1)).await;
+        let head = |size: usize| {
+            let filler = "a".repeat(size);
+            format!("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: {filler}\r\n\r\n")
+        };
+        let small = send(address, head(1 << 10).as_bytes()).await;
+        assert!(small.starts_with("HTTP/1.1 200"), "{small}");
+        let large = send(address, head(HEAD_BYTES).as_bytes()).await;
+        assert!(large.starts_with("HTTP/1.1 431"), "{large}");
+        stop.cancel();
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use nodestats_wire::routes;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -122,5 +123,12 @@ pub async fn serve_tls(
     config: watch::Receiver<Option<Arc<ServerConfig>>>,
     stop: CancellationToken,
 ) {
-    serve_by(listener, Current(config), router, stop).await;
+    serve_by(
+        listener,
+        Current(config),
+        router,
+        routes::SERVER_KEEP_ALIVE,
+        stop,
+    )
+    .await;
 }

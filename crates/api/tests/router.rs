@@ -9,8 +9,9 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Request, StatusCode, header};
 use nodestats_api::aggregated::aggregated_router;
-use nodestats_api::{Exposure, Options, openapi_document};
+use nodestats_api::{Exposure, Limits, Options, openapi_document, tokens};
 use nodestats_testkit::Frames;
+use nodestats_wire::v1::{Purpose, TokenRequest};
 use nodestats_wire::{Timestamp, routes};
 use serde_json::{Value, json};
 use server::{Book, Server};
@@ -547,6 +548,39 @@ async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
     seen
 }
 
+/// The same for the one route that takes a token of its own kind.
+async fn provoke_join(server: &Server) -> BTreeSet<u16> {
+    let wanted = TokenRequest {
+        purpose: Purpose::Join { uses_left: 1 },
+        ttl_seconds: None,
+    };
+    let issued = tokens::issue(&server.store, wanted).await;
+    let token = issued.expect("a token").secret;
+    let closed = server.asking(Book::default());
+    let join = |hostname: &str| {
+        let token = format!("nst_{}_{}", "0".repeat(16), "0".repeat(64));
+        json!({"hostname": hostname, "token": token}).to_string()
+    };
+    let never = Body::from_stream(futures_util::stream::pending::<
+        Result<bytes::Bytes, std::io::Error>,
+    >());
+    let mut seen = BTreeSet::new();
+    for body in [
+        join("known").into(),
+        join("seven").into(),
+        "nonsense".into(),
+        "{\"nonsense\":1}".into(),
+        vec![b' '; 2 << 20].into(),
+        never,
+    ] {
+        let way = ("POST", routes::JOIN);
+        seen.insert(closed.call_as(&token, way, body).await.status);
+    }
+    // By who has no join token.
+    seen.insert(server.call("POST", routes::JOIN, join("x")).await.status);
+    seen
+}
+
 #[tokio::test]
 async fn every_route_and_every_status_in_the_description_is_real() {
     let document: Value = serde_json::from_str(openapi_document()).expect("JSON");
@@ -564,11 +598,21 @@ async fn every_route_and_every_status_in_the_description_is_real() {
                 server.register(ip, name, uid).await;
             }
             server.put("/nodes/known", &full_sample()).await;
-            let mut seen = provoke(&server, &method.to_uppercase(), path).await;
+            let mut seen = match &**path {
+                routes::JOIN => provoke_join(&server).await,
+                path => provoke(&server, &method.to_uppercase(), path).await,
+            };
             let closed = server.asking(Book::default());
+            let nothing = Limits {
+                in_flight: 0,
+                ..Limits::default()
+            };
+            let busy = server.asking_within(Book::default().token("one", "one", &[]), nothing);
             let (method_name, known) = (method.to_uppercase(), path.replace("{node}", "known"));
             let known = known.replace("{pid}", "7");
             seen.insert(closed.call(&method_name, &known, "").await.status);
+            let way = (&*method_name, &*known);
+            seen.insert(busy.call_as("one", way, "").await.status);
             server.store.close().await;
             let gone = server
                 .call(
@@ -582,6 +626,10 @@ async fn every_route_and_every_status_in_the_description_is_real() {
                 )
                 .await;
             seen.insert(gone.status);
+            if path == routes::JOIN {
+                let token = format!("nst_{}_{}", "0".repeat(16), "0".repeat(64));
+                seen.insert(closed.call_as(&token, way, "").await.status);
+            }
             let responses = operation["responses"].as_object().expect("responses");
             let described: BTreeSet<u16> = responses
                 .keys()

@@ -122,6 +122,12 @@ impl<'a> Frame<'a> {
         })
     }
 
+    /// At most so many bytes do its parts unpack to, by what they say of themselves; beyond it they
+    /// cannot be unpacked.
+    pub fn unpacked_bytes(&self) -> usize {
+        capacity(self.host) + capacity(self.processes)
+    }
+
     /// Unpacks the host's figures.
     pub fn host(&self) -> Result<Host, Error> {
         unpack(self.host)
@@ -164,13 +170,16 @@ fn pack<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
-    // The size that the frame claims bounds the first allocation; the limit bounds it in turn.
+    let plain = zstd::bulk::decompress(packed, capacity(packed)).map_err(Error::Unpack)?;
+    postcard::from_bytes(&plain).map_err(Error::Decode)
+}
+
+/// The size that the part claims bounds the allocation; the limit bounds it in turn.
+fn capacity(packed: &[u8]) -> usize {
     let claimed = zstd::zstd_safe::get_frame_content_size(packed)
         .ok()
         .flatten();
-    let capacity = claimed.map_or(PART_LIMIT, |size| size.min(PART_LIMIT as u64) as usize);
-    let plain = zstd::bulk::decompress(packed, capacity).map_err(Error::Unpack)?;
-    postcard::from_bytes(&plain).map_err(Error::Decode)
+    claimed.map_or(PART_LIMIT, |size| size.min(PART_LIMIT as u64) as usize)
 }
 
 #[cfg(test)]

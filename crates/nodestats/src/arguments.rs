@@ -310,6 +310,11 @@ pub(crate) struct Serving {
     #[arg(long, env = "NODESTATS_RETENTION", value_name = "TIME", default_value = "14d", value_parser = retention)]
     pub(crate) retention: Duration,
 
+    /// Most that one node's history may take, in MiB; a node that has more stores nothing until its
+    /// oldest samples are gone [default: an equal share, when the disk becomes scarce].
+    #[arg(long, env = "NODESTATS_NODE_QUOTA_MIB", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub(crate) node_quota_mib: Option<u64>,
+
     /// The largest body of a request, in MiB.
     #[arg(long, env = "NODESTATS_BODY_LIMIT_MIB", value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) body_limit_mib: u16,

@@ -179,6 +179,7 @@ impl Server {
         let options = nodestats_store::Options {
             retention: serving.retention,
             memory,
+            node_quota: serving.node_quota_mib.map(|mib| mib << 20),
         };
         // The listener first: an address in use is found before a database is made.
         let listener = bind(serving.listen).await?;

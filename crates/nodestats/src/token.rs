@@ -50,6 +50,7 @@ impl Place {
         let options = nodestats_store::Options {
             retention: Duration::MAX,
             memory: MemoryBudget::from_limit(limits::memory()),
+            node_quota: None,
         };
         nodestats_runtime::tls::use_ring();
         let store = Store::open(&location, &options).await?;

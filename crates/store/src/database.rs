@@ -146,6 +146,7 @@ impl Database {
             DEFINE TABLE IF NOT EXISTS sample SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS seen SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS access_token SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS usage SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS meta SCHEMALESS;";
         database.query(define, Variables::new()).await?;
         Ok(database)
@@ -190,20 +191,19 @@ impl Database {
         self.query(statements, variables).await.map(drop)
     }
 
-    /// Where it is embedded and on a disk.
+    /// Bytes that its disk has left, where it is embedded and on a disk that says so.
+    pub(crate) fn available(&self) -> Option<u64> {
+        let directory = self.directory.as_ref()?;
+        let disk = rustix::fs::statvfs(directory.path()).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// A disk that does not say is taken to have room.
     fn check_room(&self, wanted: u64) -> Result<(), Error> {
-        let Some(directory) = &self.directory else {
-            return Ok(());
-        };
-        // A disk that does not say is taken to have room.
-        let Ok(disk) = rustix::fs::statvfs(directory.path()) else {
-            return Ok(());
-        };
-        let available = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if available < wanted {
-            return Err(Error::DiskFull(available));
+        match self.available() {
+            Some(available) if available < wanted => Err(Error::DiskFull(available)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Runs one statement and takes its rows.

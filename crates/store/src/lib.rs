@@ -13,6 +13,7 @@ mod retention;
 mod samples;
 mod seen;
 mod tokens;
+mod usage;
 mod writer;
 
 use std::time::Duration;
@@ -67,6 +68,12 @@ pub enum Error {
     /// The store is closing.
     #[error("the database is closing")]
     Closing,
+    /// This node has its share of the disk; others may go on.
+    #[error("the node has used up its share of the disk, {share_bytes} bytes")]
+    ShareUsedUp {
+        /// The share.
+        share_bytes: u64,
+    },
     /// A row cannot be read.
     #[error("a stored {0} cannot be read")]
     Damaged(&'static str),
@@ -79,6 +86,8 @@ pub struct Options {
     pub retention: Duration,
     /// What the database's caches may take.
     pub memory: MemoryBudget,
+    /// Bytes that one node may keep. `None`: an equal share, when the disk becomes scarce.
+    pub node_quota: Option<u64>,
 }
 
 /// The open store. Cloning is cheap; all clones are one store.
@@ -86,7 +95,9 @@ pub struct Options {
 pub struct Store {
     database: Database,
     writer: writer::Writer,
+    usage: usage::Usage,
     retention: Duration,
+    node_quota: Option<u64>,
 }
 
 impl Store {
@@ -114,11 +125,14 @@ impl Store {
             .write_schema(directory::SCHEMA)
             .await
             .map_err(failed)?;
+        let usage = usage::Usage::load(&database).await.map_err(failed)?;
         let writer = writer::Writer::start(database.clone());
         Ok(Self {
             database,
             writer,
+            usage,
             retention: options.retention,
+            node_quota: options.node_quota,
         })
     }
 

@@ -54,6 +54,7 @@ impl Store {
     pub async fn purge(&self, uid: &str) -> Result<(), Error> {
         // The registry last: a purge that is cut off can be asked for again.
         self.purge_history(uid).await?;
+        self.purge_usage(uid).await?;
         self.database
             .delete(
                 "DELETE $node RETURN NONE; DELETE $seen RETURN NONE",

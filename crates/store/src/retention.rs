@@ -24,6 +24,7 @@ impl Store {
         for orphan in seen.keys().filter(|uid| !known.contains(&***uid)) {
             self.purge(orphan).await?;
         }
+        self.keep_usage(&lives, now).await?;
         for life in lives {
             let horizon = self.horizon(&life, now);
             self.delete_before(&life.uid, horizon).await?;

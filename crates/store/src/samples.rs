@@ -9,7 +9,7 @@ use nodestats_wire::v1::Reading;
 use surrealdb::types::{Array, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value};
 
 use crate::database::bind;
-use crate::{Error, Seen, Store};
+use crate::{Error, Seen, Store, usage};
 
 /// Second part of each key: rows as they were pushed. Later kinds (blocks, rollups) sort after.
 const RAW: i64 = 0;
@@ -122,14 +122,18 @@ pub(crate) fn time_range(uid: &str, from: Timestamp, until: Timestamp) -> Value 
 impl Store {
     /// Keeps samples of one node, all or none; returns when they are synced to disk. One that is
     /// there already (the same push, or a reading of the same time) is replaced. `seen` is what
-    /// they say of the node's freshness.
+    /// they say of the node's freshness. A node that has used up its share of the disk stores nothing.
     pub async fn append(
         &self,
         node: &NodeIdentity,
         samples: Vec<NewSample>,
         seen: Seen,
     ) -> Result<(), Error> {
-        self.writer.write(node.uid(), samples, seen).await
+        self.check_share(node.uid())?;
+        let sizes = usage::sizes(&samples);
+        self.writer.write(node.uid(), samples, seen).await?;
+        self.usage.stored(node.uid(), &sizes);
+        Ok(())
     }
 
     /// At most `limit` stored samples of a node from `from` to `to`, both included, beyond

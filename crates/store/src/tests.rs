@@ -19,6 +19,7 @@ fn options(retention_seconds: u64) -> Options {
     Options {
         retention: Duration::from_secs(retention_seconds),
         memory: MemoryBudget::from_limit(0),
+        node_quota: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! An [`Identity`], and what follows from it without asking anybody.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -199,6 +200,22 @@ impl Identity {
         ) {
             (true, Some(_), Some(uid)) => Self(Caller::Agent { uid }),
             _ => Self(Caller::Person(user, Way::Direct)),
+        }
+    }
+
+    /// Whose share of the server their requests are; `None` for who runs it, and for the one
+    /// controller, which registers thousands of nodes at its start.
+    pub(super) fn limited_as(&self, peer: Option<IpAddr>) -> Option<String> {
+        match &self.0 {
+            Caller::Anybody { trusted: true } | Caller::Controller => None,
+            Caller::Anybody { trusted: false } => peer.map(|peer| peer.to_string()),
+            // Everybody who forwards a port is one.
+            Caller::Forwarded { .. } => Some("port-forward".to_owned()),
+            Caller::Agent { uid } => Some(format!("agent {uid}")),
+            Caller::Person(user, _) => Some(format!("person {}", user.name)),
+            Caller::Host { token, .. } => Some(format!("token {token}")),
+            Caller::Viewer { name, .. } => Some(format!("viewer {name}")),
+            Caller::Join(grant) => Some(format!("token {}", grant.token.id)),
         }
     }
 

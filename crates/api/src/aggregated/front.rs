@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
+use nodestats_wire::routes;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -127,5 +128,12 @@ pub async fn serve(
     front: watch::Receiver<Option<Front>>,
     stop: CancellationToken,
 ) {
-    serve_by(listener, Guarded(front), router, stop).await;
+    serve_by(
+        listener,
+        Guarded(front),
+        router,
+        routes::SERVER_KEEP_ALIVE,
+        stop,
+    )
+    .await;
 }

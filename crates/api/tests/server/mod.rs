@@ -10,7 +10,8 @@ use futures_util::future::BoxFuture;
 use http::{Request, header};
 use http_body_util::BodyExt as _;
 use nodestats_api::{
-    Accounts, App, Authority, Door, Options, Question, Unreachable, User, forwarded_router, router,
+    Accounts, App, Authority, Door, Limits, Options, Question, Unreachable, User, forwarded_router,
+    router,
 };
 use nodestats_store::{Location, MemoryBudget, Store};
 use nodestats_wire::routes;
@@ -117,7 +118,11 @@ impl Server {
     pub(crate) async fn with(options: Options) -> Self {
         let retention = Duration::from_hours(876_000);
         let memory = MemoryBudget::from_limit(0);
-        let options_of_store = nodestats_store::Options { retention, memory };
+        let options_of_store = nodestats_store::Options {
+            retention,
+            memory,
+            node_quota: None,
+        };
         let store = Store::open(&Location::Memory, &options_of_store)
             .await
             .expect("opens");
@@ -128,12 +133,20 @@ impl Server {
 
     /// Another listener of the same server, which asks this authority.
     pub(crate) fn asking(&self, authority: Book) -> Self {
+        self.asking_within(authority, Limits::default())
+    }
+
+    /// The same where each caller may ask for so much.
+    pub(crate) fn asking_within(&self, authority: Book, limits: Limits) -> Self {
         let accounts = Accounts {
             agent: AGENT.to_owned(),
             controller: CONTROLLER.to_owned(),
         };
         let options = Options {
             door: Door::asking(authority, accounts),
+            limits,
+            body_limit: 1 << 20,
+            body_patience: Duration::from_millis(200),
             ..Options::default()
         };
         let app = App::new(self.store.clone(), options);

@@ -1,0 +1,255 @@
+//! What each node's history takes, and whether a node may take more: while the disk has room each
+//! takes what it needs, and when it becomes scarce those that have more than an equal share are
+//! refused first, so that one that floods uses up its own share and not the others'.
+//!
+//! Rows `usage:[uid, day]` hold bytes of payload by the day that samples are of. They are written with
+//! each look at the retention: a crash forgets what was stored since, at most a minute.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nodestats_core::Life;
+use nodestats_wire::Timestamp;
+use surrealdb::types::{Array, Object, RecordId, RecordIdKey, SurrealValue, Value};
+
+use crate::database::{Database, bind};
+use crate::samples::NewSample;
+use crate::{Error, Store};
+
+const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// So many bytes of the disk go to one byte of payload: keys, and files that wait to be merged.
+const OVERHEAD: u64 = 3;
+/// The disk is scarce when a node could fill this part of it with what is left: 1 in so many.
+const SCARCE: u64 = 5;
+
+/// Payload of each node, by day.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Usage(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    nodes: HashMap<String, Node>,
+    /// Of all nodes.
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    days: BTreeMap<i64, u64>,
+    bytes: u64,
+    /// Not yet in the rows.
+    unwritten: BTreeMap<i64, u64>,
+}
+
+fn day(time: Timestamp) -> i64 {
+    time.micros().div_euclid(DAY_MICROS)
+}
+
+fn record(uid: &str, day: i64) -> RecordId {
+    let key = Array::from(vec![uid.to_owned().into_value(), day.into_value()]);
+    RecordId::new("usage", key)
+}
+
+impl Kept {
+    fn add(&mut self, uid: &str, day: i64, bytes: u64, is_written: bool) {
+        let node = self.nodes.entry(uid.to_owned()).or_default();
+        *node.days.entry(day).or_default() += bytes;
+        node.bytes += bytes;
+        self.bytes += bytes;
+        if !is_written {
+            *node.unwritten.entry(day).or_default() += bytes;
+        }
+    }
+
+    /// Forgets the days before `first`, and says which they were.
+    fn forget(&mut self, uid: &str, first: i64) -> Vec<i64> {
+        let Some(node) = self.nodes.get_mut(uid) else {
+            return Vec::new();
+        };
+        let later = node.days.split_off(&first);
+        let gone = std::mem::replace(&mut node.days, later);
+        let bytes: u64 = gone.values().sum();
+        node.bytes -= bytes;
+        self.bytes -= bytes;
+        node.unwritten = node.unwritten.split_off(&first);
+        if node.days.is_empty() {
+            self.nodes.remove(uid);
+        }
+        gone.into_keys().collect()
+    }
+
+    /// What one node may have where the disk has `available` bytes left; `None` while it has room.
+    fn share(&self, available: u64) -> Option<u64> {
+        let left = available / OVERHEAD;
+        let budget = self.bytes + left;
+        let is_scarce = left < budget / SCARCE;
+        is_scarce.then(|| budget / self.nodes.len().max(1) as u64)
+    }
+}
+
+impl Usage {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As the rows have it.
+    pub(crate) async fn load(database: &Database) -> Result<Self, crate::database::Error> {
+        let rows: Vec<Value> = database.select("SELECT * FROM usage", bind([])).await?;
+        let usage = Self::default();
+        for row in rows {
+            if let Some((uid, day, bytes)) = read(row) {
+                usage.kept().add(&uid, day, bytes, true);
+            }
+        }
+        Ok(usage)
+    }
+
+    /// Counts what was stored.
+    pub(crate) fn stored(&self, uid: &str, samples: &[(Timestamp, u64)]) {
+        let mut kept = self.kept();
+        for (time, bytes) in samples {
+            kept.add(uid, day(*time), *bytes, false);
+        }
+    }
+
+    /// What a node has beyond its share, with the share: then it may store nothing.
+    fn excess(&self, uid: &str, quota: Option<u64>, available: Option<u64>) -> Option<u64> {
+        let kept = self.kept();
+        let own = kept.nodes.get(uid)?.bytes;
+        let share = quota.or_else(|| kept.share(available?))?;
+        (own > share).then_some(share)
+    }
+}
+
+fn read(row: Value) -> Option<(String, i64, u64)> {
+    let Value::Object(mut row) = row else {
+        return None;
+    };
+    let bytes = i64::from_value(row.remove("bytes")?).ok()?;
+    let Some(Value::RecordId(RecordId {
+        key: RecordIdKey::Array(key),
+        ..
+    })) = row.remove("id")
+    else {
+        return None;
+    };
+    let mut key = key.into_vec().into_iter();
+    let uid = String::from_value(key.next()?).ok()?;
+    let day = i64::from_value(key.next()?).ok()?;
+    Some((uid, day, u64::try_from(bytes).ok()?))
+}
+
+/// What samples take, for [`Usage::stored`].
+pub(crate) fn sizes(samples: &[NewSample]) -> Vec<(Timestamp, u64)> {
+    let size = |sample: &NewSample| (sample.time(), sample.payload.len() as u64);
+    samples.iter().map(size).collect()
+}
+
+impl Store {
+    /// An error where this node has more than its share.
+    pub(crate) fn check_share(&self, uid: &str) -> Result<(), Error> {
+        let available = self.database.available();
+        match self.usage.excess(uid, self.node_quota, available) {
+            Some(share_bytes) => Err(Error::ShareUsedUp { share_bytes }),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of payload that are counted for this node.
+    pub fn used_bytes(&self, uid: &str) -> u64 {
+        self.usage
+            .kept()
+            .nodes
+            .get(uid)
+            .map_or(0, |node| node.bytes)
+    }
+
+    /// Forgets what retention has deleted, and writes what was counted since.
+    pub(crate) async fn keep_usage(&self, lives: &[Life], now: Timestamp) -> Result<(), Error> {
+        for life in lives {
+            // A day that is partly kept counts whole: a share is no invoice.
+            let first = day(self.horizon(life, now));
+            let gone = self.usage.kept().forget(&life.uid, first);
+            self.delete_usage(&life.uid, &gone).await?;
+        }
+        let mut rows = Vec::new();
+        let mut written = Vec::new();
+        for (uid, node) in &mut self.usage.kept().nodes {
+            for (day, bytes) in std::mem::take(&mut node.unwritten) {
+                let object = Object::from_iter([
+                    ("id".to_owned(), record(uid, day).into_value()),
+                    ("bytes".to_owned(), (bytes as i64).into_value()),
+                ]);
+                rows.push(object.into_value());
+                written.push((uid.clone(), day, bytes));
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let statement = "INSERT INTO usage $rows ON DUPLICATE KEY UPDATE bytes += $input.bytes \
+             RETURN NONE";
+        let variables = bind([("rows", Value::Array(Array::from(rows)))]);
+        let done = self.database.write(statement, variables, 0).await;
+        if done.is_err() {
+            let mut kept = self.usage.kept();
+            for (uid, day, bytes) in written {
+                if let Some(node) = kept.nodes.get_mut(&uid) {
+                    *node.unwritten.entry(day).or_default() += bytes;
+                }
+            }
+        }
+        done.map_err(Error::Unavailable)
+    }
+
+    /// Forgets a node that is purged.
+    pub(crate) async fn purge_usage(&self, uid: &str) -> Result<(), Error> {
+        let gone = self.usage.kept().forget(uid, i64::MAX);
+        self.delete_usage(uid, &gone).await
+    }
+
+    async fn delete_usage(&self, uid: &str, days: &[i64]) -> Result<(), Error> {
+        for day in days {
+            let variables = bind([("row", record(uid, *day).into_value())]);
+            let deleted = self.database.delete("DELETE $row RETURN NONE", variables);
+            deleted.await.map_err(Error::Unavailable)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn who_has_more_than_a_share_is_refused_when_the_disk_is_scarce_and_not_before() {
+        let usage = Usage::default();
+        let now = Timestamp::from_micros(40 * DAY_MICROS).expect("a time");
+        usage.stored("flood", &[(now, 90 * MIB)]);
+        usage.stored("small", &[(now, 5 * MIB)]);
+        usage.stored("other", &[(now, 5 * MIB)]);
+        let excess = |uid: &str, available| usage.excess(uid, None, Some(available));
+        assert_eq!(excess("flood", 1000 * MIB), None);
+        let scarce = 30 * MIB;
+        assert_eq!(excess("flood", scarce), Some(110 * MIB / 3));
+        assert_eq!(excess("small", scarce), None);
+        assert_eq!(excess("a new one", scarce), None);
+        // Of a server's disk nothing is known, and a quota counts whatever the disk has.
+        assert_eq!(usage.excess("flood", None, None), None);
+        assert_eq!(usage.excess("small", Some(4 * MIB), None), Some(4 * MIB));
+        assert_eq!(usage.excess("small", Some(5 * MIB), Some(0)), None);
+        // One node alone has the whole disk.
+        let alone = Usage::default();
+        alone.stored("a", &[(now, 90 * MIB)]);
+        assert_eq!(alone.excess("a", None, Some(MIB)), None);
+        // What is past the retention counts no more.
+        let early = Timestamp::from_micros(DAY_MICROS).expect("a time");
+        usage.stored("small", &[(early, MIB)]);
+        assert_eq!(usage.kept().forget("small", 2), [1]);
+        assert_eq!(usage.kept().nodes["small"].bytes, 5 * MIB);
+        assert_eq!(usage.kept().bytes, 100 * MIB);
+    }
+}
