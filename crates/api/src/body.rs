@@ -12,8 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{ApiError, App};
 
-/// All bodies that are being read or worked on take at most this many KiB together.
-const BUDGET_KIB: u32 = 64 << 10;
+/// All bodies that are being read or worked on take at most so many of the largest together: twice
+/// what one node may have under way.
+const BODIES: usize = 8;
 /// A value in JSON can be two bytes and takes hundreds in memory: more values than this are
 /// refused before they are parsed. A sample of 4,000 processes has a tenth of it.
 const VALUES_LIMIT: usize = 1_000_000;
@@ -22,9 +23,10 @@ const VALUES_LIMIT: usize = 1_000_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Budget(Arc<Semaphore>);
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BUDGET_KIB as usize)))
+impl Budget {
+    /// For bodies of at most so many bytes each; counted in KiB.
+    pub(crate) fn new(body_limit: usize) -> Self {
+        Self(Arc::new(Semaphore::new(BODIES * ((body_limit >> 10) + 1))))
     }
 }
 
@@ -46,7 +48,7 @@ pub(crate) async fn receive(app: &App, body: Body) -> Result<Received, ApiError>
     let most = size
         .upper()
         .map_or(limit, |upper| upper.min(limit as u64) as usize);
-    let share_kib = ((most >> 10) as u32 + 1).min(BUDGET_KIB);
+    let share_kib = (most >> 10) as u32 + 1;
     let share = Arc::clone(&app.bodies.0).acquire_many_owned(share_kib);
     let share = tokio::time::timeout(app.options.body_patience, share)
         .await

@@ -2,6 +2,7 @@
 //! neither its length nor a slow reader costs memory.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
@@ -163,6 +164,9 @@ impl Cursor {
         if self.finished {
             return Ok(piece.into());
         }
+        // Each in turn: readers share what pushes leave.
+        let reading = Arc::clone(&self.app.reading);
+        let _turn = reading.acquire().await;
         while piece.len() < PIECE {
             let Some((time, payload)) = self.next_sample().await? else {
                 if let Some(held) = self.held.take() {

@@ -38,6 +38,10 @@ pub(crate) async fn put(
     let arrived = App::now();
     // Who is not registered, or may not, learns it before a body of megabytes is read.
     let (life, proof) = app.resolve_to_push(&identity, &node).await?;
+    let _place = app
+        .pushed
+        .enter(&life.uid, app.options.body_patience)
+        .await?;
     let body = body::receive(&app, body).await?;
     let now = App::now();
     let is_frames = headers

@@ -53,6 +53,9 @@ pub struct App {
     bodies: body::Budget,
     registrations: Arc<tokio::sync::Mutex<()>>,
     callers: limits::Callers,
+    pushed: limits::Nodes,
+    /// Pieces of histories that are made at once.
+    reading: Arc<tokio::sync::Semaphore>,
 }
 
 /// How the API behaves.
@@ -85,15 +88,22 @@ impl Default for Options {
     }
 }
 
+/// Pieces of histories that are made at once, by whomever: one for each of the program's two threads
+/// would leave none for pushes.
+const HISTORIES: usize = 1;
+
 impl App {
     /// An app on an open store.
     pub fn new(store: Store, options: Options) -> Self {
+        let bodies = body::Budget::new(options.body_limit);
         Self {
+            pushed: limits::Nodes::default(),
+            reading: Arc::new(tokio::sync::Semaphore::new(HISTORIES)),
             callers: limits::Callers::new(options.limits),
             store,
             options: Arc::new(options),
             metrics: Arc::default(),
-            bodies: body::Budget::default(),
+            bodies,
             registrations: Arc::default(),
         }
     }

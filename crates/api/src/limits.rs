@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ApiError;
 
@@ -118,6 +119,40 @@ impl Drop for Turn {
         if let Some(caller) = self.callers.lock().get_mut(&self.name) {
             caller.in_flight = caller.in_flight.saturating_sub(1);
         }
+    }
+}
+
+/// Pushes of one node at once; further ones wait before their bodies are read. An agent sends one.
+const PUSHES_OF_NODE: usize = 4;
+
+/// The nodes that are pushed to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Nodes(Arc<Mutex<HashMap<String, Weak<Semaphore>>>>);
+
+impl Nodes {
+    /// Waits for a place among the pushes of a node.
+    pub(crate) async fn enter(
+        &self,
+        uid: &str,
+        patience: Duration,
+    ) -> Result<OwnedSemaphorePermit, ApiError> {
+        let places = self.places(uid).acquire_owned();
+        let place = tokio::time::timeout(patience, places).await;
+        let place = place.map_err(|_| refused(Duration::from_secs(1)))?;
+        Ok(place.expect("it is never closed"))
+    }
+
+    fn places(&self, uid: &str) -> Arc<Semaphore> {
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = nodes.get(uid).and_then(Weak::upgrade) {
+            return places;
+        }
+        if nodes.len() >= KNOWN {
+            nodes.retain(|_, places| places.strong_count() > 0);
+        }
+        let places = Arc::new(Semaphore::new(PUSHES_OF_NODE));
+        nodes.insert(uid.to_owned(), Arc::downgrade(&places));
+        places
     }
 }
 

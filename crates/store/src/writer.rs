@@ -5,7 +5,7 @@ use surrealdb::types::{Array, Bytes, Object, SurrealValue, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::Error;
@@ -20,11 +20,16 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Pushes that may wait; further ones wait in their own request.
 const QUEUE: usize = 64;
 
+/// So many transactions of others a push waits for at most, once it is looked at.
+const PASSED_OVER: u32 = 3;
+
 struct Job {
     uid: String,
     samples: Vec<NewSample>,
     seen: Seen,
     done: oneshot::Sender<Result<(), Error>>,
+    /// Transactions that others had since it came.
+    passed_over: u32,
 }
 
 impl Job {
@@ -67,6 +72,7 @@ impl Writer {
             samples,
             seen,
             done,
+            passed_over: 0,
         };
         self.queue.send(job).await.map_err(|_| Error::Closing)?;
         answer.await.map_err(|_| Error::Closing)?
@@ -86,25 +92,59 @@ impl Writer {
 async fn run(database: Database, mut jobs: mpsc::Receiver<Job>, stop: Arc<tokio::sync::Notify>) {
     let mut waiting = Vec::new();
     loop {
-        tokio::select! {
-            biased;
-            taken = jobs.recv_many(&mut waiting, QUEUE) => if taken == 0 { return },
-            () = stop.notified() => jobs.close(),
-        }
-        let mut rest = std::mem::take(&mut waiting).into_iter().peekable();
-        while let Some(first) = rest.next() {
-            let (mut rows, mut bytes) = (first.samples.len(), first.bytes());
-            let mut batch = vec![first];
-            while let Some(next) = rest.next_if(|next| {
-                rows + next.samples.len() <= BATCH_ROWS && bytes + next.bytes() <= BATCH_BYTES
-            }) {
-                rows += next.samples.len();
-                bytes += next.bytes();
-                batch.push(next);
+        if waiting.is_empty() {
+            tokio::select! {
+                biased;
+                taken = jobs.recv_many(&mut waiting, QUEUE) => if taken == 0 { return },
+                () = stop.notified() => jobs.close(),
             }
+        }
+        // What came while a batch was written is looked at before the rest of those that waited.
+        while waiting.len() < QUEUE
+            && let Ok(job) = jobs.try_recv()
+        {
+            waiting.push(job);
+        }
+        let batch = take_batch(&mut waiting);
+        if !batch.is_empty() {
             write_batch(&database, batch).await;
         }
     }
+}
+
+/// The next transaction: of each node the push that came first, small ones before large ones, so that
+/// nobody waits for more than one push of a node that sends many, or large ones. Who was passed over
+/// three times is not again.
+fn take_batch(waiting: &mut Vec<Job>) -> Vec<Job> {
+    let mut nodes = BTreeSet::new();
+    let mut first_of_each: Vec<usize> = (0..waiting.len())
+        .filter(|index| nodes.insert(waiting[*index].uid.clone()))
+        .collect();
+    first_of_each.sort_by_key(|index| {
+        let job = &waiting[*index];
+        (job.passed_over < PASSED_OVER, job.samples.len())
+    });
+    let (mut rows, mut bytes) = (0, 0);
+    let mut taken = Vec::new();
+    for index in first_of_each {
+        let job = &waiting[index];
+        rows += job.samples.len();
+        bytes += job.bytes();
+        if !taken.is_empty() && (rows > BATCH_ROWS || bytes > BATCH_BYTES) {
+            break;
+        }
+        taken.push(index);
+    }
+    taken.sort_unstable();
+    let mut batch = Vec::with_capacity(taken.len());
+    for index in taken.into_iter().rev() {
+        batch.push(waiting.remove(index));
+    }
+    batch.reverse();
+    for job in waiting {
+        job.passed_over += 1;
+    }
+    batch
 }
 
 async fn write_batch(database: &Database, batch: Vec<Job>) {
@@ -178,4 +218,78 @@ async fn insert(database: &Database, batch: &[Job]) -> Result<(), database::Erro
     ]);
     let bytes = batch.iter().map(Job::bytes).sum();
     database.write(&statements, variables, bytes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use nodestats_wire::Timestamp;
+    use nodestats_wire::v1::Reading;
+
+    use super::*;
+
+    fn job(uid: &str, rows: usize) -> Job {
+        let time = Timestamp::MIN;
+        Job {
+            uid: uid.to_owned(),
+            samples: vec![NewSample::from_reading(time, Reading::default()); rows],
+            seen: Seen {
+                last_sample: time,
+                fresh_at: time,
+                clock_offset_micros: None,
+            },
+            done: oneshot::channel().0,
+            passed_over: 0,
+        }
+    }
+
+    fn batches(mut waiting: Vec<Job>) -> Vec<Vec<(String, usize)>> {
+        let mut batches = Vec::new();
+        while !waiting.is_empty() {
+            let batch = take_batch(&mut waiting);
+            let named = batch.iter().map(|job| (job.uid.clone(), job.samples.len()));
+            batches.push(named.collect());
+        }
+        batches
+    }
+
+    #[test]
+    fn nobody_waits_for_more_than_one_push_of_another() {
+        let flood = |rows| job("flood", rows);
+        let waiting = vec![flood(5000), flood(5001), flood(2), job("a", 1), job("b", 1)];
+        let named = |all: &[(&str, usize)]| {
+            let all = all.iter().map(|(uid, rows)| ((*uid).to_owned(), *rows));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            batches(waiting),
+            [
+                named(&[("a", 1), ("b", 1)]),
+                // In the order in which they came.
+                named(&[("flood", 5000)]),
+                named(&[("flood", 5001)]),
+                named(&[("flood", 2)]),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_large_push_has_its_turn_though_small_ones_keep_coming() {
+        let mut waiting = vec![job("large", BATCH_ROWS)];
+        let mut rounds = 0;
+        loop {
+            waiting.push(job(&format!("small-{rounds}"), 1));
+            let batch = take_batch(&mut waiting);
+            if batch.iter().any(|job| job.uid == "large") {
+                break;
+            }
+            rounds += 1;
+        }
+        assert_eq!(rounds, PASSED_OVER);
+    }
+
+    #[test]
+    fn many_small_pushes_are_one_transaction() {
+        let waiting: Vec<Job> = (0..64).map(|n| job(&n.to_string(), 1)).collect();
+        assert_eq!(batches(waiting).len(), 1);
+    }
 }
