@@ -88,9 +88,27 @@ pub(crate) fn run() -> anyhow::Result<()> {
             }
         }
     }
+    wrong.extend(proofs()?);
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     println!("edges: {} crates, as drawn", edges.len());
     Ok(())
+}
+
+/// What says that a caller was looked at, and the one room that may say so: the store takes samples for
+/// nobody else.
+const PROOF: (&str, &str) = ("NodeIdentity::proved(", "crates/api/src/access.rs");
+
+/// Where else the proof is made.
+fn proofs() -> anyhow::Result<Vec<String>> {
+    let output = process::git(&["grep", "-l", "--untracked", "-F", PROOF.0, "--", "*.rs"])?;
+    let files: Vec<&str> = output.lines().collect();
+    ensure!(files.contains(&PROOF.1), "{} makes no {}", PROOF.1, PROOF.0);
+    let others = files.into_iter().filter(|file| {
+        let is_test = file.contains("/tests") || file.starts_with("xtask/");
+        *file != PROOF.1 && !is_test
+    });
+    let told = |file: &str| format!("{file} must not make a {}…)", PROOF.0);
+    Ok(others.map(told).collect())
 }
 
 /// What each crate of the workspace uses outside its tests.

@@ -32,6 +32,21 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What git says in this repository.
+pub(crate) fn git(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("git")
+        .current_dir(crate::root())
+        .args(arguments)
+        .output()
+        .context("cannot run git")?;
+    ensure!(
+        output.status.success(),
+        "git {arguments:?} failed: {}",
+        output.status
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 /// Runs a command, shows its standard output as it comes, and returns it and whether it succeeded.
 pub(crate) fn tee(command: &mut Command) -> anyhow::Result<(String, bool)> {
     let mut child = command

@@ -157,7 +157,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
             "the agent starts",
         );
         let (client, joiner) = joined(&config, client, &registration.hostname)?;
-        let joining = Joining::ByItself(registration, joiner);
+        let joining = Joining::ByItself(Box::new(registration), joiner.map(Box::new));
         let uid = identity.uid().to_owned();
         let keeper = keeper(&uid).await;
         let pusher = Pusher::new(client, joining, uid, queue, keeper, metrics);

@@ -27,7 +27,7 @@ const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 pub(crate) enum Joining {
     /// The agent registers it, and signs it off when it ends; before that it joins, where the server
     /// does not know its token yet.
-    ByItself(Registration, Option<Joiner>),
+    ByItself(Box<Registration>, Option<Box<Joiner>>),
     /// The cluster's controller does. An agent that ends takes no node with it.
     ByController,
 }

@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
-pub use serving::Serving;
+pub use serving::{Lifetimes, Serving};
 
 /// What a controller is told.
 #[derive(Debug, Clone)]

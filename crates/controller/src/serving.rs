@@ -26,14 +26,14 @@ use crate::observe::ApiView;
 use crate::{REQUEST_PATIENCE, lease};
 use certificates::{Material, Step};
 
+pub use certificates::Lifetimes;
+
 /// The API's Service.
 const SERVICE: &str = "nodestats-api";
 /// The key of the `ConfigMap`.
 const AUTHORITIES: &str = "ca.crt";
 /// An API that has been away for so long is no longer part of the cluster's.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Within this time everybody who asks the API has heard of a new authority.
-const HEARD: Duration = Duration::from_mins(5);
 
 /// Where the parts are.
 #[derive(Debug, Clone)]
@@ -48,6 +48,8 @@ pub struct Serving {
     pub foreign_certificates: bool,
     /// The API is part of the cluster's own.
     pub aggregated: bool,
+    /// How long certificates are good that are made here.
+    pub lifetimes: Lifetimes,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -204,12 +206,13 @@ impl Keeper<'_> {
         let host = format!("{SERVICE}.{}.svc", self.serving.namespace);
         let published = self.published.as_ref();
         let is_known = published.is_some_and(|(authorities, since)| {
-            since.elapsed() >= HEARD
+            since.elapsed() >= self.serving.lifetimes.published
                 && data
                     .get(AUTHORITIES)
                     .is_some_and(|own| own.0 == authorities.as_bytes())
         });
-        match certificates::step(&data, &host, is_known, Timestamp::now())? {
+        let lifetimes = &self.serving.lifetimes;
+        match certificates::step(&data, &host, is_known, lifetimes, Timestamp::now())? {
             Step::Keep(material) => Ok(material),
             Step::Write(material) => {
                 secret.data = Some(material.data());

@@ -47,7 +47,7 @@ const NO_SECRETS: [&str; 6] = [
     "underpass",
 ];
 /// How tokens begin whose maker has marked them so, and how many characters they have at least.
-const MARKED: [(&str, usize); 21] = [
+const MARKED: [(&str, usize); 23] = [
     ("AGE-SECRET-KEY-", 30),
     ("AKIA", 20),
     ("ASIA", 20),
@@ -63,6 +63,8 @@ const MARKED: [(&str, usize); 21] = [
     ("glpat-", 20),
     ("hvs.", 20),
     ("npm_", 30),
+    ("nsj_", 30),
+    ("nst_", 30),
     ("pypi-", 30),
     ("sk-", 30),
     ("sk_live_", 20),

@@ -261,6 +261,18 @@ pub(crate) struct Controller {
     )]
     pub(crate) foreign_certificates: bool,
 
+    /// How long the API's certificate is good; it is renewed when a third of that is left.
+    #[arg(long, env = "NODESTATS_CERTIFICATE_LIFETIME", value_name = "TIME", default_value = "90d", value_parser = lifetime)]
+    pub(crate) certificate_lifetime: Duration,
+
+    /// The same of the authority that signs it; another one takes its place when a tenth is left.
+    #[arg(long, env = "NODESTATS_AUTHORITY_LIFETIME", value_name = "TIME", default_value = "3650d", value_parser = lifetime)]
+    pub(crate) authority_lifetime: Duration,
+
+    /// How long a new authority is published beside the old one before it signs.
+    #[arg(long, env = "NODESTATS_AUTHORITY_PUBLISHED", value_name = "TIME", default_value = "5m", value_parser = span)]
+    pub(crate) authority_published: Duration,
+
     /// Make the API part of the cluster's own API (API aggregation): an `APIService` leads to the
     /// Service `nodestats-api`.
     #[arg(long, env = "NODESTATS_AGGREGATED", requires = "serving_secret")]
@@ -282,6 +294,15 @@ pub(crate) struct Controller {
 
 fn span(text: &str) -> Result<Duration, String> {
     parse_span(text).map_err(|error| error.to_string())
+}
+
+/// Shorter than a few looks of the controller a certificate would end before it is renewed.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = span(text)?;
+    if lifetime < Duration::from_mins(1) {
+        return Err("a certificate is good for 1m at least".to_owned());
+    }
+    Ok(lifetime)
 }
 
 fn labels(text: &str) -> Result<std::collections::BTreeMap<String, String>, String> {

@@ -1,7 +1,7 @@
 //! Wiring of `nodestats controller`.
 
 use anyhow::Context as _;
-use nodestats_controller::Serving;
+use nodestats_controller::{Lifetimes, Serving};
 use nodestats_runtime::Supervisor;
 
 use crate::arguments::Controller;
@@ -35,6 +35,11 @@ pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
         ca_config_map,
         foreign_certificates: arguments.foreign_certificates,
         aggregated: arguments.aggregated,
+        lifetimes: Lifetimes {
+            authority: arguments.authority_lifetime,
+            certificate: arguments.certificate_lifetime,
+            published: arguments.authority_published,
+        },
     });
     let config = nodestats_controller::Config {
         api: arguments.api,

@@ -5,17 +5,37 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
+use k8s_openapi::jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use time::OffsetDateTime;
 
 const DAY: Duration = Duration::from_hours(24);
-/// An authority is valid for so long, and another one takes its place a year before the end.
-const AUTHORITY: (Duration, Duration) = (DAY.saturating_mul(3650), DAY.saturating_mul(365));
-/// The same of a certificate.
-const CERTIFICATE: (Duration, Duration) = (DAY.saturating_mul(90), DAY.saturating_mul(30));
+
+/// How long certificates are good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of an authority; another one takes its place when a tenth is left.
+    pub authority: Duration,
+    /// Of a certificate; renewed when a third is left.
+    pub certificate: Duration,
+    /// A new authority signs when it was published for so long: by then everybody who asks the API has
+    /// heard of it.
+    pub published: Duration,
+}
+
+impl Default for Lifetimes {
+    /// Ten years, ninety days, five minutes.
+    fn default() -> Self {
+        Self {
+            authority: 3650 * DAY,
+            certificate: 90 * DAY,
+            published: Duration::from_mins(5),
+        }
+    }
+}
 
 /// Why none can be made.
 #[derive(Debug, thiserror::Error)]
@@ -87,12 +107,13 @@ pub(crate) fn step(
     data: &BTreeMap<String, ByteString>,
     host: &str,
     is_known: bool,
+    lifetimes: &Lifetimes,
     now: Timestamp,
 ) -> Result<Step, Error> {
     let own = |material: &Material| !material.authority_key.is_empty();
     let Some(material) = Material::read(data).filter(own) else {
-        let authority = Authority::new(now)?;
-        let (certificate, key) = authority.sign(host, now)?;
+        let authority = Authority::new(lifetimes, now)?;
+        let (certificate, key) = authority.sign(host, lifetimes, now)?;
         return Ok(Step::Write(Material {
             authorities: authority.pem,
             authority_key: authority.key,
@@ -103,11 +124,11 @@ pub(crate) fn step(
     let authorities = facts(&material.authorities);
     let certificate = facts(&material.certificate).into_iter().next();
     let Some(first) = authorities.first() else {
-        return step(&BTreeMap::new(), host, is_known, now);
+        return step(&BTreeMap::new(), host, is_known, lifetimes, now);
     };
     let left = |end: i64| Duration::from_secs(end.saturating_sub(now.as_second()).max(0) as u64);
-    if left(first.end) < AUTHORITY.1 {
-        let authority = Authority::new(now)?;
+    if left(first.end) < lifetimes.authority / 10 {
+        let authority = Authority::new(lifetimes, now)?;
         let old: String = authorities
             .iter()
             .filter(|one| left(one.end) > Duration::ZERO)
@@ -121,7 +142,7 @@ pub(crate) fn step(
     }
     let does = |certificate: &Facts| {
         let is_for_host = certificate.hosts.iter().any(|name| name == host);
-        let is_new = left(certificate.end) >= CERTIFICATE.1;
+        let is_new = left(certificate.end) >= lifetimes.certificate / 3;
         is_new && is_for_host && (certificate.issuer == first.subject || !is_known)
     };
     if material.key.is_empty() || !certificate.as_ref().is_some_and(does) {
@@ -130,7 +151,7 @@ pub(crate) fn step(
             pem: first.pem.clone(),
             key: material.authority_key.clone(),
         };
-        let (certificate, key) = authority.sign(host, now)?;
+        let (certificate, key) = authority.sign(host, lifetimes, now)?;
         return Ok(Step::Write(Material {
             certificate,
             key,
@@ -192,11 +213,11 @@ struct Authority {
 }
 
 impl Authority {
-    fn new(now: Timestamp) -> Result<Self, Error> {
+    fn new(lifetimes: &Lifetimes, now: Timestamp) -> Result<Self, Error> {
         // Two authorities have two names, by which it is seen who signed.
         let name = format!("nodestats {}", now.as_second());
         let key = KeyPair::generate()?;
-        let certificate = Self::params(&name, now)?.self_signed(&key)?;
+        let certificate = Self::params(&name, lifetimes, now)?.self_signed(&key)?;
         Ok(Self {
             name,
             pem: encode(certificate.der()),
@@ -204,18 +225,27 @@ impl Authority {
         })
     }
 
-    fn params(name: &str, now: Timestamp) -> Result<CertificateParams, Error> {
+    fn params(
+        name: &str,
+        lifetimes: &Lifetimes,
+        now: Timestamp,
+    ) -> Result<CertificateParams, Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        valid(&mut params, now, AUTHORITY.0)?;
+        valid(&mut params, now, lifetimes.authority)?;
         Ok(params)
     }
 
-    fn sign(&self, host: &str, now: Timestamp) -> Result<(String, String), Error> {
+    fn sign(
+        &self,
+        host: &str,
+        lifetimes: &Lifetimes,
+        now: Timestamp,
+    ) -> Result<(String, String), Error> {
         let issuer = Issuer::new(
-            Self::params(&self.name, now)?,
+            Self::params(&self.name, lifetimes, now)?,
             KeyPair::from_pem(&self.key)?,
         );
         let mut params =
@@ -223,7 +253,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, host);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        valid(&mut params, now, CERTIFICATE.0)?;
+        valid(&mut params, now, lifetimes.certificate)?;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?;
         Ok((encode(certificate.der()), key.serialize_pem()))
@@ -232,14 +262,12 @@ impl Authority {
 
 /// From the day before, since clocks differ, for `duration`.
 fn valid(params: &mut CertificateParams, now: Timestamp, duration: Duration) -> Result<(), Error> {
-    let day = |time: Result<Timestamp, _>| {
+    let at = |time: Result<Timestamp, _>| {
         let time: Timestamp = time.map_err(|_: k8s_openapi::jiff::Error| Error::Clock)?;
-        let date = time.to_zoned(TimeZone::UTC).date();
-        let (month, day) = (date.month().unsigned_abs(), date.day().unsigned_abs());
-        Ok::<_, Error>(rcgen::date_time_ymd(i32::from(date.year()), month, day))
+        OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| Error::Clock)
     };
-    params.not_before = day(now.checked_sub(DAY))?;
-    params.not_after = day(now.checked_add(duration))?;
+    params.not_before = at(now.checked_sub(DAY))?;
+    params.not_after = at(now.checked_add(duration))?;
     Ok(())
 }
 
@@ -260,13 +288,25 @@ mod tests {
         }
     }
 
+    fn new() -> Material {
+        let nothing = BTreeMap::new();
+        written(step(&nothing, HOST, false, &Lifetimes::default(), at(0)).expect("made"))
+    }
+
     fn next(material: &Material, is_known: bool, days: i64) -> Step {
-        step(&material.data(), HOST, is_known, at(days)).expect("made")
+        step(
+            &material.data(),
+            HOST,
+            is_known,
+            &Lifetimes::default(),
+            at(days),
+        )
+        .expect("made")
     }
 
     #[test]
     fn an_empty_secret_is_filled_once() {
-        let first = written(step(&BTreeMap::new(), HOST, false, at(0)).expect("made"));
+        let first = new();
         assert_eq!(
             facts(&first.certificate)[0].issuer,
             facts(&first.authorities)[0].subject
@@ -278,26 +318,47 @@ mod tests {
         for (name, value) in [("tls.crt", "nonsense"), ("tls.key", ""), ("ca.crt", "")] {
             let mut damaged = first.data();
             damaged.insert(name.to_owned(), ByteString(value.into()));
-            let mended = written(step(&damaged, HOST, false, at(1)).expect("made"));
+            let mended =
+                written(step(&damaged, HOST, false, &Lifetimes::default(), at(1)).expect("made"));
             assert_eq!(mended.authorities == first.authorities, name != "ca.crt");
         }
     }
 
     #[test]
     fn a_certificate_is_renewed_before_its_end_and_for_another_host() {
-        let first = written(step(&BTreeMap::new(), HOST, false, at(0)).expect("made"));
+        let first = new();
         assert_eq!(next(&first, true, 59), Step::Keep(first.clone()));
         let renewed = written(next(&first, true, 61));
         assert_eq!(renewed.authorities, first.authorities);
         assert_ne!(renewed.certificate, first.certificate);
         assert_eq!(next(&renewed, true, 62), Step::Keep(renewed));
-        let elsewhere = step(&first.data(), "nodestats-api.other.svc", false, at(1));
+        let lifetimes = Lifetimes::default();
+        let other = "nodestats-api.other.svc";
+        let elsewhere = step(&first.data(), other, false, &lifetimes, at(1));
         written(elsewhere.expect("made"));
     }
 
     #[test]
+    fn what_is_good_for_minutes_is_renewed_in_minutes() {
+        let lifetimes = Lifetimes {
+            certificate: Duration::from_mins(3),
+            ..Lifetimes::default()
+        };
+        let second = |n: i64| Timestamp::from_second(1_800_000_000 + n).expect("in range");
+        let next = |data: &BTreeMap<_, _>, n| step(data, HOST, true, &lifetimes, second(n));
+        let first = written(next(&BTreeMap::new(), 0).expect("made"));
+        assert_eq!(facts(&first.certificate)[0].end, 1_800_000_180);
+        assert_eq!(
+            next(&first.data(), 119).expect("kept"),
+            Step::Keep(first.clone())
+        );
+        let second = written(next(&first.data(), 121).expect("made"));
+        assert_eq!(facts(&second.certificate)[0].end, 1_800_000_301);
+    }
+
+    #[test]
     fn a_new_authority_is_published_before_it_signs() {
-        let first = written(step(&BTreeMap::new(), HOST, false, at(0)).expect("made"));
+        let first = new();
         let day = 3650 - 360;
         let served = written(next(&first, true, day - 10));
         let both = written(next(&served, true, day));
