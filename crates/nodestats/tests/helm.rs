@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nodestats_testkit::kubernetes::{FullCluster, Version};
-use nodestats_testkit::{DatabaseServer, Frames, Program, eventually};
+use nodestats_testkit::{DatabaseServer, Frames, Program, eventually, eventually_within};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::Registration;
 use serde_json::{Value, json};
@@ -19,6 +19,18 @@ const VALUES: [&str; 3] = [
     "nodeDefaults={\"interval\": \"1s\"}",
     "api.persistence.size=\"1Gi\"",
     "api.portForward.processes=true",
+];
+
+/// What it is upgraded to.
+const UPGRADED: [&str; 6] = [
+    VALUES[0],
+    VALUES[1],
+    VALUES[2],
+    "agent.processIo=true",
+    // In the test's cluster each node has a folder of its own there.
+    "agent.buffer.hostPath=\"/var/log/nodestats-agent\"",
+    // The API's pod begins anew.
+    "podAnnotations={\"upgraded\": \"yes\"}",
 ];
 
 /// Between two samples of one node that misses none, in seconds. Keys are cut to the second.
@@ -110,6 +122,9 @@ async fn on(version: Version) {
     what_is_not_allowed_is_named(&scene);
     the_cluster_s_own_api_asks_rbac(&scene).await;
     certificates_are_made_anew_without_a_restart(&scene).await;
+    if version == Version::ALL[0] {
+        certificates_of_a_minute_and_another_authority_lose_nothing(&scene).await;
+    }
     a_node_goes_and_another_one_comes(&scene).await;
     no_namespace_waits_for_an_api_that_is_away(&scene).await;
     uninstall_leaves_nothing(&scene).await;
@@ -407,15 +422,7 @@ fn oldest(scene: &Scene, node: &str) -> Option<String> {
 async fn an_upgrade_keeps_history_and_opens_process_io(scene: &Scene) {
     let before = oldest(scene, "node-2").expect("a history");
     let uid = pod_uid(scene);
-    let mut values = VALUES.to_vec();
-    values.extend([
-        "agent.processIo=true",
-        // In the test's cluster each node has a folder of its own there.
-        "agent.buffer.hostPath=\"/var/log/nodestats-agent\"",
-        // The API's pod begins anew.
-        "podAnnotations={\"upgraded\": \"yes\"}",
-    ]);
-    scene.cluster.install_chart(&values).expect("upgraded");
+    scene.cluster.install_chart(&UPGRADED).expect("upgraded");
     for workload in ["statefulset/nodestats-api", "daemonset/nodestats-agent"] {
         let timeout = "--timeout=120s";
         scene.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
@@ -619,6 +626,50 @@ async fn certificates_are_made_anew_without_a_restart(scene: &Scene) {
     .await;
     nothing_is_lost_since(scene, begin, EVERY_SECOND).await;
     assert_eq!(pods(), pods_before);
+}
+
+/// Certificates that are renewed every forty seconds, and an authority that another one replaces in
+/// good order: published beside the old one first.
+async fn certificates_of_a_minute_and_another_authority_lose_nothing(scene: &Scene) {
+    let read = |kind: &str, name: &str, key: &str| {
+        let path = format!("jsonpath={{.data.{}}}", key.replace('.', "\\."));
+        scene.kubectl(&["get", kind, "-n", "nodestats", name, "-o", &path])
+    };
+    let authorities = || read("cm", "nodestats-ca", "ca.crt");
+    let served = || read("secret", "nodestats-tls", "tls.crt");
+    let begin = Timestamp::from_system(std::time::SystemTime::now());
+    let old = authorities();
+    let lifetimes = [
+        ("CERTIFICATE_LIFETIME", "1m"),
+        // Of the present one less than a tenth of this is left.
+        ("AUTHORITY_LIFETIME", "40000d"),
+        ("AUTHORITY_PUBLISHED", "20s"),
+    ];
+    let lifetimes = lifetimes.map(
+        |(name, value)| serde_json::json!({"name": format!("NODESTATS_{name}"), "value": value}),
+    );
+    let lifetimes = format!("controller.extraEnv={}", Value::from(lifetimes.to_vec()));
+    let values = [UPGRADED.as_slice(), &[&lifetimes]].concat();
+    scene.cluster.install_chart(&values).expect("upgraded");
+    eventually("both authorities", async || {
+        let both = authorities();
+        (both != old && both.ends_with(&old)).then_some(())
+    })
+    .await;
+    let mut seen = std::collections::BTreeSet::from([served()]);
+    let three_more = eventually_within(
+        Duration::from_mins(4),
+        "three certificates more",
+        async || {
+            seen.insert(served());
+            (seen.len() > 3).then_some(())
+        },
+    );
+    three_more.await;
+    nothing_is_lost_since(scene, begin, EVERY_SECOND).await;
+    scene
+        .ask(&["node-1", "--cpu", "--via", "aggregation"])
+        .expect("the cluster's own API");
 }
 
 async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use nodestats_testkit::kubernetes::{ControlPlane, Version};
-use nodestats_testkit::{Frames, Program, eventually, get};
+use nodestats_testkit::{Frames, Program, eventually, eventually_within, get};
 use nodestats_wire::Timestamp;
 use nodestats_wire::client::Client;
 use nodestats_wire::v1::Registration;
@@ -94,6 +95,9 @@ async fn nobody_reads_or_writes_what_is_not_theirs() {
         a_stolen_token_writes_one_node(&scene).await;
         tokens_of_others_are_nobody_s(&scene, version).await;
         an_agent_that_is_not_let_in_loses_nothing(&scene).await;
+        if version == Version::ALL[0] {
+            an_agent_s_token_changes_and_no_push_is_lost(&scene).await;
+        }
         who_read_processes_and_changed_the_registry_is_on_record(&scene);
     }
 }
@@ -315,14 +319,7 @@ async fn tokens_of_others_are_nobody_s(scene: &Scene, version: Version) {
     // For the kube-apiserver itself.
     let own = scene.plane.agent_credentials("node-a").1;
     // Of a pod that is gone, though the token is good for an hour.
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ghost", "namespace": "nodestats"},
-        "spec": {
-            "nodeName": "node-a", "serviceAccountName": "nodestats-agent",
-            "containers": [{"name": "agent", "image": "none"}],
-        },
-    });
-    scene.plane.apply(&pod.to_string()).expect("a pod");
+    scene.plane.add_agent_pod("ghost", "node-a");
     let ghost = scene.plane.token("nodestats-agent", Some("ghost"));
     let gone = [
         "delete",
@@ -402,6 +399,50 @@ async fn an_agent_that_is_not_let_in_loses_nothing(scene: &Scene) {
         (is_whole && is_new && times.first()? - begin.seconds() < 3.0).then_some(())
     })
     .await;
+}
+
+/// The token of ten minutes is another one again and again, and what was before is good no more.
+async fn an_agent_s_token_changes_and_no_push_is_lost(scene: &Scene) {
+    scene.plane.let_read("reader", &["nodestats-viewer"]);
+    let viewer = scene.client(&scene.plane.token("reader", None));
+    let file = scene.plane.file("nodestats-agent.agent-node-a");
+    let begin = now();
+    for n in 0..3 {
+        let pod = format!("agent-node-a-{n}");
+        scene.plane.add_agent_pod(&pod, "node-a");
+        let next = scene.plane.token("nodestats-agent", Some(&pod));
+        let old = std::fs::read_to_string(&file).expect("a token");
+        // As the kubelet does: one moment the old one, the next moment the new one.
+        std::fs::rename(next, &file).expect("renamed");
+        let used = format!("/nodes/node-a/memory?from={}", now().seconds());
+        eventually("pushes by the new token", async || {
+            let history: Value = get(&viewer, &used).await?;
+            (history.as_object()?.len() >= 2).then_some(())
+        })
+        .await;
+        // The one before it ends with its pod, once nobody remembers that it was good.
+        if n > 0 {
+            let before = format!("agent-node-a-{}", n - 1);
+            let delete = ["delete", "pod", "-n", "nodestats", "--force", &before];
+            scene.plane.kubectl(&delete).expect("deleted");
+            let old = scene.client(&scene.token_file("old", &old));
+            eventually_within(Duration::from_mins(2), "its end", async || {
+                let pushed = old.get("/nodes", &[]).await;
+                (pushed.err()?.status() == Some(401)).then_some(())
+            })
+            .await;
+        }
+    }
+    let from = format!("/nodes/node-a/memory?from={}", begin.seconds());
+    let history: Value = get(&viewer, &from).await.expect("a history");
+    let times = history.as_object().expect("times").keys();
+    let times: Vec<f64> = times
+        .map(|time| time.parse::<Timestamp>().expect("a time").seconds())
+        .collect();
+    assert!(
+        times.windows(2).all(|pair| pair[1] - pair[0] < 2.5),
+        "{times:?}"
+    );
 }
 
 fn who_read_processes_and_changed_the_registry_is_on_record(scene: &Scene) {

@@ -153,6 +153,22 @@ impl ControlPlane {
             .to_owned()
     }
 
+    /// A pod of the agents' service account on `node`, to which tokens are bound.
+    ///
+    /// # Panics
+    /// Where the API server does not take it.
+    pub fn add_agent_pod(&self, name: &str, node: &str) {
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "nodestats"},
+            "spec": {
+                "nodeName": node, "serviceAccountName": "nodestats-agent",
+                "containers": [{"name": "agent", "image": "none"}],
+            },
+        });
+        self.apply(&pod.to_string()).expect("a pod");
+    }
+
     /// A kubeconfig and a token file of the agent's service account, bound to a pod on `node` as
     /// the kubelet gives them to an agent there.
     ///
@@ -160,15 +176,7 @@ impl ControlPlane {
     /// Where the API server does not make one.
     pub fn agent_credentials(&self, node: &str) -> (PathBuf, PathBuf) {
         let pod_name = format!("agent-{node}");
-        let pod = serde_json::json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": pod_name, "namespace": "nodestats"},
-            "spec": {
-                "nodeName": node, "serviceAccountName": "nodestats-agent",
-                "containers": [{"name": "agent", "image": "none"}],
-            },
-        });
-        self.apply(&pod.to_string()).expect("a pod");
+        self.add_agent_pod(&pod_name, node);
         let token = self.kubectl(&[
             "create",
             "token",
