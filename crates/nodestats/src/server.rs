@@ -29,6 +29,11 @@ pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
         .unwrap_or_else(|| directories::state("nodestats"));
     let location = Location::Directory(data_dir.clone());
     let server = Server::start(&arguments.serving, &location, None).await?;
+    anyhow::ensure!(
+        server.local.is_some(),
+        "this host's agent reaches its server by a socket in {}, and there is none",
+        data_dir.display()
+    );
     let config = nodestats_agent::Config {
         // Not by the listener for others: this one asks for no token and shows no certificate.
         server: nodestats_agent::Server::Socket(local::path(&data_dir)),
@@ -193,7 +198,14 @@ impl Server {
             Location::Memory | Location::Remote { .. } => None,
         };
         let encryption = encryption(&serving.tls, folder.map(PathBuf::as_path), address).await?;
-        let local = folder.map(|folder| local::listen(folder)).transpose()?;
+        // Some volumes take no sockets; then tokens are issued while no server runs.
+        let local = folder.and_then(|folder| match local::listen(folder) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "no socket for who runs this");
+                None
+            }
+        });
         let options = Options {
             body_limit: usize::from(serving.body_limit_mib) << 20,
             exposure,

@@ -656,11 +656,12 @@ async fn certificates_of_a_minute_and_another_authority_lose_nothing(scene: &Sce
         (both != old && both.ends_with(&old)).then_some(())
     })
     .await;
-    let mut seen = std::collections::BTreeSet::from([served()]);
+    let seen = std::cell::RefCell::new(std::collections::BTreeSet::from([served()]));
     let three_more = eventually_within(
         Duration::from_mins(4),
         "three certificates more",
         async || {
+            let mut seen = seen.borrow_mut();
             seen.insert(served());
             (seen.len() > 3).then_some(())
         },
