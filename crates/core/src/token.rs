@@ -158,7 +158,7 @@ mod tests {
         fn what_is_written_is_read(random: [u8; RANDOM_BYTES]) {
             let token = Token::new(&host(), &random);
             prop_assert_eq!(Token::parse(&token.to_string()), Some(token.clone()));
-            let debugged = format!("{:?}", token);
+            let debugged = format!("{token:?}");
             prop_assert!(!debugged.contains(&token.secret));
         }
 

@@ -164,31 +164,31 @@ pub(crate) struct Database {
 pub(crate) struct DatabaseAccount {
     /// Root user of the `SurrealDB` server.
     #[arg(
-        long,
+        long = "database-user",
         env = "NODESTATS_DATABASE_USER",
         value_name = "NAME",
-        requires = "database_password"
+        requires = "password"
     )]
-    pub(crate) database_user: Option<String>,
+    pub(crate) user: Option<String>,
 
     /// Its password; better given as variable, since arguments can be read by others.
     #[arg(
-        long,
+        long = "database-password",
         env = "NODESTATS_DATABASE_PASSWORD",
         value_name = "PASSWORD",
         hide_env_values = true,
-        requires = "database_user"
+        requires = "user"
     )]
-    pub(crate) database_password: Option<String>,
+    pub(crate) password: Option<String>,
 
     /// PEM file of the authorities that sign the `SurrealDB` server's certificate [default: the public
     /// ones].
     #[arg(
-        long,
+        long = "database-certificate-authority",
         env = "NODESTATS_DATABASE_CERTIFICATE_AUTHORITY",
         value_name = "FILE"
     )]
-    pub(crate) database_certificate_authority: Option<PathBuf>,
+    pub(crate) certificate_authority: Option<PathBuf>,
 }
 
 /// Keeps the truth about a cluster's nodes: registers them with the API, says in each
@@ -374,26 +374,30 @@ pub(crate) struct Tls {
     /// Serve with TLS, by the certificate in this PEM file, with those that lead to its authority. A new
     /// one is served within seconds.
     #[arg(
-        long,
+        long = "tls-cert",
         env = "NODESTATS_TLS_CERT",
         value_name = "FILE",
-        requires = "tls_key"
+        requires = "key"
     )]
-    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) certificate: Option<PathBuf>,
 
     /// PEM file of its key.
     #[arg(
-        long,
+        long = "tls-key",
         env = "NODESTATS_TLS_KEY",
         value_name = "FILE",
-        requires = "tls_cert"
+        requires = "certificate"
     )]
-    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
 
     /// Serve with TLS, by a certificate that is made at the first start, kept in the data directory,
     /// and known by its fingerprint, which is printed and which agents are told.
-    #[arg(long, env = "NODESTATS_TLS_SELF_SIGNED", conflicts_with = "tls_cert")]
-    pub(crate) tls_self_signed: bool,
+    #[arg(
+        long = "tls-self-signed",
+        env = "NODESTATS_TLS_SELF_SIGNED",
+        conflicts_with = "certificate"
+    )]
+    pub(crate) self_signed: bool,
 }
 
 /// Tokens of hosts and people outside Kubernetes: issues, lists and revokes them, through the running

@@ -91,12 +91,9 @@ pub(crate) fn database(
         ..
     } = &mut location
     {
-        let given = account
-            .database_user
-            .clone()
-            .zip(account.database_password.clone());
+        let given = account.user.clone().zip(account.password.clone());
         *credentials = given.map(|(user, password)| Credentials { user, password });
-        if let Some(path) = &account.database_certificate_authority {
+        if let Some(path) = &account.certificate_authority {
             let pem = std::fs::read(path);
             *authorities = Some(pem.with_context(|| format!("cannot read {}", path.display()))?);
         }
@@ -139,7 +136,7 @@ fn access(
     serving: &Serving,
     kubernetes: Option<Door>,
 ) -> anyhow::Result<(Exposure, Door)> {
-    let with_tls = serving.tls.tls_cert.is_some() || serving.tls.tls_self_signed;
+    let with_tls = serving.tls.certificate.is_some() || serving.tls.self_signed;
     let is_loopback = listen.ip().is_loopback();
     Ok(match kubernetes {
         Some(door) if is_loopback => (Exposure::Loopback, door),
@@ -325,13 +322,13 @@ async fn encryption(
     folder: Option<&Path>,
     address: SocketAddr,
 ) -> anyhow::Result<Encryption> {
-    if let Some((certificate, key)) = tls.tls_cert.clone().zip(tls.tls_key.clone()) {
+    if let Some((certificate, key)) = tls.certificate.clone().zip(tls.key.clone()) {
         let files = Files { certificate, key };
         // What does not do is told before anybody connects.
         files.first()?;
         return Ok(Encryption::Files(files, None));
     }
-    if !tls.tls_self_signed {
+    if !tls.self_signed {
         return Ok(Encryption::None);
     }
     let folder = folder.context(

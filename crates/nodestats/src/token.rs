@@ -1,5 +1,6 @@
 //! `nodestats token`: through the running server's socket, or in the database itself.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,10 +73,11 @@ impl Place {
     }
 
     async fn revoke(&self, id: &str) -> anyhow::Result<()> {
-        Ok(match self {
+        match self {
             Self::Server(client) => client.revoke(id).await?,
             Self::Database(store) => tokens::revoke(store, id).await?,
-        })
+        }
+        Ok(())
     }
 
     async fn close(self) {
@@ -158,7 +160,7 @@ async fn act(place: &Place, own: Option<Files>, what: TokenCommand) -> anyhow::R
                 if matches!(&token.purpose, Purpose::Host { node: of } if of.eq_ignore_ascii_case(&node))
                 {
                     place.revoke(&token.id).await?;
-                    told.push_str(&format!("{} is revoked\n", token.id));
+                    let _ = writeln!(told, "{} is revoked", token.id);
                 }
             }
             anyhow::ensure!(!told.is_empty(), "the host {node:?} has no token");
@@ -213,11 +215,8 @@ fn table(tokens: &[Token]) -> String {
         };
         let issued = token.issued_at.to_string();
         let issued = issued.split('.').next().unwrap_or_default();
-        text.push_str(&format!(
-            "{:<18}{purpose:<44}{:<22}{ends}\n",
-            token.id,
-            issued.trim_end_matches('Z')
-        ));
+        let issued = issued.trim_end_matches('Z');
+        let _ = writeln!(text, "{:<18}{purpose:<44}{issued:<22}{ends}", token.id);
     }
     text
 }
