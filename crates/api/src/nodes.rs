@@ -184,7 +184,7 @@ pub(crate) async fn register(
 pub(crate) async fn register_in_cluster(
     State(app): State<App>,
     identity: Identity,
-    Node(uid): Node,
+    Node { name: uid, .. }: Node,
     uri: Uri,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
@@ -330,7 +330,7 @@ impl App {
         node: &Node,
         when: When,
     ) -> Result<Life, ApiError> {
-        let asked = node.0.as_str();
+        let asked = node.name.as_str();
         match self.find(node, when).await {
             Ok(life) => {
                 self.permit(identity, want, Target::of(&life), asked)
@@ -354,13 +354,24 @@ impl App {
     }
 
     async fn find(&self, node: &Node, when: When) -> Result<Life, ApiError> {
+        let life = self.find_by_name(&node.name, when).await?;
+        match &node.meant {
+            Some(meant) if !life.was_called(meant) => Err(ApiError::taken(format!(
+                "{} says that it has the address {meant}, and its cluster does not; ask by name",
+                life.registration.hostname
+            ))),
+            _ => Ok(life),
+        }
+    }
+
+    async fn find_by_name(&self, name: &str, when: When) -> Result<Life, ApiError> {
         // An agent asks by UID each time: one row, not all.
-        if let Some(life) = self.store.life(&node.0).await?
+        if let Some(life) = self.store.life(name).await?
             && (life.is_live() || when != When::Now)
         {
             return Ok(life);
         }
         let lives = self.store.lives().await?;
-        Ok(life::resolve(&lives, &node.0, when)?.clone())
+        Ok(life::resolve(&lives, name, when)?.clone())
     }
 }

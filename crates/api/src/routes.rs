@@ -24,19 +24,22 @@ use crate::{
 };
 
 /// The name of a node in a path: a UID, a host name or an address.
-pub(crate) struct Node(pub(crate) String);
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// The address that was meant by it.
+    pub(crate) meant: Option<String>,
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Node {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        Ok(Self(
-            segments(parts, state)
-                .await?
-                .into_iter()
-                .next()
-                .unwrap_or_default(),
-        ))
+        let first = segments(parts, state).await?.into_iter().next();
+        let meant = parts.headers.get(routes::ADDRESS_HEADER);
+        Ok(Self {
+            name: first.unwrap_or_default(),
+            meant: meant.map(|meant| String::from_utf8_lossy(meant.as_bytes()).into_owned()),
+        })
     }
 }
 

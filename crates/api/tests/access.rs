@@ -328,3 +328,23 @@ async fn what_the_front_proxy_forwards_is_asked_about_by_the_node_s_own_name() {
     // A list is all or nothing there.
     assert_eq!(status("/nodes").await, 403);
 }
+
+#[tokio::test]
+async fn what_a_node_says_of_itself_gives_it_no_address() {
+    let server = nodes().await;
+    for (node, meant, status) in [
+        ("node-a", "192.168.2.10", 200),
+        ("uid-a", "192.168.2.10", 200),
+        // As its agent said in its own object, and the controller did not.
+        ("node-b", "192.168.2.10", 409),
+        ("node-b", "nonsense", 409),
+    ] {
+        let request = Request::get(format!("/nodes/{node}/cpu"))
+            .header("host", "localhost")
+            .header(routes::ADDRESS_HEADER, meant);
+        let answer = server
+            .ask(request.body(axum::body::Body::empty()).expect("a request"))
+            .await;
+        assert_eq!(answer.status, status, "{node} {meant}");
+    }
+}

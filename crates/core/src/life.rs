@@ -296,6 +296,11 @@ impl Life {
         now.is_some_and(|naming| naming.is(name))
     }
 
+    /// Whether this is or was its name or one of its addresses.
+    pub fn was_called(&self, name: &str) -> bool {
+        self.namings.iter().any(|naming| naming.is(name))
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         let namings = self
             .namings

@@ -136,8 +136,11 @@ impl Access {
 
     /// By the cluster's own API; `None` where nodestats is no part of it and another way may be.
     async fn aggregated(&self, client: &Client, target: &str) -> anyhow::Result<Option<Page>> {
-        let target = canonical(client, target).await;
-        let request = http::Request::get(format!("{}{target}", routes::AGGREGATED));
+        let (target, meant) = canonical(client, target).await;
+        let mut request = http::Request::get(format!("{}{target}", routes::AGGREGATED));
+        if let Some(meant) = meant {
+            request = request.header(routes::ADDRESS_HEADER, meant);
+        }
         let request = request.body(Vec::new()).context("a path")?;
         let asked = async {
             let response = client.send(request.map(kube::client::Body::from)).await?;
@@ -356,19 +359,20 @@ fn resource(target: &str) -> String {
     }
 }
 
-/// The path with a node's address replaced by its name: RBAC sees what stands in the path, and rules
-/// name nodes. As it was, where that is no address of a node or the person may not look it up.
-async fn canonical(client: &Client, target: &str) -> String {
+/// The path with a node's address replaced by its name, and that address: RBAC sees what stands in the
+/// path, and rules name nodes. As it was, where that is no address of a node or the person may not look
+/// it up.
+async fn canonical(client: &Client, target: &str) -> (String, Option<String>) {
     let Some(address) = address(target) else {
-        return target.to_owned();
+        return (target.to_owned(), None);
     };
     let name = match name_by_object(client, address).await {
         Some(name) => Some(name),
         None => name_by_list(client, address).await,
     };
     match name {
-        Some(name) => target.replacen(address, &name, 1),
-        None => target.to_owned(),
+        Some(name) => (target.replacen(address, &name, 1), Some(address.to_owned())),
+        None => (target.to_owned(), None),
     }
 }
 
@@ -379,17 +383,22 @@ fn address(target: &str) -> Option<&str> {
     node.parse::<std::net::IpAddr>().is_ok().then_some(node)
 }
 
-/// By the `MonitoredNode` that has the address.
+/// By the one `MonitoredNode` that has the address. Its agent has written that: whether it is true
+/// the API knows, which is told the address; where several say so nobody is believed.
 async fn name_by_object(client: &Client, address: &str) -> Option<String> {
     let kind = kube::core::GroupVersionKind::gvk("nodestats.dev", "v1alpha1", "MonitoredNode");
     let objects: Api<kube::core::DynamicObject> =
         Api::all_with(client.clone(), &kube::core::ApiResource::from_gvk(&kind));
-    let listed = timely(objects.list(&ListParams::default())).await;
-    let found = listed.ok()?.ok()?.items.into_iter().find(|object| {
+    let listed = timely(objects.list(&ListParams::default()))
+        .await
+        .ok()?
+        .ok()?;
+    let mut found = listed.items.into_iter().filter(|object| {
         let addresses = object.data["status"]["addresses"].as_array();
         addresses.is_some_and(|addresses| addresses.iter().any(|one| one == address))
     });
-    found.map(|object| object.name_any())
+    let only = found.next().filter(|_| found.next().is_none());
+    only.map(|object| object.name_any())
 }
 
 /// By what nodestats itself lists, for whoever may list nodes there.

@@ -300,6 +300,25 @@ async fn a_stolen_token_writes_one_node(scene: &Scene) {
         .push_frames("node-2", frames.next_frame())
         .await
         .expect("its own");
+    // By the custom resource it writes neither another node's object, nor another node's address.
+    let thief = scene.cluster.credentials_of_pod("nodestats-agent", &pod);
+    let thief = thief.to_str().expect("UTF-8");
+    let address = scene.cluster.address("node-1").expect("a node");
+    let stolen = json!({"status": {"addresses": ["192.0.2.1"]}});
+    let patch = |node: &str, what: &Value| {
+        let what = what.to_string();
+        let patch = ["patch", "mn", node, "--subresource=status", "--type=merge"];
+        let whose = ["-p", &what, "--kubeconfig", thief];
+        scene.cluster.kubectl(&[&patch[..], &whose].concat())
+    };
+    let refused = patch("node-1", &stolen).expect_err("another node's object");
+    let refused = format!("{refused:#}");
+    assert!(refused.contains("nodestats-own-node"), "{refused}");
+    // It lies about itself, as it may; that leads nobody to it.
+    let lie = json!({"status": {"addresses": [address]}});
+    patch("node-2", &lie).expect("its own");
+    let asked = scene.ask(&[address]).expect("an answer");
+    assert_eq!(asked["hostname"], "node-1");
 }
 
 fn the_plugin_says_what_proc_says(scene: &Scene) {

@@ -224,13 +224,17 @@ impl ControlPlane {
     }
 
     fn kubeconfig_with(&self, file: &str, token: &str) -> PathBuf {
-        let admin = std::fs::read_to_string(self.cluster.kubeconfig()).expect("readable");
-        let mut config: serde_json::Value = serde_json::from_str(&admin).expect("JSON");
-        config["users"][0]["user"] = serde_json::json!({"token": token});
-        let path = self.file(file);
-        std::fs::write(&path, config.to_string()).expect("written");
-        path
+        kubeconfig_with(&self.cluster, self.file(file), token)
     }
+}
+
+/// A kubeconfig of whoever has this token.
+fn kubeconfig_with(cluster: &Cluster, path: PathBuf, token: &str) -> PathBuf {
+    let admin = std::fs::read_to_string(cluster.kubeconfig()).expect("readable");
+    let mut config: serde_json::Value = serde_json::from_str(&admin).expect("JSON");
+    config["users"][0]["user"] = serde_json::json!({"token": token});
+    std::fs::write(&path, config.to_string()).expect("written");
+    path
 }
 
 /// A cluster with nodes; gone when it is dropped.
@@ -319,6 +323,20 @@ impl FullCluster {
     /// Where the API server makes none.
     pub fn token(&self, account: &str, pod: Option<&str>) -> PathBuf {
         token(&self.cluster, self.folder.path(), account, pod)
+    }
+
+    /// A kubeconfig of a service account of the namespace `nodestats` with the token that a pod of it
+    /// has for the cluster's own API.
+    ///
+    /// # Panics
+    /// Where the API server makes none.
+    pub fn credentials_of_pod(&self, account: &str, pod: &str) -> PathBuf {
+        let bound = format!("--bound-object-name={pod}");
+        let create = ["create", "token", account, "-n", "nodestats"];
+        let token = [&create[..], &["--bound-object-kind=Pod", &bound]].concat();
+        let token = self.cluster.kubectl(&token).expect("a token");
+        let path = self.folder.path().join(format!("{pod}.kubeconfig"));
+        kubeconfig_with(&self.cluster, path, token.trim())
     }
 
     /// A client for the API's pod, which this machine has a route to, that shows the token in this

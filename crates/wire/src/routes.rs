@@ -38,6 +38,9 @@ pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
 /// Request header of a push: the sender's clock when it sent it (RFC 3339), by which the server
 /// knows how far that clock is off.
 pub const SENT_AT_HEADER: &str = "nodestats-sent-at";
+/// Request header: the address that somebody meant by the node's name in the path, where a client has
+/// looked that up by what nodes say of themselves. The node must have it by what is known of it here.
+pub const ADDRESS_HEADER: &str = "nodestats-address";
 /// Response header: when the sample behind an answer about now was taken (RFC 3339).
 pub const SAMPLE_TIME_HEADER: &str = "nodestats-sample-time";
 /// Response header: which level of history answers from when to when.
