@@ -33,6 +33,12 @@ pub(crate) fn open(
     if kept.exists() {
         let text = fs::read_to_string(&kept);
         let text = text.with_context(|| format!("cannot read {}", kept.display()))?;
+        if join_token.is_some() {
+            tracing::info!(
+                file = %kept.display(),
+                "this host has joined before and has a token; without that file it joins anew",
+            );
+        }
         return Ok(Some((text.trim().to_owned(), None)));
     }
     let Some(join_token) = join_token else {
@@ -79,9 +85,14 @@ fn own_token(path: &Path, hostname: &str) -> io::Result<String> {
 }
 
 impl Joiner {
-    /// Has the server know the token, which then has its last name.
+    /// Has the server know the token.
     pub(crate) async fn join(&self) -> Result<(), Error> {
         self.client.join(&self.join).await?;
+        self.keep()
+    }
+
+    /// The server knows the token, which then has its last name.
+    pub(crate) fn keep(&self) -> Result<(), Error> {
         let renamed = fs::rename(&self.pending, &self.kept);
         renamed.map_err(|error| Error::File(self.kept.clone(), error))?;
         tracing::info!(file = %self.kept.display(), "joined; the host has a token of its own");

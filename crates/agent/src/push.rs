@@ -240,8 +240,15 @@ impl Pusher {
             return Outcome::Done;
         };
         let registered = async {
-            if let Some(known) = joiner {
-                known.join().await?;
+            if let Some(joining) = joiner {
+                if let Err(error) = joining.join().await {
+                    // The join token may have ended after the server had taken ours.
+                    let is_over = matches!(error.status(), Some(401 | 403 | 409));
+                    if !is_over || self.client.register(registration).await.is_err() {
+                        return Err(error);
+                    }
+                    joining.keep()?;
+                }
                 *joiner = None;
             }
             self.client.register(registration).await

@@ -15,6 +15,8 @@ use crate::{ApiError, App};
 /// All bodies that are being read or worked on take at most so many of the largest together: twice
 /// what one node may have under way.
 const BODIES: usize = 8;
+/// Most bytes of a body that brings no samples.
+const SMALL: usize = 64 << 10;
 /// A value in JSON can be two bytes and takes hundreds in memory: more values than this are
 /// refused before they are parsed. A sample of 4,000 processes has a tenth of it.
 const VALUES_LIMIT: usize = 1_000_000;
@@ -38,7 +40,15 @@ pub(crate) struct Received {
 
 /// Reads a body whole.
 pub(crate) async fn receive(app: &App, body: Body) -> Result<Received, ApiError> {
-    let limit = app.options.body_limit;
+    receive_within(app, body, app.options.body_limit).await
+}
+
+/// The same of a body that says a few things and brings no samples.
+pub(crate) async fn receive_small(app: &App, body: Body) -> Result<Received, ApiError> {
+    receive_within(app, body, SMALL).await
+}
+
+async fn receive_within(app: &App, body: Body, limit: usize) -> Result<Received, ApiError> {
     let too_large = || ApiError::too_large(format!("the body is larger than {limit} bytes"));
     let size = http_body::Body::size_hint(&body);
     if size.lower() > limit as u64 {

@@ -11,6 +11,8 @@ use nodestats_core::life::{RegistrationError, ResolveError};
 use nodestats_store as store;
 use nodestats_wire::{Problem, routes};
 
+/// The kind of error where another has what this one would have.
+const NAME_TAKEN: &str = "name-taken";
 /// A node that has used up its share of the disk need not ask more often.
 const SHARE_WAIT: Duration = Duration::from_mins(1);
 
@@ -95,7 +97,7 @@ impl ApiError {
     /// 409: another has what this one would have.
     pub(crate) fn taken(detail: impl Into<String>) -> Self {
         Self {
-            kind: "name-taken",
+            kind: NAME_TAKEN,
             ..Self::new(StatusCode::CONFLICT, detail)
         }
     }
@@ -131,6 +133,7 @@ impl ApiError {
         self.names.clear();
         let asked: String = asked.chars().take(80).collect();
         self.detail = match self.status {
+            StatusCode::CONFLICT if self.kind == NAME_TAKEN => return self,
             StatusCode::CONFLICT => format!("{asked:?} is more than one node; ask by UID"),
             _ => format!("there is no node {asked:?} at that time"),
         };

@@ -164,10 +164,14 @@ impl Cursor {
         if self.finished {
             return Ok(piece.into());
         }
-        // Each in turn: readers share what pushes leave.
+        // Each in turn, page by page: readers share what pushes leave.
         let reading = Arc::clone(&self.app.reading);
-        let _turn = reading.acquire().await;
+        let mut turn = reading.acquire().await;
         while piece.len() < PIECE {
+            if self.page.is_empty() {
+                drop(turn);
+                turn = reading.acquire().await;
+            }
             let Some((time, payload)) = self.next_sample().await? else {
                 if let Some(held) = self.held.take() {
                     self.write(&mut piece, held, None)?;

@@ -1,5 +1,7 @@
 //! `PUT /nodes/{node}`: samples come in, as an agent's frames or as a third party's JSON.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode, Uri, header};
@@ -38,7 +40,7 @@ pub(crate) async fn put(
     let arrived = App::now();
     // Who is not registered, or may not, learns it before a body of megabytes is read.
     let (life, proof) = app.resolve_to_push(&identity, &node).await?;
-    let _place = app
+    let place = app
         .pushed
         .enter(&life.uid, app.options.body_patience)
         .await?;
@@ -52,19 +54,32 @@ pub(crate) async fn put(
     } else {
         (readings, body.bytes.len())
     };
+    // Until the samples are stored.
+    let holding;
     let samples = if weight > LARGE {
+        let turn = Arc::clone(&app.large_bodies).acquire_owned().await;
         let (app, life) = (app.clone(), life.clone());
-        // The share of memory that the body has goes with it, also where this request is given up.
-        let reading = tokio::task::spawn_blocking(move || read(&app, &life, &body.bytes, now));
-        reading
-            .await
-            .map_err(|_| ApiError::unavailable("the body could not be read"))??
+        // What bounds this goes with it, also where the request is given up: its place among the
+        // node's pushes, its turn, and the share of memory that the body has.
+        let held = (place, turn);
+        let reading = tokio::task::spawn_blocking(move || {
+            let samples = read(&app, &life, &body.bytes, now);
+            (samples, body, held)
+        });
+        let read = reading.await;
+        let (samples, body, held) =
+            read.map_err(|_| ApiError::unavailable("the body could not be read"))?;
+        holding = (body, held.0);
+        samples?
     } else {
-        read(&app, &life, &body.bytes, now)?
+        let samples = read(&app, &life, &body.bytes, now)?;
+        holding = (body, place);
+        samples
     };
     let count = samples.len() as u64;
     let seen = seen(&samples, sent_at(&headers)?, arrived);
     app.store.append(&proof, samples, seen).await?;
+    drop(holding);
     app.metrics.stored(count);
     Ok(StatusCode::NO_CONTENT)
 }

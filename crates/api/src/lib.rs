@@ -54,6 +54,10 @@ pub struct App {
     registrations: Arc<tokio::sync::Mutex<()>>,
     callers: limits::Callers,
     pushed: limits::Nodes,
+    /// Since when it listens, by its clock.
+    started: Timestamp,
+    /// Large bodies that are read at once.
+    large_bodies: Arc<tokio::sync::Semaphore>,
     /// Pieces of histories that are made at once.
     reading: Arc<tokio::sync::Semaphore>,
 }
@@ -92,11 +96,17 @@ impl Default for Options {
 /// would leave none for pushes.
 const HISTORIES: usize = 1;
 
+/// Bodies of more than a MiB, unpacked, that are read at once: each takes a thread, and some times its
+/// size.
+const LARGE_BODIES: usize = 2;
+
 impl App {
     /// An app on an open store.
     pub fn new(store: Store, options: Options) -> Self {
         let bodies = body::Budget::new(options.body_limit);
         Self {
+            started: Self::now(),
+            large_bodies: Arc::new(tokio::sync::Semaphore::new(LARGE_BODIES)),
             pushed: limits::Nodes::default(),
             reading: Arc::new(tokio::sync::Semaphore::new(HISTORIES)),
             callers: limits::Callers::new(options.limits),

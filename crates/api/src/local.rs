@@ -46,7 +46,7 @@ async fn list(State(local): State<Local>) -> Result<Json<Vec<Token>>, ApiError> 
 }
 
 async fn issue(State(local): State<Local>, body: Body) -> Result<Json<Issued>, ApiError> {
-    let body = body::receive(&local.app, body).await?;
+    let body = body::receive_small(&local.app, body).await?;
     let issued = tokens::issue(&local.app.store, body::json(&body.bytes)?).await?;
     Ok(Json(Issued {
         server: Some((*local.server).clone()),

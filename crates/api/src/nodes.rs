@@ -17,6 +17,9 @@ use crate::query::{DeleteQuery, ListQuery, ListView, NoQuery, State as Which};
 use crate::routes::Node;
 use crate::{ApiError, App, body, query};
 
+/// Histories that a host may begin with its token before one of them is removed: each has a share of
+/// the disk.
+const LIVES_OF_HOST: usize = 16;
 /// A node that has been silent for so long, or for six of its intervals, has lost its address to
 /// another that registers with the same name and address (an agent that lost its identity).
 const SILENCE_SECONDS: f64 = 300.0;
@@ -128,7 +131,7 @@ pub(crate) async fn register(
     let own = identity.host().unwrap_or_default();
     let nothing = Target::missing(own, "");
     app.permit(&identity, Want::Register, nothing, own).await?;
-    let body = body::receive(&app, body).await?;
+    let body = body::receive_small(&app, body).await?;
     let registration: Registration = body::json(&body.bytes)?;
     let (uid, registration) = life::identify(registration)?;
     let now = App::now();
@@ -144,7 +147,12 @@ pub(crate) async fn register(
             app.permit(&identity, Want::Register, Target::of(life), name)
                 .await?;
         }
-        take_only_what_is_free(&app, &uid, &registration, now).await?;
+        for mut life in taken_over(&app, &uid, &registration, now).await? {
+            identity.audit("sign-off of a silent node", &life, None);
+            tracing::info!(old = life.uid, new = uid, "a silent node is taken over");
+            life.retire(now);
+            app.store.save_life(&life).await?;
+        }
     }
     retire_silent_namesakes(&app, &uid, &registration, now).await?;
     let (life, new) = if let Some(mut life) = known {
@@ -191,7 +199,7 @@ pub(crate) async fn register_in_cluster(
     let NoQuery {} = query::parse(uri.query())?;
     let target = Target::missing("", &uid);
     app.permit(&identity, Want::Control, target, &uid).await?;
-    let body = body::receive(&app, body).await?;
+    let body = body::receive_small(&app, body).await?;
     let checked = life::identify_in_cluster(&uid, body::json(&body.bytes)?)?;
     let now = App::now();
     let _turn = app.registrations.lock().await;
@@ -230,7 +238,7 @@ async fn retire_silent_namesakes(
         if !same || life.uid == uid || !life.is_live() || of_cluster {
             continue;
         }
-        if is_silent(app, &life, now).await? {
+        if is_silent(app, &life, Timestamp::MIN, now).await? {
             tracing::info!(
                 old = life.uid,
                 new = uid,
@@ -243,42 +251,64 @@ async fn retire_silent_namesakes(
     Ok(())
 }
 
-async fn is_silent(app: &App, life: &Life, now: Timestamp) -> Result<bool, ApiError> {
-    let last = app.store.newest(&life.uid).await?;
-    let last = last.unwrap_or(life.registered_at).max(life.registered_at);
+/// Whether it was not heard of for long, by this server's clock; nobody is silent for longer than it
+/// was listened to.
+async fn is_silent(
+    app: &App,
+    life: &Life,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<bool, ApiError> {
+    let heard = app.store.seen_of(&life.uid).await?;
+    let heard = heard.map_or(life.registered_at, |seen| seen.fresh_at);
+    let last = heard.max(life.registered_at).max(since);
     let intervals = f64::from(life.registration.interval_seconds.unwrap_or_default()) * 6.0;
     Ok(now.seconds_since(last) > SILENCE_SECONDS.max(intervals))
 }
 
 /// A host that is known by its token says itself which address it has, and by which UID its history
-/// is kept: neither may be what another node is known by. A silent host's address is free, and what
-/// was that host is retired.
-async fn take_only_what_is_free(
+/// is kept: neither may be what another node is known by. A silent host's address is free; these are
+/// to be retired for it.
+async fn taken_over(
     app: &App,
     uid: &str,
     registration: &Registration,
     now: Timestamp,
-) -> Result<(), ApiError> {
+) -> Result<Vec<Life>, ApiError> {
     // A UID is looked for before names are: one that is written like a name would take that.
     if uuid::Uuid::parse_str(uid).is_err() {
         return Err(ApiError::field("uid", "a host's identity is a UUID"));
     }
-    for mut life in app.store.lives().await? {
+    let lives = app.store.lives().await?;
+    let begun = lives.iter().filter(|life| {
+        let hostname = &life.registration.hostname;
+        life.uid != uid && hostname.eq_ignore_ascii_case(&registration.hostname)
+    });
+    let is_known = lives.iter().any(|life| life.uid == uid);
+    if !is_known && begun.count() >= LIVES_OF_HOST {
+        return Err(ApiError::taken(format!(
+            "the host {:?} has begun {LIVES_OF_HOST} histories, as one does that does not keep its \
+             identity (the agent's --state-dir); it may begin another when one of them is removed",
+            registration.hostname
+        )));
+    }
+    let mut silent = Vec::new();
+    for life in lives {
         let named = [&*registration.hostname, &*registration.ip];
         if life.uid == uid || !life.is_live() || !named.iter().any(|name| life.is_called(name)) {
             continue;
         }
-        if life.origin() == Origin::Kubernetes || !is_silent(app, &life, now).await? {
+        let is_free =
+            life.origin() == Origin::Rest && is_silent(app, &life, app.started, now).await?;
+        if !is_free {
             return Err(ApiError::taken(format!(
                 "the live node {:?} ({}) has this name or address already",
                 life.registration.hostname, life.uid
             )));
         }
-        tracing::info!(old = life.uid, new = uid, "a silent node is taken over");
-        life.retire(now);
-        app.store.save_life(&life).await?;
+        silent.push(life);
     }
-    Ok(())
+    Ok(silent)
 }
 
 pub(crate) async fn deregister(

@@ -202,6 +202,32 @@ async fn a_host_takes_neither_name_nor_address_nor_identity_of_another() {
 }
 
 #[tokio::test]
+async fn a_host_that_keeps_no_identity_begins_so_many_histories_and_no_more() {
+    let hosts = Hosts::new().await;
+    let token = hosts.host("web-1").await;
+    let mut statuses = Vec::new();
+    for number in 1..=18 {
+        let uid = uuid(number);
+        let registered = hosts.register(&token, "192.0.2.11", "web-1", &uid).await;
+        statuses.push(registered.status);
+        let path = format!("/nodes/{uid}");
+        hosts.outside.call_as(&token, ("DELETE", &path), "").await;
+    }
+    assert_eq!(statuses, [[201; 16].as_slice(), &[409; 2]].concat());
+    // Who runs the server removes one, and one that is known goes on as before.
+    let purge = format!("/nodes/{}?purge=true", uuid(1));
+    assert_eq!(hosts.socket.call("DELETE", &purge, "").await.status, 204);
+    for number in [2, 17] {
+        let registered = hosts
+            .register(&token, "192.0.2.11", "web-1", &uuid(number))
+            .await;
+        assert_eq!(registered.status, 201, "{number}");
+        let path = format!("/nodes/{}", uuid(number));
+        hosts.outside.call_as(&token, ("DELETE", &path), "").await;
+    }
+}
+
+#[tokio::test]
 async fn people_read_what_their_role_shows() {
     let hosts = Hosts::new().await;
     let agent = hosts.host("web-1").await;

@@ -28,6 +28,11 @@ pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
     };
     let defaults = serde_json::from_str(&arguments.node_defaults)
         .context("--node-defaults is no JSON object")?;
+    anyhow::ensure!(
+        arguments.authority_published * 4 <= arguments.certificate_lifetime,
+        "--authority-published is a fourth of --certificate-lifetime at most: a certificate that is to be \
+         renewed meanwhile waits for the new authority to be known"
+    );
     let serving = arguments.serving_secret.zip(arguments.ca_config_map);
     let serving = serving.map(|(secret, ca_config_map)| Serving {
         namespace: namespace.clone(),

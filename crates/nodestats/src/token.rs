@@ -48,6 +48,13 @@ impl Place {
         {
             return Ok((Self::Server(client), own));
         }
+        if let Some(folder) = &folder {
+            anyhow::ensure!(
+                directories::is_own(folder)?,
+                "{} is another user's, and no server runs there: be that user, or start the server",
+                folder.display()
+            );
+        }
         let options = nodestats_store::Options {
             retention: Duration::MAX,
             memory: MemoryBudget::from_limit(limits::memory()),
@@ -89,11 +96,13 @@ impl Place {
 
 /// The server that runs on this folder; `None` where none does.
 async fn running(folder: &Path) -> anyhow::Result<Option<Client>> {
-    let known = std::fs::metadata(folder);
-    known.with_context(|| {
-        let folder = folder.display();
-        format!("there is no data directory {folder}: --data-dir or --database says where it is")
-    })?;
+    // A token in a new database beside the server's would be good for nothing.
+    anyhow::ensure!(
+        nodestats_store::is_made(folder),
+        "{} is no data directory of nodestats that this user may read: --data-dir or --database says \
+         where it is",
+        folder.display()
+    );
     let socket = local::path(folder);
     match tokio::net::UnixStream::connect(&socket).await {
         Ok(_) => Ok(Some(Client::at_socket(&socket, PATIENCE)?)),

@@ -305,18 +305,18 @@ async fn a_stolen_token_writes_one_node(scene: &Scene) {
     let thief = thief.to_str().expect("UTF-8");
     let address = scene.cluster.address("node-1").expect("a node");
     let stolen = json!({"status": {"addresses": ["192.0.2.1"]}});
-    let patch = |node: &str, what: &Value| {
+    let write = |node: &str, what: &Value| {
         let what = what.to_string();
-        let patch = ["patch", "mn", node, "--subresource=status", "--type=merge"];
+        let command = ["patch", "mn", node, "--subresource=status", "--type=merge"];
         let whose = ["-p", &what, "--kubeconfig", thief];
-        scene.cluster.kubectl(&[&patch[..], &whose].concat())
+        scene.cluster.kubectl(&[&command[..], &whose].concat())
     };
-    let refused = patch("node-1", &stolen).expect_err("another node's object");
+    let refused = write("node-1", &stolen).expect_err("another node's object");
     let refused = format!("{refused:#}");
     assert!(refused.contains("nodestats-own-node"), "{refused}");
     // It lies about itself, as it may; that leads nobody to it.
     let lie = json!({"status": {"addresses": [address]}});
-    patch("node-2", &lie).expect("its own");
+    write("node-2", &lie).expect("its own");
     let asked = scene.ask(&[address]).expect("an answer");
     assert_eq!(asked["hostname"], "node-1");
 }
@@ -662,7 +662,7 @@ async fn certificates_of_a_minute_and_another_authority_lose_nothing(scene: &Sce
         ("CERTIFICATE_LIFETIME", "1m"),
         // Of the present one less than a tenth of this is left.
         ("AUTHORITY_LIFETIME", "40000d"),
-        ("AUTHORITY_PUBLISHED", "20s"),
+        ("AUTHORITY_PUBLISHED", "15s"),
     ];
     let lifetimes = lifetimes.map(
         |(name, value)| serde_json::json!({"name": format!("NODESTATS_{name}"), "value": value}),

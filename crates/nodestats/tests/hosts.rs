@@ -271,4 +271,11 @@ async fn nobody_is_taken_for_the_server_or_let_in_unknown() {
     let run = Program::run_as_nobody("nodestats", &["token", "list", "--data-dir", &data]);
     assert!(!run.status.success());
     assert!(run.stderr.contains("who runs the server"), "{}", run.stderr);
+    // Nothing is made where no server was.
+    let elsewhere = site.path("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("made");
+    let run = Program::run("nodestats", &["token", "list", "--data-dir", &elsewhere]);
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(run.stderr.contains("--data-dir"), "{}", run.stderr);
+    assert_eq!(std::fs::read_dir(&elsewhere).expect("readable").count(), 0);
 }

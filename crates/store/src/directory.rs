@@ -43,6 +43,11 @@ pub enum Error {
     },
 }
 
+/// Whether there is a database in the folder, of whatever schema.
+pub fn is_made(path: &Path) -> bool {
+    path.join(SCHEMA_FILE).exists()
+}
+
 /// A folder that this process has for itself.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -121,7 +126,9 @@ mod tests {
     fn a_folder_in_use_is_refused_until_it_is_free() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("new").join("data");
+        assert!(!is_made(&path));
         let first = Directory::lock(&path).expect("free");
+        assert!(is_made(&path));
         assert!(matches!(Directory::lock(&path), Err(Error::InUse { .. })));
         drop(first);
         Directory::lock(&path).expect("free again");

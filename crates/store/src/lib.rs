@@ -21,6 +21,7 @@ use std::time::Duration;
 use nodestats_core::Life;
 use nodestats_wire::Timestamp;
 
+pub use directory::is_made;
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use samples::{NewSample, Order, SampleKey};
@@ -126,7 +127,7 @@ impl Store {
             .await
             .map_err(failed)?;
         let usage = usage::Usage::load(&database).await.map_err(failed)?;
-        let writer = writer::Writer::start(database.clone());
+        let writer = writer::Writer::start(database.clone(), usage.clone());
         Ok(Self {
             database,
             writer,
@@ -159,6 +160,9 @@ impl Store {
     /// Writes what was accepted, then closes the database. Later calls fail.
     pub async fn close(&self) {
         self.writer.finish().await;
+        if let Err(error) = self.write_usage().await {
+            tracing::warn!(%error, "what histories take is not written");
+        }
         self.database.close().await;
     }
 }

@@ -9,7 +9,7 @@ use nodestats_wire::v1::Reading;
 use surrealdb::types::{Array, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value};
 
 use crate::database::bind;
-use crate::{Error, Seen, Store, usage};
+use crate::{Error, Seen, Store};
 
 /// Second part of each key: rows as they were pushed. Later kinds (blocks, rollups) sort after.
 const RAW: i64 = 0;
@@ -130,10 +130,7 @@ impl Store {
         seen: Seen,
     ) -> Result<(), Error> {
         self.check_share(node.uid())?;
-        let sizes = usage::sizes(&samples);
-        self.writer.write(node.uid(), samples, seen).await?;
-        self.usage.stored(node.uid(), &sizes);
-        Ok(())
+        self.writer.write(node.uid(), samples, seen).await
     }
 
     /// At most `limit` stored samples of a node from `from` to `to`, both included, beyond

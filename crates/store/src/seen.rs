@@ -69,6 +69,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// When one node was last heard of.
+    pub async fn seen_of(&self, uid: &str) -> Result<Option<Seen>, Error> {
+        let rows: Vec<Value> = self
+            .database
+            .select("SELECT * FROM $row", bind([("row", seen_record(uid))]))
+            .await
+            .map_err(Error::Unavailable)?;
+        let row = rows.into_iter().next();
+        Ok(row.map(read).transpose()?.map(|(_, seen)| seen))
+    }
+}
+
 fn read(row: Value) -> Result<(String, Seen), Error> {
     let damaged = || Error::Damaged("time of a node");
     let Value::Object(mut row) = row else {

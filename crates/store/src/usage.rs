@@ -3,7 +3,7 @@
 //! refused first, so that one that floods uses up its own share and not the others'.
 //!
 //! Rows `usage:[uid, day]` hold bytes of payload by the day that samples are of. They are written with
-//! each look at the retention: a crash forgets what was stored since, at most a minute.
+//! each look at the retention and at the end: a crash forgets what was stored since, a minute at most.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,12 +104,15 @@ impl Usage {
         Ok(usage)
     }
 
-    /// Counts what was stored.
-    pub(crate) fn stored(&self, uid: &str, samples: &[(Timestamp, u64)]) {
-        let mut kept = self.kept();
-        for (time, bytes) in samples {
-            kept.add(uid, day(*time), *bytes, false);
+    /// Counts what was stored. What replaces a row counts again: a share is no invoice.
+    pub(crate) fn stored(&self, uid: &str, samples: &[NewSample]) {
+        for sample in samples {
+            self.add(uid, sample.time(), sample.payload.len() as u64);
         }
+    }
+
+    fn add(&self, uid: &str, time: Timestamp, bytes: u64) {
+        self.kept().add(uid, day(time), bytes, false);
     }
 
     /// What a node has beyond its share, with the share: then it may store nothing.
@@ -139,12 +142,6 @@ fn read(row: Value) -> Option<(String, i64, u64)> {
     Some((uid, day, u64::try_from(bytes).ok()?))
 }
 
-/// What samples take, for [`Usage::stored`].
-pub(crate) fn sizes(samples: &[NewSample]) -> Vec<(Timestamp, u64)> {
-    let size = |sample: &NewSample| (sample.time(), sample.payload.len() as u64);
-    samples.iter().map(size).collect()
-}
-
 impl Store {
     /// An error where this node has more than its share.
     pub(crate) fn check_share(&self, uid: &str) -> Result<(), Error> {
@@ -167,11 +164,16 @@ impl Store {
     /// Forgets what retention has deleted, and writes what was counted since.
     pub(crate) async fn keep_usage(&self, lives: &[Life], now: Timestamp) -> Result<(), Error> {
         for life in lives {
-            // A day that is partly kept counts whole: a share is no invoice.
+            // A day that is partly kept counts whole.
             let first = day(self.horizon(life, now));
             let gone = self.usage.kept().forget(&life.uid, first);
             self.delete_usage(&life.uid, &gone).await?;
         }
+        self.write_usage().await
+    }
+
+    /// Writes what was counted since it was written last.
+    pub(crate) async fn write_usage(&self) -> Result<(), Error> {
         let mut rows = Vec::new();
         let mut written = Vec::new();
         for (uid, node) in &mut self.usage.kept().nodes {
@@ -228,9 +230,9 @@ mod tests {
     fn who_has_more_than_a_share_is_refused_when_the_disk_is_scarce_and_not_before() {
         let usage = Usage::default();
         let now = Timestamp::from_micros(40 * DAY_MICROS).expect("a time");
-        usage.stored("flood", &[(now, 90 * MIB)]);
-        usage.stored("small", &[(now, 5 * MIB)]);
-        usage.stored("other", &[(now, 5 * MIB)]);
+        usage.add("flood", now, 90 * MIB);
+        usage.add("small", now, 5 * MIB);
+        usage.add("other", now, 5 * MIB);
         let excess = |uid: &str, available| usage.excess(uid, None, Some(available));
         assert_eq!(excess("flood", 1000 * MIB), None);
         let scarce = 30 * MIB;
@@ -243,11 +245,11 @@ mod tests {
         assert_eq!(usage.excess("small", Some(5 * MIB), Some(0)), None);
         // One node alone has the whole disk.
         let alone = Usage::default();
-        alone.stored("a", &[(now, 90 * MIB)]);
+        alone.add("a", now, 90 * MIB);
         assert_eq!(alone.excess("a", None, Some(MIB)), None);
         // What is past the retention counts no more.
         let early = Timestamp::from_micros(DAY_MICROS).expect("a time");
-        usage.stored("small", &[(early, MIB)]);
+        usage.add("small", early, MIB);
         assert_eq!(usage.kept().forget("small", 2), [1]);
         assert_eq!(usage.kept().nodes["small"].bytes, 5 * MIB);
         assert_eq!(usage.kept().bytes, 100 * MIB);

@@ -5,6 +5,7 @@ use surrealdb::types::{Array, Bytes, Object, SurrealValue, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::Error;
 use crate::database::{self, Database, bind};
 use crate::samples::NewSample;
 use crate::seen::{self, Seen};
+use crate::usage::Usage;
 
 /// Most rows of a transaction: the cost of a row no longer falls beyond a few hundred.
 const BATCH_ROWS: usize = 500;
@@ -46,10 +48,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(database: Database) -> Self {
+    pub(crate) fn start(database: Database, usage: Usage) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let stop = Arc::new(tokio::sync::Notify::new());
-        let task = tokio::spawn(run(database, jobs, Arc::clone(&stop)));
+        let task = tokio::spawn(run(database, usage, jobs, Arc::clone(&stop)));
         Self {
             queue,
             task: Arc::new(Mutex::new(Some(task))),
@@ -89,7 +91,12 @@ impl Writer {
     }
 }
 
-async fn run(database: Database, mut jobs: mpsc::Receiver<Job>, stop: Arc<tokio::sync::Notify>) {
+async fn run(
+    database: Database,
+    usage: Usage,
+    mut jobs: mpsc::Receiver<Job>,
+    stop: Arc<tokio::sync::Notify>,
+) {
     let mut waiting = Vec::new();
     loop {
         if waiting.is_empty() {
@@ -107,7 +114,7 @@ async fn run(database: Database, mut jobs: mpsc::Receiver<Job>, stop: Arc<tokio:
         }
         let batch = take_batch(&mut waiting);
         if !batch.is_empty() {
-            write_batch(&database, batch).await;
+            write_batch(&database, &usage, batch).await;
         }
     }
 }
@@ -122,7 +129,8 @@ fn take_batch(waiting: &mut Vec<Job>) -> Vec<Job> {
         .collect();
     first_of_each.sort_by_key(|index| {
         let job = &waiting[*index];
-        (job.passed_over < PASSED_OVER, job.samples.len())
+        let waited = Some(job.passed_over).filter(|rounds| *rounds >= PASSED_OVER);
+        (Reverse(waited), job.samples.len())
     });
     let (mut rows, mut bytes) = (0, 0);
     let mut taken = Vec::new();
@@ -147,10 +155,11 @@ fn take_batch(waiting: &mut Vec<Job>) -> Vec<Job> {
     batch
 }
 
-async fn write_batch(database: &Database, batch: Vec<Job>) {
+async fn write_batch(database: &Database, usage: &Usage, batch: Vec<Job>) {
     match insert(database, &batch).await {
         Ok(()) => {
             for job in batch {
+                usage.stored(&job.uid, &job.samples);
                 let _ = job.done.send(Ok(()));
             }
         }
@@ -159,6 +168,9 @@ async fn write_batch(database: &Database, batch: Vec<Job>) {
             tracing::debug!(%error, pushes = batch.len(), "a batch failed; writing its pushes alone");
             for job in batch {
                 let result = insert(database, std::slice::from_ref(&job)).await;
+                if result.is_ok() {
+                    usage.stored(&job.uid, &job.samples);
+                }
                 let _ = job.done.send(result.map_err(Error::Unavailable));
             }
         }
@@ -277,7 +289,9 @@ mod tests {
         let mut waiting = vec![job("large", BATCH_ROWS)];
         let mut rounds = 0;
         loop {
-            waiting.push(job(&format!("small-{rounds}"), 1));
+            // More than one transaction holds, so that small ones wait too.
+            let small = |n| job(&format!("small-{rounds}-{n}"), BATCH_ROWS - 1);
+            waiting.extend((0..2).map(small));
             let batch = take_batch(&mut waiting);
             if batch.iter().any(|job| job.uid == "large") {
                 break;

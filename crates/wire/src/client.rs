@@ -123,7 +123,12 @@ impl Client {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let http = builder(timeout)
+        let mut http = builder(timeout);
+        if base.scheme() == "http" && is_local(&base) {
+            // What goes to this machine goes by no proxy: a token would be read there.
+            http = http.no_proxy();
+        }
+        let http = http
             // The host's certificates are read only where they are needed: they cost a megabyte.
             .tls_built_in_root_certs(base.scheme() == "https")
             .build()
@@ -141,7 +146,7 @@ impl Client {
     #[cfg(unix)]
     pub fn at_socket(path: &Path, timeout: Duration) -> Result<Self, Error> {
         let client = Self::new("http://localhost", timeout)?;
-        let http = builder(timeout).unix_socket(path);
+        let http = builder(timeout).no_proxy().unix_socket(path);
         client.use_http(http)?;
         Ok(client)
     }
@@ -205,10 +210,7 @@ impl Client {
     }
 
     fn with_source(mut self, token: TokenSource) -> Result<Self, Error> {
-        let host = self.base.host_str().unwrap_or_default();
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
-        let is_local = address.map_or(host == "localhost", |ip: IpAddr| ip.is_loopback());
-        if self.base.scheme() == "http" && !is_local {
+        if self.base.scheme() == "http" && !is_local(&self.base) {
             return Err(Error::OpenToken(self.base.to_string()));
         }
         self.token = Some(token);
@@ -419,6 +421,13 @@ impl Client {
             source: source.without_url(),
         }
     }
+}
+
+/// Whether the server is on this machine.
+fn is_local(base: &Url) -> bool {
+    let host = base.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    address.map_or(host == "localhost", |ip: IpAddr| ip.is_loopback())
 }
 
 /// What all clients have in common.

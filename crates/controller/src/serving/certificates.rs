@@ -142,8 +142,11 @@ pub(crate) fn step(
     }
     let does = |certificate: &Facts| {
         let is_for_host = certificate.hosts.iter().any(|name| name == host);
+        let is_of_first = certificate.issuer == first.subject;
         let is_new = left(certificate.end) >= lifetimes.certificate / 3;
-        is_new && is_for_host && (certificate.issuer == first.subject || !is_known)
+        // The old authority's key is gone: until the new one is known the old certificate serves.
+        let waits = !is_of_first && !is_known && left(certificate.end) > Duration::ZERO;
+        is_for_host && (waits || (is_new && (is_of_first || !is_known)))
     };
     if material.key.is_empty() || !certificate.as_ref().is_some_and(does) {
         let authority = Authority {
@@ -367,8 +370,10 @@ mod tests {
             "the old one is beside it"
         );
         assert_eq!(both.certificate, served.certificate);
-        // Nothing more until it is known.
-        assert_eq!(next(&both, false, day), Step::Keep(both.clone()));
+        // Nothing more until it is known, also where the certificate is to be renewed meanwhile.
+        for later in [0, 75] {
+            assert_eq!(next(&both, false, day + later), Step::Keep(both.clone()));
+        }
         let signed = written(next(&both, true, day));
         assert_eq!(
             facts(&signed.certificate)[0].issuer,
