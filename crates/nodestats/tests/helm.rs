@@ -766,6 +766,13 @@ async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
         );
     }
     scene.kubectl(&["delete", "clusterrolebinding,clusterrole", "one-node"]);
+    // Who may view the whole cluster sees everything but processes.
+    let bind = ["create", "clusterrolebinding", "view-all"];
+    scene.kubectl(&[&bind[..], &["--clusterrole=view", "--user=jane"]].concat());
+    eventually("view to count", async || jane(&["node-2", "--memory"]).ok()).await;
+    let error = jane(&["node-2", "--processes"]).expect_err("forbidden");
+    assert!(error.contains("allows get of nodes/proc"), "{error}");
+    scene.kubectl(&["delete", "clusterrolebinding", "view-all"]);
 }
 
 /// While an `APIService` is not available no namespace can be deleted: ours is taken away in time.

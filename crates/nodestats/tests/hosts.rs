@@ -34,7 +34,8 @@ impl Site {
         let mut arguments = vec!["standalone", "--listen", &listen, "--data-dir", &data];
         arguments.extend(["--interval", "1s", "--hostname", "server"]);
         arguments.extend(more);
-        self.lan.serve(SERVER, &arguments)
+        let log = self.folder.path().join("server.log");
+        self.lan.serve(SERVER, &arguments, &log)
     }
 
     /// `nodestats token …` of this server.
@@ -180,8 +181,23 @@ async fn the_next_host_joins_by_the_line_and_ends_with_its_token() {
         ["server", "web-1"]
     );
     drop(agent);
-    // A token of its own again, where no server holds the database.
+    // What was done with tokens, and who read processes, is on record, and no secret with it.
     assert!(server.terminate().success());
+    let log = std::fs::read_to_string(site.folder.path().join("server.log")).expect("a log");
+    for parts in [
+        ["token issued", "way=\"local\""],
+        ["token issued", "name: \"jane\""],
+        ["host joined", "node: \"web-1\""],
+        ["token revoked", "node: \"web-1\""],
+        ["what=\"processes\"", "somebody (token "],
+        ["what=\"registration\"", "node=\"web-1\""],
+    ] {
+        let mut audit = log.lines().filter(|line| line.contains("audit who="));
+        let found = audit.any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(found, "{parts:?}: {log}");
+    }
+    assert!(!log.contains("nst_") && !log.contains("nsj_"), "{log}");
+    // A token of its own again, where no server holds the database.
     let issued = site.told(&["issue", "--node", "web-1", "--ttl", "90d"]);
     std::fs::write(site.folder.path().join("web-1/token__web-1"), issued).expect("written");
     let _server = site.serve(&["--tls-self-signed"]);

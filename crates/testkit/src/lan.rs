@@ -99,9 +99,14 @@ impl Lan {
         command
     }
 
-    /// Starts `nodestats` on a host and waits until it listens.
-    pub fn serve(&self, host: &str, arguments: &[&str]) -> Program {
-        Program::serve_by(&mut self.command(host, "nodestats", arguments))
+    /// Starts `nodestats` on a host, with its log in a file, and waits until it listens.
+    ///
+    /// # Panics
+    /// Where it ends instead.
+    pub fn serve(&self, host: &str, arguments: &[&str], log: &Path) -> Program {
+        let mut command = self.command(host, "nodestats", arguments);
+        command.stderr(std::fs::File::create(log).expect("created"));
+        Program::serve_by(&mut command)
     }
 
     /// Starts a program on a host, with its log in a file.
