@@ -304,19 +304,31 @@ async fn a_stolen_token_writes_one_node(scene: &Scene) {
     let thief = scene.cluster.credentials_of_pod("nodestats-agent", &pod);
     let thief = thief.to_str().expect("UTF-8");
     let address = scene.cluster.address("node-1").expect("a node");
-    let stolen = json!({"status": {"addresses": ["192.0.2.1"]}});
-    let write = |node: &str, what: &Value| {
-        let what = what.to_string();
-        let command = ["patch", "mn", node, "--subresource=status", "--type=merge"];
-        let whose = ["-p", &what, "--kubeconfig", thief];
-        scene.cluster.kubectl(&[&command[..], &whose].concat())
+    let claim = |node: &str| {
+        let object = json!({
+            "apiVersion": "nodestats.dev/v1alpha1", "kind": "MonitoredNode",
+            "metadata": {"name": node}, "status": {"addresses": [address]},
+        });
+        let apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--subresource=status",
+        ];
+        let whose = [
+            "--field-manager=thief",
+            "--validate=false",
+            "--kubeconfig",
+            thief,
+        ];
+        let all = [&apply[..], &whose, &["-f", "-"]].concat();
+        scene.cluster.kubectl_with(&all, &object.to_string())
     };
-    let refused = write("node-1", &stolen).expect_err("another node's object");
+    let refused = claim("node-3").expect_err("another node's object");
     let refused = format!("{refused:#}");
     assert!(refused.contains("nodestats-own-node"), "{refused}");
-    // It lies about itself, as it may; that leads nobody to it.
-    let lie = json!({"status": {"addresses": [address]}});
-    write("node-2", &lie).expect("its own");
+    // It lies about itself, as it may until its agent says again what is so; that leads nobody to it.
+    claim("node-2").expect("its own");
     let asked = scene.ask(&[address]).expect("an answer");
     assert_eq!(asked["hostname"], "node-1");
 }
