@@ -54,32 +54,25 @@ pub(crate) async fn put(
     } else {
         (readings, body.bytes.len())
     };
-    // Until the samples are stored.
-    let holding;
-    let samples = if weight > LARGE {
+    // The body and its place are held until the samples are stored.
+    let (samples, _body, _place) = if weight > LARGE {
         let turn = Arc::clone(&app.large_bodies).acquire_owned().await;
         let (app, life) = (app.clone(), life.clone());
         // What bounds this goes with it, also where the request is given up: its place among the
         // node's pushes, its turn, and the share of memory that the body has.
-        let held = (place, turn);
         let reading = tokio::task::spawn_blocking(move || {
-            let samples = read(&app, &life, &body.bytes, now);
-            (samples, body, held)
+            let _turn = turn;
+            (read(&app, &life, &body.bytes, now), body, place)
         });
         let read = reading.await;
-        let (samples, body, held) =
-            read.map_err(|_| ApiError::unavailable("the body could not be read"))?;
-        holding = (body, held.0);
-        samples?
+        read.map_err(|_| ApiError::unavailable("the body could not be read"))?
     } else {
-        let samples = read(&app, &life, &body.bytes, now)?;
-        holding = (body, place);
-        samples
+        (read(&app, &life, &body.bytes, now), body, place)
     };
+    let samples = samples?;
     let count = samples.len() as u64;
     let seen = seen(&samples, sent_at(&headers)?, arrived);
     app.store.append(&proof, samples, seen).await?;
-    drop(holding);
     app.metrics.stored(count);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -153,8 +153,9 @@ pub(crate) async fn register(
             life.retire(now);
             app.store.save_life(&life).await?;
         }
+    } else {
+        retire_silent_namesakes(&app, &uid, &registration, now).await?;
     }
-    retire_silent_namesakes(&app, &uid, &registration, now).await?;
     let (life, new) = if let Some(mut life) = known {
         if life.origin() == Origin::Kubernetes && life.is_live() {
             return Err(ApiError::registered_by_controller(&uid));

@@ -47,10 +47,9 @@ pub async fn list(store: &Store) -> Result<Vec<v1::Token>, ApiError> {
 
 /// Ends a token, from the next request on.
 pub async fn revoke(store: &Store, id: &str) -> Result<(), ApiError> {
-    let Some(grant) = store.grant(id).await? else {
+    let Some(grant) = store.revoke(id).await? else {
         return Err(ApiError::missing(format!("there is no token {id:?}")));
     };
-    store.revoke(id).await?;
     audit("token revoked", "local", &grant.token);
     Ok(())
 }

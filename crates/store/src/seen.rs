@@ -67,9 +67,7 @@ impl Store {
             .map_err(Error::Unavailable)?;
         rows.into_iter().map(read).collect()
     }
-}
 
-impl Store {
     /// When one node was last heard of.
     pub async fn seen_of(&self, uid: &str) -> Result<Option<Seen>, Error> {
         let rows: Vec<Value> = self

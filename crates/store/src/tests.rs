@@ -383,8 +383,9 @@ async fn a_token_is_kept_as_a_hash_until_it_is_revoked() {
             .expect("read")
             .is_empty()
     );
-    assert!(store.revoke(token.id()).await.expect("revoked"));
-    assert!(!store.revoke(token.id()).await.expect("nothing there"));
+    let ended = store.revoke(token.id()).await.expect("revoked");
+    assert_eq!(ended, Some(kept));
+    assert_eq!(store.revoke(token.id()).await.expect("nothing there"), None);
     assert_eq!(store.grant(token.id()).await.expect("read"), None);
 }
 

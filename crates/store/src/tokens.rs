@@ -78,9 +78,9 @@ impl Store {
         })
     }
 
-    /// Forgets a token, which ends it; whether there was one.
-    pub async fn revoke(&self, id: &str) -> Result<bool, Error> {
-        let known = self.grant(id).await?.is_some();
+    /// Forgets a token, which ends it, and returns what was kept of it; `None` where there was none.
+    pub async fn revoke(&self, id: &str) -> Result<Option<Grant>, Error> {
+        let known = self.grant(id).await?;
         self.database
             .delete("DELETE $row RETURN NONE", bind([("row", record(id))]))
             .await
@@ -88,7 +88,7 @@ impl Store {
         Ok(known)
     }
 
-    /// The tokens of the host `node` that are good for themselves.
+    /// The tokens of the host `node`, those that have ended among them.
     pub async fn grants_of_host(&self, node: &str) -> Result<Vec<Grant>, Error> {
         let mut grants = self.grants().await?;
         grants.retain(|grant| {

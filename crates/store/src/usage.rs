@@ -19,7 +19,8 @@ use crate::{Error, Store};
 const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// So many bytes of the disk go to one byte of payload: keys, and files that wait to be merged.
 const OVERHEAD: u64 = 3;
-/// The disk is scarce when a node could fill this part of it with what is left: 1 in so many.
+/// The disk is scarce when what is left is less than this part of all that histories could take: 1 in
+/// so many.
 const SCARCE: u64 = 5;
 
 /// Payload of each node, by day.
@@ -150,15 +151,6 @@ impl Store {
             Some(share_bytes) => Err(Error::ShareUsedUp { share_bytes }),
             None => Ok(()),
         }
-    }
-
-    /// Bytes of payload that are counted for this node.
-    pub fn used_bytes(&self, uid: &str) -> u64 {
-        self.usage
-            .kept()
-            .nodes
-            .get(uid)
-            .map_or(0, |node| node.bytes)
     }
 
     /// Forgets what retention has deleted, and writes what was counted since.
