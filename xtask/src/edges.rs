@@ -22,7 +22,12 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ),
     (
         "nodestats-api",
-        &["nodestats-core", "nodestats-store", "nodestats-wire"],
+        &[
+            "nodestats-core",
+            "nodestats-runtime",
+            "nodestats-store",
+            "nodestats-wire",
+        ],
     ),
     (
         "nodestats-agent",
@@ -63,7 +68,7 @@ const EXCLUSIVE: [(&str, &[&str]); 6] = [
     ("axum", &["nodestats-api"]),
     ("sysinfo", &["nodestats-collect"]),
     ("procfs", &[]),
-    ("reqwest", &["nodestats-wire"]),
+    ("reqwest", &["nodestats-runtime", "nodestats-wire"]),
 ];
 
 /// Checks all edges.

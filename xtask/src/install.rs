@@ -1,5 +1,5 @@
-//! What the tests need beyond Rust and Go: Python with its libraries, a browser, and what the
-//! nodes of a cluster run.
+//! What the tests need beyond Rust and Go: Python with its libraries, a browser, Prometheus, and what
+//! the nodes of a cluster run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use crate::process;
 
 /// Debian's packages of the browser and of what drives it.
 const BROWSER: [&str; 2] = ["chromium", "chromium-driver"];
+
+/// Debian's packages of what keeps metrics, and of what nodes are compared with.
+const PROMETHEUS: [&str; 2] = ["prometheus", "prometheus-node-exporter"];
 
 /// What a node of a cluster runs.
 const CLUSTER: [&str; 9] = [
@@ -79,6 +82,15 @@ pub(crate) fn cluster() -> anyhow::Result<()> {
     apt(&CLUSTER)
 }
 
+/// Prometheus with its tools, and `node_exporter`; installed where they are missing.
+pub(crate) fn prometheus() -> anyhow::Result<()> {
+    let programs = ["prometheus", "promtool", "prometheus-node-exporter"];
+    if programs.iter().all(|program| runs(Path::new(program))) {
+        return Ok(());
+    }
+    apt(&PROMETHEUS)
+}
+
 fn runs(program: &Path) -> bool {
     let mut command = Command::new(program);
     command
@@ -100,6 +112,8 @@ fn apt(packages: &[&str]) -> anyhow::Result<()> {
         process::run(
             command
                 .env("DEBIAN_FRONTEND", "noninteractive")
+                // Programs are wanted, and no services of them.
+                .env("RUNLEVEL", "1")
                 .stdout(Stdio::null()),
         )
     };

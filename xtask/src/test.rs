@@ -69,6 +69,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     count.step("programs", programs());
     heading("Kubernetes");
     count.step("Kubernetes", kubernetes());
+    heading("observability");
+    count.step("observability", observability());
     heading("images");
     count.step("images", image::run(false));
     heading("tests in Rust");
@@ -98,6 +100,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 pub(crate) fn e2e() -> anyhow::Result<()> {
     programs()?;
     kubernetes()?;
+    observability()?;
     image::build(false)?;
     let mut command = process::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
@@ -131,6 +134,12 @@ fn kubernetes() -> anyhow::Result<()> {
         cluster::Binaries::find(version, true)?;
     }
     Ok(())
+}
+
+/// What traces and metrics are tested with.
+fn observability() -> anyhow::Result<()> {
+    install::prometheus()?;
+    cluster::jaeger().map(drop)
 }
 
 fn format() -> anyhow::Result<()> {

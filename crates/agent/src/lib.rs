@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nodestats_collect::{HostFacts, HostRoot, Reader};
+use nodestats_runtime::metrics::Registry;
 use nodestats_wire::client::{Client, Fingerprint};
 use nodestats_wire::time::parse_span;
 use nodestats_wire::v1::Registration;
@@ -72,6 +73,8 @@ pub struct Config {
     pub membership: Option<Membership>,
     /// Address of `/healthz`, `/readyz` and `/metrics`; none by default.
     pub admin: Option<SocketAddr>,
+    /// Where it counts.
+    pub registry: Registry,
 }
 
 /// How the server is reached.
@@ -127,11 +130,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let root = HostRoot::new(&config.host_root);
     let reader = Reader::open(&root)?;
     let queue = Arc::new(SharedQueue::new(config.buffer_bytes));
-    let metrics = Arc::new(Metrics::new(Arc::clone(&queue)));
+    let metrics = Arc::new(Metrics::new(&config.registry, &queue));
     let (settings_tx, settings) = watch::channel(Settings::new(config.interval));
     let (observed_tx, observed) = watch::channel(None);
-    let sampler = Sampler::new(reader, settings, observed_tx, Arc::clone(&queue));
-    let admin = admin(config.admin, &metrics, &stop).await?;
+    let sampler = Sampler::new(
+        reader,
+        settings,
+        observed_tx,
+        Arc::clone(&queue),
+        Arc::clone(&metrics),
+    );
+    let admin = admin(&config, &metrics, &stop).await?;
     // The pusher ends after the sampler, so that a sample under way at the end is sent too.
     let no_more_samples = CancellationToken::new();
     let sampling = async {
@@ -235,11 +244,11 @@ fn joined(
 
 /// The listener for whoever operates this agent, where one is wanted.
 async fn admin(
-    address: Option<SocketAddr>,
+    config: &Config,
     metrics: &Arc<Metrics>,
     stop: &CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let listener = match address {
+    let listener = match config.admin {
         Some(address) => Some(
             TcpListener::bind(address)
                 .await
@@ -248,9 +257,10 @@ async fn admin(
         None => None,
     };
     let (metrics, stop) = (Arc::clone(metrics), stop.clone());
+    let registry = config.registry.clone();
     Ok(async move {
         if let Some(listener) = listener {
-            nodestats_runtime::admin::serve(listener, metrics, stop).await;
+            nodestats_runtime::admin::serve(listener, metrics, registry, stop).await;
         }
     })
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use nodestats_agent::{Config, Membership, Server};
+use nodestats_runtime::metrics::Registry;
+use nodestats_runtime::telemetry::{Program, Protocols, Telemetry};
 use nodestats_runtime::{Supervisor, directories, limits, logs};
 use nodestats_wire::client::Fingerprint;
 
@@ -134,6 +136,9 @@ struct Arguments {
     /// Address of `/healthz`, `/readyz` and `/metrics` [default: none].
     #[arg(long, env = "NODESTATS_ADMIN_LISTEN", value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
+
+    #[command(flatten)]
+    logs: logs::Arguments,
 }
 
 impl Arguments {
@@ -159,23 +164,35 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logs::init();
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     nodestats_runtime::exit(runtime.map_err(Into::into).and_then(|runtime| {
         runtime.block_on(async {
-            let mut supervisor = Supervisor::default();
-            let stop = supervisor.stop_token();
-            supervisor.spawn("the agent", nodestats_agent::run(arguments.config()?, stop));
-            supervisor.run(nodestats_runtime::shutdown_signal()).await
+            let telemetry = Telemetry::start(Program {
+                name: "nodestats-agent",
+                protocols: Protocols::Http,
+                logs: Some(arguments.logs.clone()),
+                always_traced: false,
+            });
+            let result = run(arguments, &telemetry).await;
+            telemetry.end().await;
+            result
         })
     }))
 }
 
+async fn run(arguments: Arguments, telemetry: &Telemetry) -> anyhow::Result<()> {
+    let config = arguments.config(telemetry.registry().clone())?;
+    let mut supervisor = Supervisor::default();
+    let stop = supervisor.stop_token();
+    supervisor.spawn("the agent", nodestats_agent::run(config, stop));
+    supervisor.run(nodestats_runtime::shutdown_signal()).await
+}
+
 impl Arguments {
-    fn config(self) -> anyhow::Result<Config> {
+    fn config(self, registry: Registry) -> anyhow::Result<Config> {
         let membership = self.membership()?;
         Ok(Config {
             server: Server::Url(self.server),
@@ -193,6 +210,7 @@ impl Arguments {
             buffer_bytes: usize::from(self.buffer_mib) << 20,
             membership,
             admin: self.admin_listen,
+            registry,
         })
     }
 }

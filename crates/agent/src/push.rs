@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use nodestats_wire::client::{Client, Error};
 use nodestats_wire::v1::Registration;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::backoff::Backoff;
 use crate::join::Joiner;
@@ -22,6 +24,9 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 /// What goes wrong again and again is told once in this time.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Most ticks that a push of the past is linked to.
+const LINKS: usize = 32;
 
 /// How the server comes to know the node.
 pub(crate) enum Joining {
@@ -186,7 +191,19 @@ impl Pusher {
             .iter()
             .flat_map(|one| one.frame.iter().copied())
             .collect();
-        match self.client.push_frames(&self.uid, body).await {
+        let span = push_span(&guard.batch);
+        let begin = Instant::now();
+        let answer = self
+            .client
+            .push_frames(&self.uid, body)
+            .instrument(span.clone());
+        let answer = answer.await;
+        if answer.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
+        drop(span);
+        self.metrics.push_took(begin.elapsed(), answer.is_ok());
+        match answer {
             Ok(()) => {
                 self.metrics.pushed(guard.keep().len());
                 self.keeper.sent();
@@ -271,6 +288,24 @@ impl Pusher {
         self.metrics.dropped(dropped);
         self.report.dropped(dropped);
     }
+}
+
+/// The span of a push: a child of the tick of its newest sample, and linked to those of the others.
+fn push_span(batch: &[Queued]) -> Span {
+    let span = tracing::info_span!(
+        "push",
+        "nodestats.samples" = batch.len(),
+        "otel.status_code" = Empty
+    );
+    if let Some((newest, others)) = batch.split_last()
+        && !span.is_disabled()
+    {
+        newest.tick.adopt(&span);
+        for other in others.iter().rev().take(LINKS) {
+            other.tick.link(&span);
+        }
+    }
+    span
 }
 
 /// Samples that go back into the queue unless they were sent: also when the push is cancelled.

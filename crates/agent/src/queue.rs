@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use nodestats_runtime::telemetry::{self, Context};
 use tokio::sync::Notify;
 
 /// An encoded frame, and its place among those that wait.
@@ -13,6 +14,8 @@ pub(crate) struct Queued {
     pub(crate) frame: Vec<u8>,
     /// It is on disk too.
     pub(crate) spooled: bool,
+    /// The tick that took it.
+    pub(crate) tick: Context,
 }
 
 /// Which of the frames.
@@ -43,14 +46,16 @@ impl Queue {
         }
     }
 
-    /// Adds a new frame.
+    /// Adds a new frame of the tick that we are in.
     pub(crate) fn add(&mut self, frame: Vec<u8>, spooled: bool) {
+        let tick = telemetry::here();
         let order = self.next;
         self.next += 1;
         self.give_back(Queued {
             order,
             frame,
             spooled,
+            tick,
         });
     }
 
@@ -108,6 +113,11 @@ impl Queue {
 
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Bytes that may wait.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Their bytes.

@@ -1,15 +1,19 @@
 //! The loop that samples, on a steady schedule.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nodestats_collect::Reader;
-use nodestats_core::{FrameId, frame};
+use nodestats_core::{FrameId, Sample, frame};
+use nodestats_runtime::telemetry;
+use nodestats_wire::Timestamp;
+use opentelemetry::KeyValue;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::metrics::Metrics;
 use crate::pressure::Observed;
 use crate::queue::SharedQueue;
 use crate::settings::{Censor, Settings};
@@ -24,6 +28,7 @@ pub(crate) struct Sampler {
     settings: watch::Receiver<Settings>,
     observed: watch::Sender<Option<Observed>>,
     queue: Arc<SharedQueue>,
+    metrics: Arc<Metrics>,
     censor: Censor,
     id: FrameId,
 }
@@ -40,6 +45,7 @@ impl Sampler {
         settings: watch::Receiver<Settings>,
         observed: watch::Sender<Option<Observed>>,
         queue: Arc<SharedQueue>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let id = FrameId {
             agent_start: Uuid::new_v4(),
@@ -50,6 +56,7 @@ impl Sampler {
             settings,
             observed,
             queue,
+            metrics,
             censor: Censor::default(),
             id,
         }
@@ -107,8 +114,10 @@ impl Sampler {
     /// One sample into the queue. Reading blocks, so it leaves this thread and comes back.
     async fn sample(mut self, settings: Settings) -> anyhow::Result<Self> {
         let sampled = tokio::task::spawn_blocking(move || {
+            let tick = tracing::info_span!("tick");
+            let _in = tick.enter();
             let patience = PATIENCE.min(settings.interval.mul_f64(0.8));
-            let (time, mut sample) = self.reader.read(patience);
+            let (time, mut sample) = self.collect(patience);
             self.censor.apply(settings, &mut sample);
             self.observed.send_if_modified(|observed| {
                 let next = Observed::of(&sample.host, observed.as_ref());
@@ -116,12 +125,30 @@ impl Sampler {
                 *observed = Some(next);
                 modified
             });
+            let encoding = tracing::info_span!("encode").entered();
             let frame = frame::encode(time, self.id, &sample);
+            drop(encoding);
             self.queue.push(frame);
             self.id.sequence += 1;
             self
         });
         Ok(sampled.await?)
+    }
+
+    /// All collectors side by side, each with a span of its own.
+    fn collect(&mut self, patience: Duration) -> (Timestamp, Sample) {
+        let span = tracing::info_span!("collect");
+        let _in = span.enter();
+        let begin = SystemTime::now();
+        let (time, sample) = self.reader.read(patience);
+        for run in &sample.host.collectors {
+            let took = Duration::from_micros(run.duration_micros);
+            self.metrics.collected(&run.collector, took, run.success);
+            let name = KeyValue::new("nodestats.collector", run.collector.clone());
+            let failure = (!run.success).then_some("no_figures");
+            telemetry::past("collector", begin, took, [name], failure);
+        }
+        (time, sample)
     }
 }
 

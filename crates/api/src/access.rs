@@ -21,10 +21,11 @@ use nodestats_core::NodeIdentity;
 use nodestats_core::life::{Life, When};
 use nodestats_core::token::{Grant, Token};
 use nodestats_wire::routes;
+use tracing::Instrument as _;
 
 pub use authority::{Accounts, Authority, Door, Question, Unreachable, User};
 pub(crate) use identity::{
-    EXTRA_HEADERS, GROUP_HEADER, Identity, PROCESSES, Target, USER_HEADER, Want,
+    EXTRA_HEADERS, GROUP_HEADER, Identity, METRICS, PROCESSES, Target, USER_HEADER, Want,
 };
 pub use kubernetes::Kubernetes;
 
@@ -43,7 +44,7 @@ impl App {
         match self.options.door.kubernetes() {
             // The front proxy has asked before it forwarded.
             None => Ok(true),
-            Some(asking) => Ok(asking.may(user, question).await?),
+            Some(asking) => Ok(asking.may(user, question, &self.metrics).await?),
         }
     }
 
@@ -91,7 +92,7 @@ impl App {
                     return Ok(lives);
                 }
                 if lives.len() <= LOOKED_THROUGH {
-                    return self.each(user, lives).await;
+                    return self.each(user, "", lives).await;
                 }
                 format!(
                     "{:?} may not list nodes, of which there are too many to look through; ask by \
@@ -114,11 +115,51 @@ impl App {
         Err(ApiError::forbidden(refused))
     }
 
-    /// Those that a person may read by their names.
-    async fn each(&self, user: &Arc<User>, lives: Vec<Life>) -> Result<Vec<Life>, ApiError> {
+    /// Those of `lives` whose `detail` they may read, as if each had been asked for; an error where a
+    /// rule is missing for all of them.
+    pub(crate) async fn readable(
+        &self,
+        identity: &Identity,
+        detail: &'static str,
+        lives: Vec<Life>,
+    ) -> Result<Vec<Life>, ApiError> {
+        let all = Target::missing("", "");
+        let refused = match identity.verdict(Want::Read(detail), all) {
+            Verdict::Yes => return Ok(lives),
+            Verdict::No(why) => why,
+            Verdict::Ask(user, question) => {
+                if self.ask(user, &question).await? {
+                    return Ok(lives);
+                }
+                if lives.len() <= LOOKED_THROUGH {
+                    let found = self.each(user, detail, lives).await?;
+                    if !found.is_empty() {
+                        return Ok(found);
+                    }
+                }
+                let resource = question.resource();
+                format!(
+                    "{:?} may not get {resource}: no ClusterRole that they are bound to allows get of \
+                     {resource} in the API group {}",
+                    user.name,
+                    routes::GROUP
+                )
+            }
+        };
+        self.metrics.denied();
+        Err(ApiError::forbidden(refused))
+    }
+
+    /// Those whose detail a person may read by their names.
+    async fn each(
+        &self,
+        user: &Arc<User>,
+        detail: &'static str,
+        lives: Vec<Life>,
+    ) -> Result<Vec<Life>, ApiError> {
         let mut visible = Vec::new();
         for life in lives {
-            let question = Question::get("", &life.registration.hostname);
+            let question = Question::get(detail, &life.registration.hostname);
             if self.ask(user, &question).await? {
                 visible.push(life);
             }
@@ -164,7 +205,8 @@ impl FromRequestParts<App> for Identity {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let identity = Self::find(parts, app).await?;
+        let authenticating = tracing::info_span!("authenticate");
+        let identity = Self::find(parts, app).instrument(authenticating).await?;
         let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
         if let Some(name) = identity.limited_as(peer) {
             let turn = app.callers.enter(&name, Instant::now());
@@ -199,7 +241,7 @@ impl Identity {
         let known = if let Some(own) = Token::parse(token) {
             app.holder(&own).await?
         } else if let Some(asking) = app.options.door.kubernetes() {
-            let user = asking.who(token).await?;
+            let user = asking.who(token, &app.metrics).await?;
             user.map(|user| Self::of_token(user, &asking.accounts))
         } else {
             None

@@ -128,6 +128,11 @@ impl ApiError {
         }
     }
 
+    /// 503: the node says nothing at the moment.
+    pub(crate) fn silent(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
     /// The same for somebody who may not know of other nodes.
     pub(crate) fn without_names(mut self, asked: &str) -> Self {
         self.names.clear();

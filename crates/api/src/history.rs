@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
@@ -10,8 +11,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use nodestats_core::{Life, stored};
+use nodestats_runtime::telemetry;
 use nodestats_store::{Order, SampleKey};
 use nodestats_wire::{Timestamp, routes};
+use tracing::Instrument as _;
 
 use crate::answer::{Detail, Unpacked, answer, unpack};
 use crate::query::Span;
@@ -59,7 +62,8 @@ pub(crate) async fn respond(
         if let Some(piece) = ready {
             return Some((Ok(piece), (None, cursor)));
         }
-        match cursor.next_piece().await {
+        let request = cursor.request.clone();
+        match cursor.next_piece().instrument(request).await {
             Ok(piece) if piece.is_empty() => None,
             Ok(piece) => Some((Ok(piece), (None, cursor))),
             // Too late for a status: the connection is cut, so that nobody takes it as complete.
@@ -129,6 +133,10 @@ struct Cursor {
     written: Option<i64>,
     empty: bool,
     finished: bool,
+    /// The request, which lasts until the last piece is read.
+    request: tracing::Span,
+    /// What unpacking the samples of a piece took.
+    decoding: Duration,
 }
 
 impl Cursor {
@@ -155,11 +163,23 @@ impl Cursor {
             written: None,
             empty: true,
             finished: false,
+            request: tracing::Span::current(),
+            decoding: Duration::ZERO,
         })
     }
 
     /// The next piece of the body; an empty one is the end.
     async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
+        let span = tracing::info_span!("piece");
+        let begin = SystemTime::now();
+        self.decoding = Duration::ZERO;
+        let piece = self.make_piece().instrument(span.clone()).await;
+        // One span for all samples of the piece, as if they had been read one after another.
+        span.in_scope(|| telemetry::past("decode", begin, self.decoding, [], None));
+        piece
+    }
+
+    async fn make_piece(&mut self) -> Result<Bytes, ApiError> {
         let mut piece = Vec::new();
         if self.finished {
             return Ok(piece.into());
@@ -220,7 +240,9 @@ impl Cursor {
         (key, payload): (Timestamp, Bytes),
         next: Option<Timestamp>,
     ) -> Result<(), ApiError> {
+        let begin = Instant::now();
         let sample = unpack(&payload, self.detail)?;
+        self.decoding += begin.elapsed();
         if let Some(answer) = answer(self.detail, self.previous.as_ref(), &sample) {
             let second = key.second();
             let shared =

@@ -1,6 +1,7 @@
 //! `PUT /nodes/{node}`: samples come in, as an agent's frames or as a third party's JSON.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -10,6 +11,7 @@ use nodestats_core::{Frame, frame};
 use nodestats_store::{NewSample, Seen};
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
+use tracing::{Instrument as _, Span};
 
 use crate::access::Identity;
 use crate::query::NoQuery;
@@ -57,11 +59,12 @@ pub(crate) async fn put(
     // The body and its place are held until the samples are stored.
     let (samples, _body, _place) = if weight > LARGE {
         let turn = Arc::clone(&app.large_bodies).acquire_owned().await;
-        let (app, life) = (app.clone(), life.clone());
+        let (app, life, within) = (app.clone(), life.clone(), Span::current());
         // What bounds this goes with it, also where the request is given up: its place among the
         // node's pushes, its turn, and the share of memory that the body has.
         let reading = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            let _within = within.enter();
             (read(&app, &life, &body.bytes, now), body, place)
         });
         let read = reading.await;
@@ -72,8 +75,11 @@ pub(crate) async fn put(
     let samples = samples?;
     let count = samples.len() as u64;
     let seen = seen(&samples, sent_at(&headers)?, arrived);
-    app.store.append(&proof, samples, seen).await?;
-    app.metrics.stored(count);
+    let storing = tracing::info_span!("store", "nodestats.samples" = count);
+    let stored = app.store.append(&proof, samples, seen);
+    stored.instrument(storing).await?;
+    let lag = arrived.seconds_since(seen.fresh_at).max(0.0);
+    app.metrics.stored(count, Duration::from_secs_f64(lag));
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -126,6 +132,7 @@ fn frames(
     mut bytes: &[u8],
     now: Timestamp,
 ) -> Result<Vec<NewSample>, ApiError> {
+    let _span = tracing::info_span!("decode").entered();
     let mut samples = Vec::new();
     while !bytes.is_empty() {
         let at = |error: frame::Error| {
@@ -136,10 +143,10 @@ fn frames(
         };
         let (frame, own, rest) = Frame::split_first(bytes).map_err(at)?;
         // What cannot be read later is refused now.
-        frame.sample().map_err(at)?;
+        let values = frame.sample().map_err(at)?.values();
         let field = format!("[{}].time", samples.len());
         check_time(app, life, frame.time, now, &field)?;
-        samples.push(NewSample::from_frame(frame.time, frame.id, own));
+        samples.push(NewSample::from_frame(frame.time, frame.id, own, values));
         check_count(samples.len())?;
         bytes = rest;
     }
@@ -155,6 +162,7 @@ fn readings(
     bytes: &[u8],
     now: Timestamp,
 ) -> Result<Vec<NewSample>, ApiError> {
+    let _span = tracing::info_span!("decode").entered();
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
     let readings: Vec<Reading> = if is_array {
         body::json(bytes)?

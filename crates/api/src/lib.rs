@@ -8,6 +8,7 @@ pub mod aggregated;
 mod answer;
 mod body;
 mod error;
+mod exporter;
 mod forwarded;
 mod guard;
 mod history;
@@ -18,6 +19,7 @@ mod local;
 mod metrics;
 mod nodes;
 mod now;
+mod observe;
 mod openapi;
 mod page;
 mod query;
@@ -30,6 +32,7 @@ pub mod tokens;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nodestats_runtime::metrics::Registry;
 use nodestats_store::Store;
 use nodestats_wire::Timestamp;
 
@@ -39,7 +42,7 @@ pub use forwarded::forwarded_router;
 pub use guard::Exposure;
 pub use limits::Limits;
 pub use local::local_router;
-pub use metrics::Metrics;
+pub use metrics::{CertificateEnd, Metrics};
 pub use routes::{openapi_document, router};
 pub use serve::{serve, serve_locally};
 pub use tls::{Certificate, TlsError, serve_tls};
@@ -77,6 +80,10 @@ pub struct Options {
     pub cors_origins: Vec<String>,
     /// What one caller may ask for.
     pub limits: Limits,
+    /// Where it counts; what `/metrics` shows is all that is counted there.
+    pub registry: Registry,
+    /// The certificate that its listener shows.
+    pub certificate: CertificateEnd,
 }
 
 impl Default for Options {
@@ -88,6 +95,8 @@ impl Default for Options {
             door: Door::open(),
             cors_origins: Vec::new(),
             limits: Limits::default(),
+            registry: Registry::default(),
+            certificate: CertificateEnd::default(),
         }
     }
 }
@@ -104,6 +113,7 @@ impl App {
     /// An app on an open store.
     pub fn new(store: Store, options: Options) -> Self {
         let bodies = body::Budget::new(options.body_limit);
+        let metrics = Arc::new(Metrics::new(&options.registry));
         Self {
             started: Self::now(),
             large_bodies: Arc::new(tokio::sync::Semaphore::new(LARGE_BODIES)),
@@ -112,7 +122,7 @@ impl App {
             callers: limits::Callers::new(options.limits),
             store,
             options: Arc::new(options),
-            metrics: Arc::default(),
+            metrics,
             bodies,
             registrations: Arc::default(),
         }

@@ -11,6 +11,7 @@ use nodestats_core::life::{self, Life, When};
 use nodestats_store::Seen;
 use nodestats_wire::v1::{Freshness, NodeState, NodeView, Origin, Registration};
 use nodestats_wire::{Timestamp, routes};
+use tracing::Instrument as _;
 
 use crate::access::{Identity, Target, Want};
 use crate::query::{DeleteQuery, ListQuery, ListView, NoQuery, State as Which};
@@ -364,7 +365,15 @@ impl App {
         let asked = node.name.as_str();
         match self.find(node, when).await {
             Ok(life) => {
+                // The request's span, as far as it has room for it.
+                let named = if life.cluster.is_some() {
+                    "k8s.node.name"
+                } else {
+                    "host.name"
+                };
+                tracing::Span::current().record(named, &*life.registration.hostname);
                 self.permit(identity, want, Target::of(&life), asked)
+                    .instrument(tracing::info_span!("authorise"))
                     .await?;
                 Ok(life)
             }

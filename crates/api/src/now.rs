@@ -84,7 +84,7 @@ async fn find(
             let Some(time) = sample.and_then(|sample| sample.time()) else {
                 return Err(ApiError::unavailable("a stored sample cannot be read"));
             };
-            let previous = unpack(&payload, detail)?;
+            let previous = tracing::info_span!("decode").in_scope(|| unpack(&payload, detail))?;
             if let Some((time, sample)) = &current
                 && let Some(answer) = answer(detail, Some(&previous), sample)
             {

@@ -71,6 +71,32 @@ pub(crate) struct DeleteQuery {
     purge: Option<String>,
 }
 
+/// What is shown to Prometheus beside a node's own figures.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExporterQuery {
+    /// So many processes of each node too, those that used most CPU lately, 1 to 100. Without it none.
+    processes: Option<String>,
+}
+
+impl ExporterQuery {
+    pub(crate) fn processes(&self) -> Result<usize, ApiError> {
+        let Some(text) = &self.processes else {
+            return Ok(0);
+        };
+        let number = text
+            .parse()
+            .ok()
+            .filter(|number| (1..=100).contains(number));
+        number.ok_or_else(|| {
+            ApiError::parameter(
+                "processes",
+                "processes is a number from 1 to 100".to_owned(),
+            )
+        })
+    }
+}
+
 /// No query at all.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -18,9 +18,12 @@ use nodestats_wire::v1::{
 use crate::access::{Identity, Want};
 use crate::answer::Detail;
 use crate::openapi::{Answers, Document, Operation};
-use crate::query::{DeleteQuery, ListQuery, NoQuery, ProcessQuery, Samples, SpanQuery};
+use crate::query::{
+    DeleteQuery, ExporterQuery, ListQuery, NoQuery, ProcessQuery, Samples, SpanQuery,
+};
 use crate::{
-    ApiError, App, guard, history, ingest, join, limits, metrics, nodes, now, page, query, system,
+    ApiError, App, exporter, guard, history, ingest, join, limits, nodes, now, observe, page,
+    query, system,
 };
 
 /// The name of a node in a path: a UID, a host name or an address.
@@ -82,7 +85,10 @@ pub fn router(app: App) -> Router {
     router
         .layer(middleware::from_fn(limits::hold))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
-        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            observe::observe,
+        ))
         .with_state(app)
 }
 
@@ -144,7 +150,43 @@ fn system_routes(table: &mut Table) {
     table.add(
         "/metrics",
         get(system::metrics),
-        operation("metrics", "The program's own metrics, Prometheus text").answers(Answers::text()),
+        operation(
+            "metrics",
+            "The program's own metrics, Prometheus text or OpenMetrics",
+        )
+        .answers(Answers::text()),
+    );
+    table.add(
+        routes::NODE_METRICS,
+        get(exporter::all),
+        Operation::get(
+            "node_metrics",
+            "The newest figures of all nodes in the names of node_exporter",
+        )
+        .query::<ExporterQuery>()
+        .answers(Answers::text())
+        .errors(&[401, 429, 503]),
+    );
+    table.add(
+        "/metrics/nodes/{node}",
+        get(exporter::one),
+        Operation::get(
+            "metrics_of_node",
+            "The newest figures of a node in the names of node_exporter; 503 while it is silent",
+        )
+        .query::<ExporterQuery>()
+        .answers(Answers::text())
+        .errors(&[401, 404, 409, 429, 503]),
+    );
+    table.add(
+        routes::TARGETS,
+        get(exporter::targets),
+        operation(
+            "targets",
+            "One target a node, HTTP service discovery of Prometheus",
+        )
+        .answers(Answers::any_json())
+        .errors(&[401, 429, 503]),
     );
     table.add(
         "/openapi.json",

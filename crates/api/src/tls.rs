@@ -53,6 +53,12 @@ impl Certificate {
         self.finish(builder()?.with_no_client_auth())
     }
 
+    /// When it ends, in seconds since 1970 (RFC 5280 section 4.1.2.5); `None` where it cannot be read.
+    pub fn end(&self) -> Option<i64> {
+        let (_, read) = x509_parser::parse_x509_certificate(self.own()).ok()?;
+        Some(read.validity().not_after.timestamp())
+    }
+
     /// The certificate itself, in its DER form.
     pub fn own(&self) -> &[u8] {
         self.chain.first().expect("there is at least one")

@@ -117,6 +117,7 @@ async fn processes_are_shown_by_their_own_rule_and_by_no_other() {
         .token("viewer", "viewer", &[])
         .token("processes", "processes", &[])
         .rule("viewer", "list nodes", "*")
+        .rule("processes", "get nodes/metrics", "*")
         .rule("processes", "get nodes/proc", "*");
     for part in [
         "",
@@ -126,6 +127,7 @@ async fn processes_are_shown_by_their_own_rule_and_by_no_other() {
         "/network",
         "/filesystems",
         "/pressure",
+        "/metrics",
     ] {
         book = book.rule("viewer", &format!("get nodes{part}"), "*");
     }
@@ -141,12 +143,14 @@ async fn processes_are_shown_by_their_own_rule_and_by_no_other() {
             "?at=2026-03-01 13:45:00",
             "?from=0",
             "?view=full&from=0",
+            "?processes=5",
         ] {
             let path = format!("{path}{}", query.replace(' ', "%20"));
             let answer = closed.call_as("viewer", ("GET", &path), "").await;
             let text = String::from_utf8_lossy(&answer.body).into_owned();
             assert!(!text.contains(SECRET), "{path}");
-            let is_process = path.split(['/', '?']).any(|part| part == "proc");
+            let mut parts = path.split(['/', '?']);
+            let is_process = parts.any(|part| part == "proc" || part == "processes=5");
             // A query that this path does not take is refused before anybody is asked.
             if answer.status == 400 {
                 continue;

@@ -16,6 +16,10 @@ use nodestats_wire::{Timestamp, routes};
 use serde_json::{Value, json};
 use server::{Book, Server};
 
+fn now() -> Timestamp {
+    Timestamp::from_system(std::time::SystemTime::now())
+}
+
 /// A sample with every group, as a third party would put it.
 fn full_sample() -> Value {
     json!({
@@ -602,6 +606,13 @@ async fn every_route_and_every_status_in_the_description_is_real() {
                 routes::JOIN => provoke_join(&server).await,
                 path => provoke(&server, &method.to_uppercase(), path).await,
             };
+            if path == "/metrics/nodes/{node}" {
+                server.register("10.0.0.3", "counted", "c").await;
+                server
+                    .put_frames("c", Frames::new(now()).next_frame())
+                    .await;
+                seen.insert(server.get("/metrics/nodes/counted").await.status);
+            }
             let closed = server.asking(Book::default());
             let nothing = Limits {
                 in_flight: 0,

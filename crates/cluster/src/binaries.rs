@@ -134,6 +134,17 @@ pub fn helm() -> anyhow::Result<PathBuf> {
     Ok(build_module("helm", &module, "helm", "-s -w", |_| Ok(()))?.join("helm"))
 }
 
+/// Jaeger with everything in one program, built where it is missing: traces go there, and tests ask it.
+pub fn jaeger() -> anyhow::Result<PathBuf> {
+    let module = Module {
+        package: "github.com/jaegertracing/jaeger/cmd/all-in-one",
+        main: None,
+        requirements: include_str!("../../../xtask/jaeger/go.mod"),
+        sums: include_str!("../../../xtask/jaeger/go.sum"),
+    };
+    Ok(build_module("jaeger", &module, "jaeger", "-s -w", |_| Ok(()))?.join("jaeger"))
+}
+
 /// Builds a program into the cache, unless it is there: its folder is named after its sources.
 fn build_module(
     name: &str,

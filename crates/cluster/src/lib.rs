@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 
-pub use binaries::{Binaries, helm};
+pub use binaries::{Binaries, helm, jaeger};
 pub use images::{Image, build_image};
 pub use network::missing_programs;
 pub use state::{down, sweep};

@@ -9,14 +9,18 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use nodestats_k8s::condition::{self, Claim};
 use nodestats_k8s::{MonitoredNode, MonitoredNodeStatus, Phase, manager};
-use nodestats_wire::client;
+use nodestats_wire::client::{self, Attempt};
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use crate::decide::{Decision, NODE_LOST, WAITING};
 use crate::events::Event;
 use crate::metrics::Metrics;
 
 /// Why a node could not be reconciled. It is tried again.
+/// Where what is written here is written, as spans are called by.
+const OBJECT: &str = "/apis/nodestats.dev/v1alpha1/monitorednodes/{name}";
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the API server did not take a write")]
@@ -25,6 +29,17 @@ pub(crate) enum Error {
     Timeout,
     #[error("the API did not take the node's registration")]
     Register(#[source] client::Error),
+}
+
+impl Error {
+    /// What failed, one of few words: `error.type` of OpenTelemetry.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "write",
+            Self::Timeout => "timeout",
+            Self::Register(_) => "register",
+        }
+    }
 }
 
 /// The status that says what was decided; `None` where it says so already.
@@ -86,7 +101,12 @@ pub(crate) async fn write_status(
     let patch = Patch::Apply(document(object, "status", status));
     let params = PatchParams::apply(manager::CONTROLLER).force();
     let name = object.name_any();
-    let written = timely(metrics, nodes.patch_status(&name, &params, &patch)).await?;
+    let written = timely(
+        metrics,
+        "/status",
+        nodes.patch_status(&name, &params, &patch),
+    )
+    .await?;
     metrics.status_written();
     Ok(written.metadata.resource_version)
 }
@@ -101,7 +121,7 @@ pub(crate) async fn write_defaults(
     let patch = Patch::Apply(document(object, "spec", spec));
     let params = PatchParams::apply(manager::DEFAULTS);
     let name = object.name_any();
-    timely(metrics, nodes.patch(&name, &params, &patch)).await?;
+    timely(metrics, "", nodes.patch(&name, &params, &patch)).await?;
     metrics.spec_written();
     Ok(())
 }
@@ -116,12 +136,22 @@ fn document(object: &MonitoredNode, part: &str, value: Value) -> Value {
     })
 }
 
-/// A request that takes no longer than requests may.
+/// A write that takes no longer than requests may, with a span of its own.
 async fn timely<T>(
     metrics: &Metrics,
+    subresource: &'static str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(crate::REQUEST_PATIENCE, request).await {
+    let attempt = Attempt::elsewhere("PATCH", &format!("{OBJECT}{subresource}"));
+    let request = request.instrument(attempt.span());
+    let answer = tokio::time::timeout(crate::REQUEST_PATIENCE, request).await;
+    match &answer {
+        Ok(Ok(_)) => attempt.answered(200),
+        Ok(Err(kube::Error::Api(status))) => attempt.answered(status.code),
+        Ok(Err(_)) => attempt.failed("connect"),
+        Err(_) => attempt.failed("timeout"),
+    }
+    match answer {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => {
             metrics.request_failed(&error);

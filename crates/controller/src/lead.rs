@@ -19,6 +19,8 @@ use nodestats_wire::client;
 use nodestats_wire::v1::DeletionPolicy;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::apply::{self, Error};
 use crate::compare::{self, Departed, WithoutAgent};
@@ -172,7 +174,23 @@ async fn reconcile(
     object: Arc<Guarded<MonitoredNode>>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
-    context.metrics.reconciled();
+    let begin = Instant::now();
+    let span = tracing::info_span!(
+        "reconcile",
+        "k8s.node.name" = object.name_any(),
+        "error.type" = Empty,
+        "otel.status_code" = Empty
+    );
+    let done = look_at(&object, &context).instrument(span.clone()).await;
+    if let Err(error) = &done {
+        span.record("error.type", error.kind());
+        span.record("otel.status_code", "ERROR");
+    }
+    context.metrics.reconciled(begin.elapsed(), done.is_ok());
+    done
+}
+
+async fn look_at(object: &Guarded<MonitoredNode>, context: &Context) -> Result<Action, Error> {
     let object = match &object.0 {
         Ok(object) => object,
         Err(invalid) => {

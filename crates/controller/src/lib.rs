@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
+use nodestats_runtime::metrics::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub serving: Option<Serving>,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub admin: std::net::SocketAddr,
+    /// Where it counts.
+    pub registry: Registry,
 }
 
 /// How long one request to either API may take. Watches are not requests of this kind.
@@ -63,7 +66,7 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 pub async fn run(mut config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let client = client().await?;
     config.defaults = defaults::canonical(&config.defaults)?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(&config.registry));
     let listener = TcpListener::bind(config.admin)
         .await
         .with_context(|| format!("cannot listen on {}", config.admin))?;
@@ -71,6 +74,7 @@ pub async fn run(mut config: Config, stop: CancellationToken) -> anyhow::Result<
     let admin = nodestats_runtime::admin::serve(
         listener,
         Arc::clone(&metrics) as Arc<dyn nodestats_runtime::admin::Admin>,
+        config.registry.clone(),
         admin_stop.clone(),
     );
     // Probes are answered until the lease is given up.

@@ -1,11 +1,15 @@
-//! What the controller counts of itself, in Prometheus text format. All labels are from closed sets.
+//! What the controller counts of itself, and whether it is ready. All attributes are of closed sets.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use kube::runtime::watcher;
 use nodestats_k8s::Phase;
 use nodestats_runtime::admin::Admin;
+use nodestats_runtime::metrics::{self, Registry, SECONDS};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 /// Why a request to the API server failed: the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,12 @@ impl Failure {
         (Self::Network, "network"),
         (Self::Other, "other"),
     ];
+
+    fn attributes(self) -> [KeyValue; 1] {
+        let label = Self::ALL.iter().find(|(one, _)| *one == self);
+        let label = label.map_or("other", |(_, label)| *label);
+        [KeyValue::new("reason", label)]
+    }
 
     fn of_code(code: u16) -> Self {
         match code {
@@ -72,69 +82,165 @@ const STARTING: u8 = 0;
 const STANDBY: u8 = 1;
 const LEADER: u8 = 2;
 
-/// Counters and gauges of one process.
-#[derive(Debug, Default)]
+/// Instruments of one process, and whether it is ready.
+#[derive(Debug)]
 pub struct Metrics {
+    known: Arc<Known>,
+    reconciled: Counter<u64>,
+    reconcile_duration: Histogram<f64>,
+    requests_failed: Counter<u64>,
+    watches_failed: Counter<u64>,
+    writes: Counter<u64>,
+    registrations: Counter<u64>,
+    departures: Counter<u64>,
+    events: Counter<u64>,
+    polls_failed: Counter<u64>,
+}
+
+/// What is as it is now.
+#[derive(Debug, Default)]
+struct Known {
     role: AtomicU8,
     api_up: AtomicU8,
-    reconciled: AtomicU64,
-    requests_failed: [AtomicU64; Failure::ALL.len()],
-    watches_failed: [AtomicU64; Failure::ALL.len()],
-    status_writes: AtomicU64,
-    spec_writes: AtomicU64,
-    registrations: AtomicU64,
-    departures: AtomicU64,
-    events: AtomicU64,
-    polls_failed: AtomicU64,
     phases: [AtomicU64; Phase::ALL.len()],
     without_agent: AtomicU64,
 }
 
-macro_rules! count {
-    ($($name:ident => $field:ident),* $(,)?) => {
-        $(pub(crate) fn $name(&self) {
-            self.$field.fetch_add(1, Ordering::Relaxed);
-        })*
-    };
+/// How a reconcile ended: the attribute `result`.
+const RESULTS: [&str; 2] = ["success", "error"];
+/// The part of an object that was written: the attribute `field`.
+const FIELDS: [&str; 2] = ["status", "spec"];
+
+impl Default for Metrics {
+    /// Instruments that nobody reads.
+    fn default() -> Self {
+        Self::new(&Registry::default())
+    }
 }
 
 impl Metrics {
-    count! {
-        reconciled => reconciled,
-        status_written => status_writes,
-        spec_written => spec_writes,
-        registered => registrations,
-        departed => departures,
-        event_published => events,
-        poll_failed => polls_failed,
+    /// Makes the instruments.
+    pub fn new(registry: &Registry) -> Self {
+        let meter = registry.meter("nodestats.controller");
+        let known = Arc::new(Known::default());
+        known.observe(&meter);
+        let count = |name, help| metrics::counter(&meter, name, help, &[&[]]);
+        let by = |name, help, label: &'static str, values: &[&'static str]| {
+            let each: Vec<_> = values
+                .iter()
+                .map(|value| [KeyValue::new(label, *value)])
+                .collect();
+            let each: Vec<&[KeyValue]> = each.iter().map(<[_; 1]>::as_slice).collect();
+            metrics::counter(&meter, name, help, &each)
+        };
+        let reasons = Failure::ALL.map(|(_, label)| label);
+        Self {
+            reconciled: by(
+                "nodestats.controller.reconciles",
+                "Nodes looked at, by result.",
+                "result",
+                &RESULTS,
+            ),
+            reconcile_duration: meter
+                .f64_histogram("nodestats.controller.reconcile.duration")
+                .with_description("How long it took to look at one node.")
+                .with_unit("s")
+                .with_boundaries(SECONDS.to_vec())
+                .build(),
+            requests_failed: by(
+                "nodestats.controller.request.failures",
+                "Requests to the API server that failed.",
+                "reason",
+                &reasons,
+            ),
+            watches_failed: by(
+                "nodestats.controller.watch.failures",
+                "Failures of watches and objects that cannot be read.",
+                "reason",
+                &reasons,
+            ),
+            writes: by(
+                "nodestats.controller.writes",
+                "Writes of MonitoredNodes.",
+                "field",
+                &FIELDS,
+            ),
+            registrations: count(
+                "nodestats.controller.registrations",
+                "Registrations that the API took.",
+            ),
+            departures: count(
+                "nodestats.controller.departures",
+                "Nodes retired or purged.",
+            ),
+            events: count("nodestats.controller.events", "Events published."),
+            polls_failed: count(
+                "nodestats.controller.poll.failures",
+                "Questions that the API did not answer.",
+            ),
+            known,
+        }
+    }
+
+    pub(crate) fn reconciled(&self, took: Duration, success: bool) {
+        let result = [KeyValue::new("result", RESULTS[usize::from(!success)])];
+        self.reconciled.add(1, &result);
+        self.reconcile_duration.record(took.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn status_written(&self) {
+        self.writes.add(1, &[KeyValue::new("field", FIELDS[0])]);
+    }
+
+    pub(crate) fn spec_written(&self) {
+        self.writes.add(1, &[KeyValue::new("field", FIELDS[1])]);
+    }
+
+    pub(crate) fn registered(&self) {
+        self.registrations.add(1, &[]);
+    }
+
+    pub(crate) fn departed(&self) {
+        self.departures.add(1, &[]);
+    }
+
+    pub(crate) fn event_published(&self) {
+        self.events.add(1, &[]);
+    }
+
+    pub(crate) fn poll_failed(&self) {
+        self.polls_failed.add(1, &[]);
     }
 
     pub(crate) fn request_failed(&self, error: &kube::Error) {
-        count_failure(&self.requests_failed, Failure::of(error));
+        self.requests_failed
+            .add(1, &Failure::of(error).attributes());
     }
 
     pub(crate) fn request_timed_out(&self) {
-        count_failure(&self.requests_failed, Failure::Timeout);
+        self.requests_failed.add(1, &Failure::Timeout.attributes());
     }
 
     pub(crate) fn unparsable(&self) {
-        count_failure(&self.watches_failed, Failure::Unparsable);
+        self.watches_failed
+            .add(1, &Failure::Unparsable.attributes());
     }
 
     pub(crate) fn watch_failed(&self, error: &watcher::Error) {
-        count_failure(&self.watches_failed, Failure::of_watch(error));
+        self.watches_failed
+            .add(1, &Failure::of_watch(error).attributes());
     }
 
     pub(crate) fn set_leader(&self) {
-        self.role.store(LEADER, Ordering::Relaxed);
+        self.known.role.store(LEADER, Ordering::Relaxed);
     }
 
     pub(crate) fn set_standby(&self) {
-        self.role.store(STANDBY, Ordering::Relaxed);
+        self.known.role.store(STANDBY, Ordering::Relaxed);
     }
 
     pub(crate) fn set_api_up(&self, up: bool) {
-        self.api_up.store(u8::from(up), Ordering::Relaxed);
+        self.known.api_up.store(u8::from(up), Ordering::Relaxed);
     }
 
     pub(crate) fn set_nodes(&self, phases: impl Iterator<Item = Phase>, without_agent: usize) {
@@ -144,166 +250,88 @@ impl Metrics {
                 counts[index] += 1;
             }
         }
-        for (gauge, count) in self.phases.iter().zip(counts) {
+        for (gauge, count) in self.known.phases.iter().zip(counts) {
             gauge.store(count, Ordering::Relaxed);
         }
-        self.without_agent
-            .store(without_agent as u64, Ordering::Relaxed);
+        let gauge = &self.known.without_agent;
+        gauge.store(without_agent as u64, Ordering::Relaxed);
     }
 }
 
-fn count_failure(counters: &[AtomicU64; Failure::ALL.len()], failure: Failure) {
-    for ((one, _), counter) in Failure::ALL.iter().zip(counters) {
-        counter.fetch_add(u64::from(*one == failure), Ordering::Relaxed);
+impl Known {
+    fn observe(self: &Arc<Self>, meter: &Meter) {
+        for (name, help, figure) in [
+            (
+                "nodestats.controller.leader",
+                "1 where this replica acts.",
+                (|known| u64::from(known.role.load(Ordering::Relaxed) == LEADER))
+                    as fn(&Self) -> u64,
+            ),
+            (
+                "nodestats.controller.api.up",
+                "1 while the API answers.",
+                |known| u64::from(known.api_up.load(Ordering::Relaxed)),
+            ),
+            (
+                "nodestats.controller.nodes_without_agent",
+                "Nodes that lack an agent for too long.",
+                |known| known.without_agent.load(Ordering::Relaxed),
+            ),
+        ] {
+            let known = Arc::clone(self);
+            meter
+                .u64_observable_gauge(name)
+                .with_description(help)
+                .with_callback(move |observer| observer.observe(figure(&known), &[]))
+                .build();
+        }
+        let known = Arc::clone(self);
+        meter
+            .u64_observable_gauge("nodestats.controller.nodes")
+            .with_description("MonitoredNodes by phase.")
+            .with_callback(move |observer| {
+                for (phase, count) in Phase::ALL.iter().zip(&known.phases) {
+                    let phase = KeyValue::new("phase", format!("{phase:?}"));
+                    observer.observe(count.load(Ordering::Relaxed), &[phase]);
+                }
+            })
+            .build();
     }
 }
 
 impl Admin for Metrics {
     fn ready(&self) -> Result<(), String> {
-        match self.role.load(Ordering::Relaxed) {
+        match self.known.role.load(Ordering::Relaxed) {
             STARTING => Err("neither leader nor standby: the lease cannot be read".to_owned()),
             _ => Ok(()),
         }
-    }
-
-    fn metrics(&self) -> String {
-        let mut text = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, rows: &[(String, u64)]| {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in rows {
-                let _ = writeln!(text, "{name}{labels} {value}");
-            }
-        };
-        let one = |value: &AtomicU64| [(String::new(), value.load(Ordering::Relaxed))];
-        let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
-        family(
-            "nodestats_build_info",
-            "gauge",
-            "The version of this program.",
-            &[(version, 1)],
-        );
-        let leader = u64::from(self.role.load(Ordering::Relaxed) == LEADER);
-        family(
-            "nodestats_controller_leader",
-            "gauge",
-            "1 where this replica acts.",
-            &[(String::new(), leader)],
-        );
-        let up = u64::from(self.api_up.load(Ordering::Relaxed));
-        family(
-            "nodestats_controller_api_up",
-            "gauge",
-            "1 while the API answers.",
-            &[(String::new(), up)],
-        );
-        family(
-            "nodestats_controller_reconciles_total",
-            "counter",
-            "Nodes looked at.",
-            &one(&self.reconciled),
-        );
-        for (name, help, counters) in [
-            (
-                "nodestats_controller_request_failures_total",
-                "Requests to the API server that failed.",
-                &self.requests_failed,
-            ),
-            (
-                "nodestats_controller_watch_failures_total",
-                "Failures of watches and objects that cannot be read.",
-                &self.watches_failed,
-            ),
-        ] {
-            let row = |((_, label), value): (&(Failure, &str), &AtomicU64)| {
-                (
-                    format!("{{reason=\"{label}\"}}"),
-                    value.load(Ordering::Relaxed),
-                )
-            };
-            let rows: Vec<_> = Failure::ALL.iter().zip(counters).map(row).collect();
-            family(name, "counter", help, &rows);
-        }
-        let writes = [
-            (
-                "{field=\"status\"}".to_owned(),
-                self.status_writes.load(Ordering::Relaxed),
-            ),
-            (
-                "{field=\"spec\"}".to_owned(),
-                self.spec_writes.load(Ordering::Relaxed),
-            ),
-        ];
-        family(
-            "nodestats_controller_writes_total",
-            "counter",
-            "Writes of MonitoredNodes.",
-            &writes,
-        );
-        family(
-            "nodestats_controller_registrations_total",
-            "counter",
-            "Registrations that the API took.",
-            &one(&self.registrations),
-        );
-        family(
-            "nodestats_controller_departures_total",
-            "counter",
-            "Nodes retired or purged.",
-            &one(&self.departures),
-        );
-        family(
-            "nodestats_controller_events_total",
-            "counter",
-            "Events published.",
-            &one(&self.events),
-        );
-        family(
-            "nodestats_controller_poll_failures_total",
-            "counter",
-            "Questions that the API did not answer.",
-            &one(&self.polls_failed),
-        );
-        let row = |(phase, value): (&Phase, &AtomicU64)| {
-            (
-                format!("{{phase=\"{phase:?}\"}}"),
-                value.load(Ordering::Relaxed),
-            )
-        };
-        let rows: Vec<_> = Phase::ALL.iter().zip(&self.phases).map(row).collect();
-        family(
-            "nodestats_controller_nodes",
-            "gauge",
-            "MonitoredNodes by phase.",
-            &rows,
-        );
-        family(
-            "nodestats_controller_nodes_without_agent",
-            "gauge",
-            "Nodes that lack an agent for too long.",
-            &one(&self.without_agent),
-        );
-        text
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nodestats_runtime::metrics::Format;
+
     use super::*;
 
     #[test]
     fn every_line_is_of_a_family_and_labels_are_closed() {
-        let metrics = Metrics::default();
+        let registry = Registry::default();
+        let metrics = Metrics::new(&registry);
         assert!(metrics.ready().is_err());
         metrics.set_standby();
         assert!(metrics.ready().is_ok());
         metrics.set_nodes([Phase::Lost, Phase::Lost, Phase::Ready].into_iter(), 2);
         metrics.request_timed_out();
-        let text = metrics.metrics();
+        metrics.reconciled(Duration::from_millis(3), false);
+        let text = registry.render(Format::Text);
         for line in [
             "nodestats_controller_nodes{phase=\"Lost\"} 2",
             "nodestats_controller_nodes_without_agent 2",
             "nodestats_controller_request_failures_total{reason=\"timeout\"} 1",
             "nodestats_controller_watch_failures_total{reason=\"gone\"} 0",
+            "nodestats_controller_reconciles_total{result=\"error\"} 1",
+            "nodestats_controller_reconciles_total{result=\"success\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -17,6 +17,27 @@ pub struct Sample {
     pub processes: Vec<Process>,
 }
 
+/// Figures of a process that are kept of each moment: what changes with time, and what it is known by.
+const VALUES_OF_A_PROCESS: usize = 14;
+
+impl Sample {
+    /// How many figures it has: what bytes are divided by to compare how densely they are kept.
+    pub fn values(&self) -> u64 {
+        let host = &self.host;
+        let list = |length: Option<usize>, each: usize| length.unwrap_or_default() * each;
+        let values = list(host.load_average.map(|load| load.len()), 1)
+            + list(host.cpu_total.map(|_| 1), 8)
+            + list(Some(host.cpus.len()), 8)
+            + list(host.memory.map(|_| 1), 9)
+            + list(host.disks.as_ref().map(Vec::len), 6)
+            + list(host.interfaces.as_ref().map(Vec::len), 8)
+            + list(host.filesystems.as_ref().map(Vec::len), 5)
+            + list(host.pressure.map(|_| 3), 8)
+            + self.processes.len() * VALUES_OF_A_PROCESS;
+        values as u64
+    }
+}
+
 /// The figures of the host as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Host {

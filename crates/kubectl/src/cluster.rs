@@ -16,8 +16,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt as _};
+use nodestats_wire::client::Attempt;
 use nodestats_wire::v1::NodeView;
 use nodestats_wire::{client, routes};
+use tracing::Instrument as _;
 
 /// Which cluster, and as whom: what kubectl calls so.
 #[derive(Debug, Args)]
@@ -61,6 +63,11 @@ pub(crate) struct Access {
         global = true
     )]
     namespace: String,
+}
+
+/// What a request by the cluster's API is called.
+fn template(target: &str) -> String {
+    format!("{}{}", routes::AGGREGATED, routes::template(target))
 }
 
 /// Ways to nodestats.
@@ -141,6 +148,10 @@ impl Access {
         if let Some(meant) = meant {
             request = request.header(routes::ADDRESS_HEADER, meant);
         }
+        let attempt = Attempt::elsewhere("GET", &template(&target));
+        for (name, value) in &attempt.span().in_scope(client::trace_headers) {
+            request = request.header(name, value);
+        }
         let request = request.body(Vec::new()).context("a path")?;
         let asked = async {
             let response = client.send(request.map(kube::client::Body::from)).await?;
@@ -148,7 +159,13 @@ impl Access {
             let body = body.collect_bytes().await?;
             Ok::<_, kube::Error>((parts.status, next_page(&parts.headers), body))
         };
+        let asked = asked.instrument(attempt.span());
         let answer = tokio::time::timeout(crate::PATIENCE, asked).await;
+        match &answer {
+            Ok(Ok((status, ..))) => attempt.answered(status.as_u16()),
+            Ok(Err(_)) => attempt.failed("connect"),
+            Err(_) => attempt.failed("timeout"),
+        }
         let (status, next, body) = answer
             .context("the cluster's API server does not answer")?
             .map_err(|error| self.explain(error, "get", "nodes of stats.nodestats.dev"))?;
@@ -203,10 +220,14 @@ impl Access {
         let connection = async {
             let _ = connection.await;
         };
-        let request = hyper::Request::get(target)
+        let attempt = Attempt::elsewhere("GET", &routes::template(target));
+        let mut request = hyper::Request::get(target)
             .header(hyper::header::HOST, "localhost")
-            .header(hyper::header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())?;
+            .header(hyper::header::CONNECTION, "close");
+        for (name, value) in &attempt.span().in_scope(client::trace_headers) {
+            request = request.header(name, value);
+        }
+        let request = request.body(Empty::<Bytes>::new())?;
         let answer = async {
             let response = sender.send_request(request).await?;
             let (parts, body) = response.into_parts();
@@ -214,8 +235,12 @@ impl Access {
         };
         let answered = async { tokio::join!(answer, connection).0 };
         let (status, body) = match tokio::time::timeout(crate::PATIENCE, answered).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                attempt.answered(answer.0.as_u16());
+                answer
+            }
             Ok(Err(error)) => {
+                attempt.failed("connect");
                 let said = match refused {
                     Some(refused) => tokio::time::timeout(Duration::from_secs(1), refused).await,
                     None => Ok(None),

@@ -13,7 +13,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use nodestats_runtime::telemetry::{self, Program, Protocols, Telemetry};
 use nodestats_wire::client::{self, Client};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 /// Asks nodestats what nodes and their processes do, now and at any past moment.
 #[derive(Debug, Parser)]
@@ -41,6 +44,12 @@ struct Arguments {
     /// With --server: file of the bearer token that says who asks.
     #[arg(long, value_name = "FILE", global = true, requires = "server")]
     token_file: Option<PathBuf>,
+
+    /// Record a trace of this question through all that answers it, and print its id on standard error.
+    /// The servers send their parts to where they send traces; this program sends its own where the
+    /// standard variables say (`OTEL_EXPORTER_OTLP_ENDPOINT`).
+    #[arg(long, global = true)]
+    trace: bool,
 
     #[command(flatten)]
     access: cluster::Access,
@@ -135,8 +144,36 @@ fn main() -> ExitCode {
         .build();
     let result = runtime
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(run(arguments)));
+        .and_then(|runtime| runtime.block_on(traced(arguments)));
     nodestats_runtime::exit(result)
+}
+
+/// The whole question within one span, where somebody takes spans.
+async fn traced(arguments: Arguments) -> anyhow::Result<()> {
+    let is_wanted = arguments.trace;
+    let telemetry = Telemetry::start(Program {
+        name: "kubectl-nodestats",
+        protocols: Protocols::HttpAndGrpc,
+        logs: None,
+        always_traced: is_wanted,
+    });
+    let span = tracing::info_span!(
+        "kubectl nodestats",
+        "error.type" = Empty,
+        "otel.status_code" = Empty
+    );
+    let result = run(arguments).instrument(span.clone()).await;
+    if result.is_err() {
+        span.record("error.type", "_OTHER");
+        span.record("otel.status_code", "ERROR");
+    }
+    let ids = span.in_scope(telemetry::current_ids);
+    drop(span);
+    telemetry.end().await;
+    if let Some((trace, _)) = ids.filter(|_| is_wanted) {
+        eprintln!("trace {trace}");
+    }
+    result
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nodestats_runtime::logs;
 use nodestats_store::Location;
 use nodestats_wire::client::Fingerprint;
 use nodestats_wire::time::parse_span;
@@ -20,6 +21,9 @@ pub(crate) use token::{Role, Token, TokenCommand};
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+
+    #[command(flatten)]
+    pub(crate) logs: logs::Arguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +33,18 @@ pub(crate) enum Command {
     Controller(Controller),
     Token(Token),
     Ask(Ask),
+}
+
+impl Command {
+    /// What it is called as a service among others (`service.name` of OpenTelemetry).
+    pub(crate) fn service(&self) -> &'static str {
+        match self {
+            Self::Standalone(_) => "nodestats-standalone",
+            Self::Api(_) => "nodestats-api",
+            Self::Controller(_) => "nodestats-controller",
+            Self::Token(_) | Self::Ask(_) => "nodestats",
+        }
+    }
 }
 
 /// Asks a server for one path and prints the answer: for tests and probes in images that hold this

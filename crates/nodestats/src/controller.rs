@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use nodestats_controller::{Lifetimes, Serving};
 use nodestats_runtime::Supervisor;
+use nodestats_runtime::metrics::Registry;
 
 use crate::arguments::Controller;
 
@@ -17,7 +18,7 @@ pub(crate) fn own_namespace() -> anyhow::Result<String> {
 }
 
 /// `nodestats controller`.
-pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
+pub(crate) async fn run(arguments: Controller, registry: Registry) -> anyhow::Result<()> {
     let namespace = match arguments.namespace {
         Some(namespace) => namespace,
         None => own_namespace().context("outside a pod --namespace says where the Lease is")?,
@@ -58,6 +59,7 @@ pub(crate) async fn run(arguments: Controller) -> anyhow::Result<()> {
         agent_nodes: arguments.agent_nodes,
         serving,
         admin: arguments.admin_listen,
+        registry,
     };
     let mut supervisor = Supervisor::default();
     let stop = supervisor.stop_token();

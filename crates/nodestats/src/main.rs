@@ -13,11 +13,11 @@ use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
 use clap::Parser as _;
-use nodestats_runtime::{limits, logs};
+use nodestats_runtime::limits;
+use nodestats_runtime::telemetry::{Program, Protocols, Telemetry};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logs::init();
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // More threads do not make one host's history faster; each keeps memory of its own.
@@ -26,13 +26,22 @@ fn main() -> ExitCode {
         .build();
     nodestats_runtime::exit(runtime.map_err(Into::into).and_then(|runtime| {
         let result = runtime.block_on(async {
-            match arguments.command {
-                Command::Standalone(standalone) => server::standalone(standalone).await,
-                Command::Api(api) => server::api(api).await,
-                Command::Controller(arguments) => controller::run(arguments).await,
+            let telemetry = Telemetry::start(Program {
+                name: arguments.command.service(),
+                protocols: Protocols::HttpAndGrpc,
+                logs: Some(arguments.logs),
+                always_traced: false,
+            });
+            let registry = telemetry.registry().clone();
+            let result = match arguments.command {
+                Command::Standalone(standalone) => server::standalone(standalone, registry).await,
+                Command::Api(api) => server::api(api, registry).await,
+                Command::Controller(arguments) => controller::run(arguments, registry).await,
                 Command::Token(arguments) => token::run(arguments).await,
                 Command::Ask(question) => ask::run(question).await,
-            }
+            };
+            telemetry.end().await;
+            result
         });
         // A collector may hang in the kernel: the end does not wait for it.
         runtime.shutdown_background();

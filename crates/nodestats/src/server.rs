@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use nodestats_api::{Accounts, App, Door, Exposure, Kubernetes, Options};
+use nodestats_api::{Accounts, App, CertificateEnd, Door, Exposure, Kubernetes, Options};
+use nodestats_runtime::metrics::Registry;
 use nodestats_runtime::{Supervisor, directories, limits};
 use nodestats_store::{Credentials, Location, MemoryBudget, Store};
 use nodestats_wire::client::Fingerprint;
@@ -23,12 +24,12 @@ use crate::{local, serving};
 const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
 
 /// `nodestats standalone`.
-pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
+pub(crate) async fn standalone(arguments: Standalone, registry: Registry) -> anyhow::Result<()> {
     let data_dir = arguments
         .data_dir
         .unwrap_or_else(|| directories::state("nodestats"));
     let location = Location::Directory(data_dir.clone());
-    let server = Server::start(&arguments.serving, &location, None).await?;
+    let server = Server::start(&arguments.serving, &location, None, registry.clone()).await?;
     anyhow::ensure!(
         server.local.is_some(),
         "this host's agent reaches its server by a socket in {}, and there is none",
@@ -50,19 +51,20 @@ pub(crate) async fn standalone(arguments: Standalone) -> anyhow::Result<()> {
         buffer_bytes: 4 << 20,
         membership: None,
         admin: None,
+        registry,
     };
     server.run(Some(config)).await
 }
 
 /// `nodestats api`.
-pub(crate) async fn api(arguments: Api) -> anyhow::Result<()> {
+pub(crate) async fn api(arguments: Api, registry: Registry) -> anyhow::Result<()> {
     let location = database(arguments.database.database, &arguments.database.account)?;
     nodestats_runtime::tls::use_ring();
     let kubernetes = match &arguments.kubernetes_auth {
         Some(namespace) => Some(asking_kubernetes(namespace).await?),
         None => None,
     };
-    let mut server = Server::start(&arguments.serving, &location, kubernetes).await?;
+    let mut server = Server::start(&arguments.serving, &location, kubernetes, registry).await?;
     if let Some(address) = arguments.forwarded_listen {
         anyhow::ensure!(
             address.ip().is_loopback(),
@@ -175,6 +177,7 @@ impl Server {
         serving: &Serving,
         location: &Location,
         kubernetes: Option<Door>,
+        registry: Registry,
     ) -> anyhow::Result<Self> {
         let (exposure, door) = access(serving.listen, serving, kubernetes)?;
         let memory = MemoryBudget::from_limit(limits::memory());
@@ -182,6 +185,7 @@ impl Server {
             retention: serving.retention,
             memory,
             node_quota: serving.node_quota_mib.map(|mib| mib << 20),
+            meter: registry.meter("nodestats.store"),
         };
         // The listener first: an address in use is found before a database is made.
         let listener = bind(serving.listen).await?;
@@ -208,6 +212,7 @@ impl Server {
             exposure,
             door,
             cors_origins: serving.cors_origins.clone(),
+            registry,
             ..Options::default()
         };
         Ok(Self {
@@ -225,7 +230,13 @@ impl Server {
     /// the requests under way, then the database.
     async fn run(self, agent: Option<nodestats_agent::Config>) -> anyhow::Result<()> {
         let address = self.listener.local_addr()?;
-        let app = App::new(self.store.clone(), self.options);
+        let mut options = self.options;
+        if let Encryption::Secret(_) = self.encryption {
+            options.certificate = CertificateEnd::awaited();
+        }
+        let end = options.certificate.clone();
+        end.observe(&options.registry);
+        let app = App::new(self.store.clone(), options);
         let mut supervisor = Supervisor::default();
         let stop = supervisor.stop_token();
         let server_stop = CancellationToken::new();
@@ -237,7 +248,10 @@ impl Server {
                 Ok(())
             });
         }
-        let known = serving::Known::default();
+        let known = serving::Known {
+            end: end.clone(),
+            ..serving::Known::default()
+        };
         let anybody = known.anybody.subscribe();
         if let Some(listener) = self.aggregated {
             let front = known.front.subscribe();
@@ -257,9 +271,9 @@ impl Server {
                 true
             }
             Encryption::Files(files, own) => {
-                known.anybody.send_replace(Some(files.first()?));
+                known.anybody.send_replace(Some(files.first(&end)?));
                 fingerprint = own;
-                let following = files.follow(known.anybody, stop.clone());
+                let following = files.follow(known.anybody, end, stop.clone());
                 supervisor.spawn("the certificate", following);
                 true
             }
@@ -325,7 +339,7 @@ async fn encryption(
     if let Some((certificate, key)) = tls.certificate.clone().zip(tls.key.clone()) {
         let files = Files { certificate, key };
         // What does not do is told before anybody connects.
-        files.first()?;
+        files.first(&CertificateEnd::default())?;
         return Ok(Encryption::Files(files, None));
     }
     if !tls.self_signed {

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use nodestats_api::aggregated::{Front, FrontError};
-use nodestats_api::{Certificate, TlsError};
+use nodestats_api::{Certificate, CertificateEnd, TlsError};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ pub(crate) struct Known {
     pub(crate) anybody: watch::Sender<Option<Arc<ServerConfig>>>,
     /// For the front proxy; nobody follows it where there is no such listener.
     pub(crate) front: watch::Sender<Option<Front>>,
+    /// When the certificate ends.
+    pub(crate) end: CertificateEnd,
 }
 
 /// The objects as they were seen last.
@@ -88,6 +90,7 @@ pub(crate) async fn follow(
         let [certificate_told, front_told] = &mut told;
         let certificate = match seen.certificate() {
             Ok((certificate, anybody)) => {
+                known.end.set(certificate.end().unwrap_or_default());
                 known.anybody.send_replace(Some(anybody));
                 tell(certificate_told, "the certificate is served");
                 certificate

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nodestats_api::Certificate;
+use nodestats_api::{Certificate, CertificateEnd};
 use nodestats_wire::client::Fingerprint;
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
@@ -89,14 +89,17 @@ impl Files {
     }
 
     /// What is served at the start; an error where the files are not there or do not do.
-    pub(crate) fn first(&self) -> anyhow::Result<Arc<ServerConfig>> {
-        Ok(self.load(&self.read()?)?.1)
+    pub(crate) fn first(&self, end: &CertificateEnd) -> anyhow::Result<Arc<ServerConfig>> {
+        let (certificate, config) = self.load(&self.read()?)?;
+        end.set(certificate.end().unwrap_or_default());
+        Ok(config)
     }
 
     /// Follows the files until `stop`. What does not do changes nothing.
     pub(crate) async fn follow(
         self,
         known: watch::Sender<Option<Arc<ServerConfig>>>,
+        end: CertificateEnd,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut seen = self.read().ok();
@@ -122,7 +125,8 @@ impl Files {
                 continue;
             }
             match self.load(&read) {
-                Ok((_, config)) => {
+                Ok((certificate, config)) => {
+                    end.set(certificate.end().unwrap_or_default());
                     known.send_replace(Some(config));
                     tracing::info!("a new certificate is served");
                 }

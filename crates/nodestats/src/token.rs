@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nodestats_api::tokens;
+use nodestats_runtime::metrics::Registry;
 use nodestats_runtime::{directories, limits};
 use nodestats_store::{Location, MemoryBudget, Store};
 use nodestats_wire::client::Client;
@@ -59,6 +60,7 @@ impl Place {
             retention: Duration::MAX,
             memory: MemoryBudget::from_limit(limits::memory()),
             node_quota: None,
+            meter: Registry::default().meter("nodestats.store"),
         };
         nodestats_runtime::tls::use_ring();
         let store = Store::open(&location, &options).await?;

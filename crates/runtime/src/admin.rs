@@ -11,19 +11,24 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::{Format, Registry};
+
 /// What a program says of itself.
 pub trait Admin: Send + Sync + 'static {
     /// Whether it can do its work; if not, why, in a sentence.
     fn ready(&self) -> Result<(), String>;
-    /// Its metrics in Prometheus text format.
-    fn metrics(&self) -> String;
 }
 
 /// Most connections at a time: probes and scrapes.
 const CONNECTIONS: usize = 32;
 
 /// Answers until `stop`.
-pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<dyn Admin>,
+    registry: Registry,
+    stop: CancellationToken,
+) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
@@ -39,10 +44,10 @@ pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>, stop: Cancellat
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        let admin = Arc::clone(&admin);
+        let (admin, registry) = (Arc::clone(&admin), registry.clone());
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let answer = answer(&request, &*admin);
+                let answer = answer(&request, &*admin, &registry);
                 async move { Ok::<_, Infallible>(answer) }
             });
             let mut server = hyper::server::conn::http1::Builder::new();
@@ -53,14 +58,24 @@ pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>, stop: Cancellat
     }
 }
 
-fn answer(request: &Request<Incoming>, admin: &dyn Admin) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    admin: &dyn Admin,
+    registry: &Registry,
+) -> Response<Full<Bytes>> {
+    let accept = request.headers().get(hyper::header::ACCEPT);
+    let format = Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
+    let mut kind = "text/plain; charset=utf-8";
     let (status, text) = match request.uri().path() {
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => match admin.ready() {
             Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
             Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         },
-        "/metrics" => (StatusCode::OK, admin.metrics()),
+        "/metrics" => {
+            kind = format.media_type();
+            (StatusCode::OK, registry.render(format))
+        }
         _ => (
             StatusCode::NOT_FOUND,
             "there are /healthz, /readyz and /metrics\n".to_owned(),
@@ -68,10 +83,10 @@ fn answer(request: &Request<Incoming>, admin: &dyn Admin) -> Response<Full<Bytes
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    let plain = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4");
+    let kind = hyper::header::HeaderValue::from_static(kind);
     response
         .headers_mut()
-        .insert(hyper::header::CONTENT_TYPE, plain);
+        .insert(hyper::header::CONTENT_TYPE, kind);
     response
 }
 
@@ -87,10 +102,6 @@ mod tests {
         fn ready(&self) -> Result<(), String> {
             Err("no database".to_owned())
         }
-
-        fn metrics(&self) -> String {
-            "up 1\n".to_owned()
-        }
     }
 
     #[tokio::test]
@@ -98,7 +109,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, Arc::new(NotReady), stop.clone()));
+        let registry = Registry::default();
+        registry.watch_process("test");
+        let work = serve(listener, Arc::new(NotReady), registry, stop.clone());
+        let server = tokio::spawn(work);
         let ask = async |path: &str| {
             let mut stream = tokio::net::TcpStream::connect(address)
                 .await
@@ -115,7 +129,8 @@ mod tests {
             ready.starts_with("HTTP/1.1 503") && ready.ends_with("no database\n"),
             "{ready}"
         );
-        assert!(ask("/metrics").await.ends_with("up 1\n"));
+        let metrics = ask("/metrics").await;
+        assert!(metrics.contains("\nprocess_open_fds "), "{metrics}");
         assert!(ask("/").await.starts_with("HTTP/1.1 404"));
         stop.cancel();
         server.await.expect("ends");

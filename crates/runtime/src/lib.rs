@@ -1,11 +1,13 @@
-//! What every program of nodestats needs of its process: logs, signals, limits, default folders,
+//! What every program of nodestats needs of its process: logs, metrics, traces, signals, limits, default folders,
 //! tasks that nobody forgets, and a listener for whoever operates it. Knows nothing of nodes and samples.
 
 pub mod admin;
 pub mod directories;
 pub mod limits;
 pub mod logs;
+pub mod metrics;
 mod supervisor;
+pub mod telemetry;
 pub mod tls;
 
 pub use supervisor::Supervisor;

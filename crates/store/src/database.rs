@@ -17,6 +17,8 @@ use surrealdb::types::{RecordId, SurrealValue, Value, Variables};
 use surrealdb::{IndexedResults, Surreal};
 use surrealdb_cnf::ConfigMap;
 use surrealdb_core::kvs::Datastore;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::directory::Directory;
 use crate::location::Location;
@@ -46,6 +48,20 @@ pub enum Error {
     /// The disk is all but full.
     #[error("the disk of the data directory is full: {0} bytes are available")]
     DiskFull(u64),
+}
+
+impl Error {
+    /// What failed, one of few words: `error.type` of OpenTelemetry.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Surreal(_) => "surrealdb",
+            Self::Datastore(_) => "datastore",
+            Self::Authorities(_) => "authorities",
+            Self::Closed => "closed",
+            Self::Timeout(_) => "timeout",
+            Self::DiskFull(_) => "disk_full",
+        }
+    }
 }
 
 /// Bytes that stay free where samples are written, and where only rows are deleted. A log of
@@ -158,6 +174,30 @@ impl Database {
         statements: &str,
         variables: Variables,
     ) -> Result<IndexedResults, Error> {
+        let span = query_span(statements);
+        self.query_within(span, statements, variables).await
+    }
+
+    async fn query_within(
+        &self,
+        span: Span,
+        statements: &str,
+        variables: Variables,
+    ) -> Result<IndexedResults, Error> {
+        let answer = self.answer(statements, variables).instrument(span.clone());
+        let answer = answer.await;
+        if let Err(error) = &answer {
+            span.record("error.type", error.kind());
+            span.record("otel.status_code", "ERROR");
+        }
+        answer
+    }
+
+    async fn answer(
+        &self,
+        statements: &str,
+        variables: Variables,
+    ) -> Result<IndexedResults, Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -193,9 +233,12 @@ impl Database {
 
     /// Bytes that its disk has left, where it is embedded and on a disk that says so.
     pub(crate) fn available(&self) -> Option<u64> {
-        let directory = self.directory.as_ref()?;
-        let disk = rustix::fs::statvfs(directory.path()).ok()?;
-        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+        available(self.directory.as_ref()?.path())
+    }
+
+    /// Its folder, where it is embedded and on a disk.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        Some(self.directory.as_ref()?.database())
     }
 
     /// A disk that does not say is taken to have room.
@@ -212,7 +255,11 @@ impl Database {
         statement: &str,
         variables: Variables,
     ) -> Result<Vec<T>, Error> {
-        Ok(self.query(statement, variables).await?.take(0)?)
+        let span = query_span(statement);
+        let answer = self.query_within(span.clone(), statement, variables);
+        let rows: Vec<T> = answer.await?.take(0)?;
+        span.record("db.response.returned_rows", rows.len());
+        Ok(rows)
     }
 
     /// The schema that the database says it has; `None` of a new one.
@@ -244,6 +291,57 @@ impl Database {
             std::mem::forget(Arc::clone(&self.connection));
         }
     }
+}
+
+/// Bytes that the disk of a folder has left for us.
+pub(crate) fn available(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// What a statement does and to which table, as spans are called; both of closed sets, since all
+/// statements are ours. What stands in a variable is called as the variable is.
+fn summary(statements: &str) -> (&str, &str) {
+    let mut words = statements.split_whitespace();
+    let operation = words.find(|word| *word != "BEGIN;").unwrap_or_default();
+    let table = match operation {
+        "SELECT" => words
+            .find(|word| *word == "FROM")
+            .and_then(|_| words.next()),
+        "INSERT" => words.nth(1),
+        _ => words.next(),
+    };
+    let table = table.unwrap_or_default();
+    let end = table.find([':', ';', ')']).unwrap_or(table.len());
+    let table = match &table[..end] {
+        // The one select within a select is of samples too.
+        "$range" | "(SELECT" => "sample",
+        other => other.trim_start_matches('$'),
+    };
+    (operation, table)
+}
+
+/// The span of statements, by OpenTelemetry's conventions for databases.
+fn query_span(statements: &str) -> Span {
+    let span = tracing::info_span!(
+        "query",
+        "otel.kind" = "client",
+        "otel.name" = Empty,
+        "otel.status_code" = Empty,
+        "db.system.name" = "surrealdb",
+        "db.namespace" = NAMESPACE,
+        "db.operation.name" = Empty,
+        "db.collection.name" = Empty,
+        "db.response.returned_rows" = Empty,
+        "error.type" = Empty,
+    );
+    if !span.is_disabled() {
+        let (operation, table) = summary(statements);
+        span.record("otel.name", format!("{operation} {table}"));
+        span.record("db.operation.name", operation);
+        span.record("db.collection.name", table);
+    }
+    span
 }
 
 /// Variables of a statement.
@@ -303,4 +401,34 @@ async fn embedded(path: &str, configuration: ConfigMap) -> Result<Connection, Er
         .check()?;
     client.use_ns(NAMESPACE).use_db(NAMESPACE).await?;
     Ok(Connection::Embedded { client, datastore })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_called_by_what_it_does_and_to_what() {
+        for (statements, called) in [
+            (
+                "SELECT id, p FROM $range ORDER BY id ASC LIMIT $limit",
+                ("SELECT", "sample"),
+            ),
+            ("SELECT VALUE life FROM $node", ("SELECT", "node")),
+            ("SELECT * FROM seen", ("SELECT", "seen")),
+            ("SELECT VALUE version FROM meta:schema", ("SELECT", "meta")),
+            (
+                "BEGIN; INSERT INTO sample $rows ON DUPLICATE",
+                ("INSERT", "sample"),
+            ),
+            ("DELETE $node RETURN NONE; DELETE $seen", ("DELETE", "node")),
+            ("UPSERT meta:schema SET version = 1", ("UPSERT", "meta")),
+            (
+                "SELECT VALUE count FROM (SELECT count() AS count FROM $range GROUP ALL)",
+                ("SELECT", "sample"),
+            ),
+        ] {
+            assert_eq!(summary(statements), called, "{statements}");
+        }
+    }
 }

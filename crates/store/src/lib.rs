@@ -8,6 +8,7 @@ mod database;
 mod directory;
 mod location;
 mod memory;
+mod metrics;
 mod registry;
 mod retention;
 mod samples;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use nodestats_core::Life;
 use nodestats_wire::Timestamp;
+use opentelemetry::metrics::Meter;
 
 pub use directory::is_made;
 pub use location::{Credentials, Location, LocationError};
@@ -89,6 +91,8 @@ pub struct Options {
     pub memory: MemoryBudget,
     /// Bytes that one node may keep. `None`: an equal share, when the disk becomes scarce.
     pub node_quota: Option<u64>,
+    /// Where it counts.
+    pub meter: Meter,
 }
 
 /// The open store. Cloning is cheap; all clones are one store.
@@ -99,6 +103,7 @@ pub struct Store {
     usage: usage::Usage,
     retention: Duration,
     node_quota: Option<u64>,
+    metrics: metrics::Metrics,
 }
 
 impl Store {
@@ -127,13 +132,15 @@ impl Store {
             .await
             .map_err(failed)?;
         let usage = usage::Usage::load(&database).await.map_err(failed)?;
-        let writer = writer::Writer::start(database.clone(), usage.clone());
+        let metrics = metrics::Metrics::new(&options.meter, &database, &usage, &options.memory);
+        let writer = writer::Writer::start(database.clone(), usage.clone(), metrics.clone());
         Ok(Self {
             database,
             writer,
             usage,
             retention: options.retention,
             node_quota: options.node_quota,
+            metrics,
         })
     }
 

@@ -1,9 +1,12 @@
 //! Retention: what is older than the retention, by its own time, is deleted in bounded pieces.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use nodestats_core::stored;
 use nodestats_wire::Timestamp;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::database::bind;
 use crate::samples::{Order, time_range};
@@ -17,6 +20,17 @@ impl Store {
     /// left; and what a push left that was under way when its node was purged. Returns when it is
     /// done; reads and writes go on meanwhile.
     pub async fn retain(&self, now: Timestamp) -> Result<(), Error> {
+        let begin = Instant::now();
+        let span = tracing::info_span!("retention", "otel.status_code" = Empty);
+        let done = self.delete_old(now).instrument(span.clone()).await;
+        if done.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
+        self.metrics.retained(begin.elapsed(), done.is_ok());
+        done
+    }
+
+    async fn delete_old(&self, now: Timestamp) -> Result<(), Error> {
         // In this order: a node that registers in between has a life.
         let seen = self.seen().await?;
         let lives = self.lives().await?;

@@ -21,6 +21,8 @@ pub struct NewSample {
     pub(crate) key: SampleKey,
     /// Its encoded form.
     pub(crate) payload: Vec<u8>,
+    /// Figures of a frame; 0 of a reading.
+    pub(crate) values: u64,
 }
 
 /// What makes a sample of one node count once, in the order of time.
@@ -42,14 +44,15 @@ pub enum Order {
 }
 
 impl NewSample {
-    /// From an agent's frame: its own bytes and its header.
-    pub fn from_frame(time: Timestamp, id: FrameId, frame: &[u8]) -> Self {
+    /// From an agent's frame: its own bytes, its header, and how many figures it has.
+    pub fn from_frame(time: Timestamp, id: FrameId, frame: &[u8], values: u64) -> Self {
         Self {
             key: SampleKey {
                 time,
                 push: Some(id),
             },
             payload: stored::from_frame(frame),
+            values,
         }
     }
 
@@ -64,6 +67,7 @@ impl NewSample {
         Self {
             key: SampleKey { time, push: None },
             payload: stored::from_reading(&reading),
+            values: 0,
         }
     }
 }

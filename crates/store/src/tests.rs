@@ -20,6 +20,7 @@ fn options(retention_seconds: u64) -> Options {
         retention: Duration::from_secs(retention_seconds),
         memory: MemoryBudget::from_limit(0),
         node_quota: None,
+        meter: opentelemetry::global::meter("test"),
     }
 }
 
@@ -45,7 +46,7 @@ fn pushed(seconds: i64, sequence: u64) -> NewSample {
         sequence,
     };
     let bytes = frame::encode(at(seconds), id, &Sample::default());
-    NewSample::from_frame(at(seconds), id, &bytes)
+    NewSample::from_frame(at(seconds), id, &bytes, 1)
 }
 
 fn reading(seconds: i64, memory: f64) -> NewSample {

@@ -93,6 +93,16 @@ impl Usage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of all nodes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.kept().bytes
+    }
+
+    /// How many nodes have any.
+    pub(crate) fn nodes(&self) -> u64 {
+        self.kept().nodes.len() as u64
+    }
+
     /// As the rows have it.
     pub(crate) async fn load(database: &Database) -> Result<Self, crate::database::Error> {
         let rows: Vec<Value> = database.select("SELECT * FROM usage", bind([])).await?;

@@ -4,13 +4,17 @@
 use surrealdb::types::{Array, Bytes, Object, SurrealValue, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::Error;
 use crate::database::{self, Database, bind};
+use crate::metrics::Metrics;
 use crate::samples::NewSample;
 use crate::seen::{self, Seen};
 use crate::usage::Usage;
@@ -30,6 +34,9 @@ struct Job {
     samples: Vec<NewSample>,
     seen: Seen,
     done: oneshot::Sender<Result<(), Error>>,
+    /// The request that brought it; ends with the wait for a turn.
+    queued: Span,
+    request: Span,
     /// Transactions that others had since it came.
     passed_over: u32,
 }
@@ -48,10 +55,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(database: Database, usage: Usage) -> Self {
+    pub(crate) fn start(database: Database, usage: Usage, metrics: Metrics) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let stop = Arc::new(tokio::sync::Notify::new());
-        let task = tokio::spawn(run(database, usage, jobs, Arc::clone(&stop)));
+        let task = tokio::spawn(run(database, usage, metrics, jobs, Arc::clone(&stop)));
         Self {
             queue,
             task: Arc::new(Mutex::new(Some(task))),
@@ -74,6 +81,8 @@ impl Writer {
             samples,
             seen,
             done,
+            queued: tracing::info_span!("queue"),
+            request: Span::current(),
             passed_over: 0,
         };
         self.queue.send(job).await.map_err(|_| Error::Closing)?;
@@ -94,6 +103,7 @@ impl Writer {
 async fn run(
     database: Database,
     usage: Usage,
+    metrics: Metrics,
     mut jobs: mpsc::Receiver<Job>,
     stop: Arc<tokio::sync::Notify>,
 ) {
@@ -114,7 +124,7 @@ async fn run(
         }
         let batch = take_batch(&mut waiting);
         if !batch.is_empty() {
-            write_batch(&database, &usage, batch).await;
+            write_batch(&database, &usage, &metrics, batch).await;
         }
     }
 }
@@ -155,11 +165,21 @@ fn take_batch(waiting: &mut Vec<Job>) -> Vec<Job> {
     batch
 }
 
-async fn write_batch(database: &Database, usage: &Usage, batch: Vec<Job>) {
-    match insert(database, &batch).await {
+async fn write_batch(database: &Database, usage: &Usage, metrics: &Metrics, mut batch: Vec<Job>) {
+    for job in &mut batch {
+        job.queued = Span::none();
+    }
+    let stored = |job: &Job| {
+        usage.stored(&job.uid, &job.samples);
+        let frames = job.samples.iter().filter(|sample| sample.values > 0);
+        for sample in frames {
+            metrics.stored(sample.payload.len() as u64, sample.values);
+        }
+    };
+    match insert(database, metrics, &batch).await {
         Ok(()) => {
             for job in batch {
-                usage.stored(&job.uid, &job.samples);
+                stored(&job);
                 let _ = job.done.send(Ok(()));
             }
         }
@@ -167,9 +187,9 @@ async fn write_batch(database: &Database, usage: &Usage, batch: Vec<Job>) {
         Err(error) if batch.len() > 1 => {
             tracing::debug!(%error, pushes = batch.len(), "a batch failed; writing its pushes alone");
             for job in batch {
-                let result = insert(database, std::slice::from_ref(&job)).await;
+                let result = insert(database, metrics, std::slice::from_ref(&job)).await;
                 if result.is_ok() {
-                    usage.stored(&job.uid, &job.samples);
+                    stored(&job);
                 }
                 let _ = job.done.send(result.map_err(Error::Unavailable));
             }
@@ -215,7 +235,38 @@ fn seen_rows(batch: &[Job]) -> Vec<Value> {
 }
 
 /// Writes all of a batch in one transaction.
-async fn insert(database: &Database, batch: &[Job]) -> Result<(), database::Error> {
+async fn insert(
+    database: &Database,
+    metrics: &Metrics,
+    batch: &[Job],
+) -> Result<(), database::Error> {
+    let begin = Instant::now();
+    // Each push sees the transaction that it shares with others as its own; the statement itself is in
+    // the trace of the first.
+    let spans: Vec<Span> = batch
+        .iter()
+        .map(|job| {
+            tracing::info_span!(
+                parent: &job.request,
+                "transaction",
+                "otel.status_code" = Empty,
+                "nodestats.pushes" = batch.len()
+            )
+        })
+        .collect();
+    let first = spans.first().cloned().unwrap_or_else(Span::none);
+    let inserted = insert_rows(database, batch).instrument(first).await;
+    if inserted.is_err() {
+        for span in &spans {
+            span.record("otel.status_code", "ERROR");
+        }
+    }
+    let rows = batch.iter().map(|job| job.samples.len()).sum();
+    metrics.wrote(batch.len(), rows, begin.elapsed(), inserted.is_ok());
+    inserted
+}
+
+async fn insert_rows(database: &Database, batch: &[Job]) -> Result<(), database::Error> {
     let rows: BTreeMap<Vec<u8>, Value> = batch.iter().flat_map(job_rows).collect();
     let array = |rows: Vec<Value>| Value::Array(Array::from(rows));
     let statements = format!(
@@ -250,6 +301,8 @@ mod tests {
                 clock_offset_micros: None,
             },
             done: oneshot::channel().0,
+            queued: Span::none(),
+            request: Span::none(),
             passed_over: 0,
         }
     }

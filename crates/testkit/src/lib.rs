@@ -5,9 +5,12 @@
 mod certificates;
 mod database;
 pub mod fake_api_server;
+pub mod jaeger;
 pub mod kubernetes;
 mod lan;
+pub mod logs;
 mod program;
+mod prometheus;
 mod samples;
 mod small_disk;
 
@@ -15,6 +18,7 @@ pub use certificates::Authority;
 pub use database::DatabaseServer;
 pub use lan::Lan;
 pub use program::{Program, Run};
+pub use prometheus::{Exporter, Prometheus, Samples, promtool};
 pub use samples::Frames;
 pub use small_disk::SmallDisk;
 

@@ -62,9 +62,10 @@ pub(crate) fn command(name: &str, arguments: &[&str]) -> Command {
 pub(crate) fn isolated(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
-    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("NODESTATS_"))
-    {
-        command.env_remove(variable);
+    for (variable, _) in std::env::vars() {
+        if variable.starts_with("NODESTATS_") || variable.starts_with("OTEL_") {
+            command.env_remove(variable);
+        }
     }
     command
 }
@@ -88,6 +89,16 @@ impl Program {
     /// Where it ends instead.
     pub fn serve(arguments: &[&str]) -> Self {
         Self::serve_by(&mut command("nodestats", arguments))
+    }
+
+    /// The same with these variables, and its log in a file.
+    ///
+    /// # Panics
+    /// Where it ends instead.
+    pub fn serve_with(arguments: &[&str], environment: &[(&str, String)], log: &Path) -> Self {
+        let mut command = command("nodestats", arguments);
+        command.stderr(std::fs::File::create(log).expect("created"));
+        Self::serve_by(command.envs(environment.iter().cloned()))
     }
 
     /// The same in the cluster of a kubeconfig, with its log in a file.
@@ -184,6 +195,11 @@ impl Program {
             child: Running(command.spawn().expect("starts")),
             address: String::new(),
         }
+    }
+
+    /// Runs a program to its end, with these variables.
+    pub fn run_with(name: &str, arguments: &[&str], environment: &[(&str, String)]) -> Run {
+        Run::of(command(name, arguments).envs(environment.iter().cloned()))
     }
 
     /// Runs a program to its end.

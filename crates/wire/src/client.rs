@@ -1,6 +1,7 @@
 //! The one typed HTTP client: agent, plugin and tests ask through it.
 
 mod pin;
+mod traced;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::{Method, StatusCode, Url, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::Instrument as _;
 
 use crate::Timestamp;
 use crate::problem::Problem;
@@ -19,6 +21,7 @@ use crate::v1::{
 };
 
 pub use pin::{Fingerprint, FingerprintError};
+pub use traced::{Attempt, trace_headers};
 
 /// Why a request had no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,18 @@ impl Error {
             Self::Refused(problem) => Some(problem.status),
             Self::Foreign { status, .. } => Some(status.as_u16()),
             _ => None,
+        }
+    }
+
+    /// Why there was no answer, one of few words: `error.type` of OpenTelemetry.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoAnswer { source, .. } if source.is_timeout() => "timeout",
+            Self::NoAnswer { source, .. } if source.is_connect() => "connect",
+            Self::NoAnswer { .. } => "broken_off",
+            Self::Refused(_) | Self::Foreign { .. } => "refused",
+            Self::File(..) => "token_file",
+            _ => "_OTHER",
         }
     }
 
@@ -285,7 +300,10 @@ impl Client {
     pub async fn push_frames(&self, node: &str, frames: Vec<u8>) -> Result<(), Error> {
         let now = Timestamp::from_system(SystemTime::now());
         let request = self.frames(node, frames);
-        let request = request.header(routes::SENT_AT_HEADER, now.to_string());
+        let request = request.header(
+            header::HeaderName::from_static(routes::SENT_AT_HEADER),
+            now.to_string(),
+        );
         self.send(request).await.map(drop)
     }
 
@@ -294,7 +312,7 @@ impl Client {
         self.send(self.frames(node, frames)).await.map(drop)
     }
 
-    fn frames(&self, node: &str, frames: Vec<u8>) -> reqwest::RequestBuilder {
+    fn frames(&self, node: &str, frames: Vec<u8>) -> Request {
         self.request(Method::PUT, &routes::node(node))
             .header(header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
             .body(frames)
@@ -352,11 +370,11 @@ impl Client {
 
     /// Asks for `path` and returns the body as the server sent it.
     pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<u8>, Error> {
-        let mut request = self.request(Method::GET, path);
-        if !query.is_empty() {
-            let query = serde_urlencoded::to_string(query).expect("pairs of texts encode");
-            request = self.request(Method::GET, &format!("{path}?{query}"));
-        }
+        let query = serde_urlencoded::to_string(query).expect("pairs of texts encode");
+        let request = match &*query {
+            "" => self.request(Method::GET, path),
+            query => self.request(Method::GET, &format!("{path}?{query}")),
+        };
         let response = self.send(request).await?;
         let body = response
             .bytes()
@@ -365,28 +383,45 @@ impl Client {
         Ok(body.to_vec())
     }
 
-    fn json(
-        &self,
-        method: Method,
-        path: &str,
-        body: &(impl Serialize + ?Sized),
-    ) -> reqwest::RequestBuilder {
+    fn json(&self, method: Method, path: &str, body: &(impl Serialize + ?Sized)) -> Request {
         let body = serde_json::to_vec(body).expect("what is sent is plain data");
         self.request(method, path)
             .header(header::CONTENT_TYPE, "application/json")
             .body(body)
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    fn request(&self, method: Method, path: &str) -> Request {
         let url = self
             .base
             .join(path.trim_start_matches('/'))
             .unwrap_or_else(|_| self.base.clone());
+        let (host, port) = self.host_and_port();
+        let attempt = Attempt::new(&method, path, (&host, port));
         let http = self.http.read().unwrap_or_else(PoisonError::into_inner);
-        http.request(method, url)
+        Request {
+            builder: http.request(method, url),
+            attempt,
+        }
     }
 
-    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
+    async fn send(&self, request: Request) -> Result<reqwest::Response, Error> {
+        let Request { builder, attempt } = request;
+        let result = self.answer(builder).instrument(attempt.span()).await;
+        match &result {
+            Ok(response) => attempt.answered(response.status().as_u16()),
+            Err(error) => match error.status() {
+                Some(status) => attempt.answered(status),
+                None => attempt.failed(error.kind()),
+            },
+        }
+        result
+    }
+
+    async fn answer(
+        &self,
+        mut request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, Error> {
+        request = request.headers(trace_headers());
         request = match &self.token {
             Some(TokenSource::File(file)) => {
                 let token = std::fs::read_to_string(file);
@@ -420,6 +455,24 @@ impl Client {
             server: self.base.to_string(),
             source: source.without_url(),
         }
+    }
+}
+
+/// A request under way, and what is told of it.
+struct Request {
+    builder: reqwest::RequestBuilder,
+    attempt: Attempt,
+}
+
+impl Request {
+    fn header(mut self, name: header::HeaderName, value: impl AsRef<str>) -> Self {
+        self.builder = self.builder.header(name, value.as_ref());
+        self
+    }
+
+    fn body(mut self, body: Vec<u8>) -> Self {
+        self.builder = self.builder.body(body);
+        self
     }
 }
 

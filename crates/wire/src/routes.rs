@@ -15,6 +15,10 @@ pub const HEALTHZ: &str = "/healthz";
 pub const READYZ: &str = "/readyz";
 /// The program's own metrics in Prometheus text format.
 pub const METRICS: &str = "/metrics";
+/// The nodes' own figures in the names of Prometheus' `node_exporter`.
+pub const NODE_METRICS: &str = "/metrics/nodes";
+/// One target a node, as Prometheus discovers them by HTTP.
+pub const TARGETS: &str = "/metrics/targets";
 /// The description of this API, `OpenAPI` 3.1.
 pub const OPENAPI: &str = "/openapi.json";
 /// The page for people.
@@ -41,6 +45,9 @@ pub const SENT_AT_HEADER: &str = "nodestats-sent-at";
 /// Request header: the address that somebody meant by the node's name in the path, where a client has
 /// looked that up by what nodes say of themselves. The node must have it by what is known of it here.
 pub const ADDRESS_HEADER: &str = "nodestats-address";
+/// Request header that says the same as `traceparent` (W3C Trace Context): the API server of a cluster
+/// puts its own in that one's place, unless who asks is of system:masters or system:monitoring.
+pub const TRACE_HEADER: &str = "nodestats-traceparent";
 /// Response header: when the sample behind an answer about now was taken (RFC 3339).
 pub const SAMPLE_TIME_HEADER: &str = "nodestats-sample-time";
 /// Response header: which level of history answers from when to when.
@@ -63,6 +70,55 @@ pub fn registration(uid: &str) -> String {
     format!("{}/registration", node(uid))
 }
 
+/// The route that a path is of, with names in braces where they stand: what spans and metrics are called
+/// by, since there are few of them.
+pub fn template(path: &str) -> String {
+    let path = path.split('?').next().unwrap_or_default();
+    let path = path.strip_prefix(AGGREGATED).unwrap_or(path);
+    let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    match &segments[..] {
+        [] => PAGE.to_owned(),
+        ["nodes", _, "proc", _] => "/nodes/{node}/proc/{pid}".to_owned(),
+        ["nodes", _] => "/nodes/{node}".to_owned(),
+        ["nodes", _, part] if DETAILS.contains(part) => format!("/nodes/{{node}}/{part}"),
+        ["metrics", "nodes", _] => "/metrics/nodes/{node}".to_owned(),
+        ["local", "tokens", _] => "/local/tokens/{id}".to_owned(),
+        _ if [
+            NODES,
+            JOIN,
+            TOKENS,
+            HEALTHZ,
+            READYZ,
+            METRICS,
+            NODE_METRICS,
+            TARGETS,
+            OPENAPI,
+        ]
+        .contains(&path) =>
+        {
+            path.to_owned()
+        }
+        _ => "/{path}".to_owned(),
+    }
+}
+
+/// What stands after a node in a path.
+const DETAILS: [&str; 8] = [
+    "cpu",
+    "memory",
+    "disk",
+    "network",
+    "filesystems",
+    "pressure",
+    "proc",
+    "registration",
+];
+
+/// The path of one node's figures in the names of `node_exporter`.
+pub fn node_metrics(name: &str) -> String {
+    format!("{NODE_METRICS}/{}", escape_segment(name))
+}
+
 /// Percent-encodes what may not stand in one path segment (RFC 3986 section 3.3).
 pub fn escape_segment(segment: &str) -> String {
     use std::fmt::Write as _;
@@ -83,6 +139,25 @@ pub fn escape_segment(segment: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_holds_no_name() {
+        for (path, template_) in [
+            ("/nodes/192.168.2.10", "/nodes/{node}"),
+            ("/nodes/a/cpu?from=1", "/nodes/{node}/cpu"),
+            ("/nodes/a/proc/17", "/nodes/{node}/proc/{pid}"),
+            ("/nodes/a/b", "/{path}"),
+            ("/nodes?view=full", "/nodes"),
+            ("/local/tokens/x", "/local/tokens/{id}"),
+            (
+                "/apis/stats.nodestats.dev/v1alpha1/nodes/a/memory",
+                "/nodes/{node}/memory",
+            ),
+            ("/", "/"),
+        ] {
+            assert_eq!(template(path), template_, "{path}");
+        }
+    }
 
     #[test]
     fn a_segment_cannot_leave_its_place() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::metrics::{Cached, Metrics};
 use futures_util::future::BoxFuture;
 use moka::Expiry;
 use moka::future::Cache;
@@ -183,8 +184,13 @@ impl Asking {
         self.places.acquire().await.ok()
     }
 
-    pub(super) async fn who(&self, token: &str) -> Result<Option<Arc<User>>, Unreachable> {
+    pub(super) async fn who(
+        &self,
+        token: &str,
+        metrics: &Metrics,
+    ) -> Result<Option<Arc<User>>, Unreachable> {
         let key: [u8; 32] = Sha256::digest(token).into();
+        metrics.looked_up(Cached::Tokens, self.tokens.contains_key(&key));
         let ask = async {
             let _place = self.place().await;
             Ok(self.authority.who(token).await?.map(Arc::new))
@@ -197,8 +203,10 @@ impl Asking {
         &self,
         user: &Arc<User>,
         question: &Question,
+        metrics: &Metrics,
     ) -> Result<bool, Unreachable> {
         let key = (Arc::clone(user), question.clone());
+        metrics.looked_up(Cached::Decisions, self.decisions.contains_key(&key));
         let ask = async {
             let _place = self.place().await;
             self.authority.may(user, question).await

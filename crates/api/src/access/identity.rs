@@ -109,6 +109,8 @@ impl<'a> Target<'a> {
     }
 }
 
+/// All figures of a host together, in Prometheus' form.
+pub(crate) const METRICS: &str = "metrics";
 /// Processes stand under this detail and under no other.
 pub(crate) const PROCESSES: &str = "proc";
 

@@ -122,6 +122,7 @@ impl Server {
             retention,
             memory,
             node_quota: None,
+            meter: options.registry.meter("nodestats.store"),
         };
         let store = Store::open(&Location::Memory, &options_of_store)
             .await
