@@ -65,3 +65,55 @@ helm.sh/hook: test
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+
+{{/* Where traces go: the variables of a program, given the context, its service's name, and whether it is
+the agent, which sends by HTTP alone. */}}
+{{- define "nodestats.telemetry" -}}
+{{- $ := index . 0 }}{{ $service := index . 1 }}{{ $agent := index . 2 }}
+{{- $otlp := $.Values.telemetry.otlp }}
+{{- $endpoint := $otlp.endpoint }}
+{{- if $agent }}
+{{- $endpoint = $otlp.agentEndpoint | default (eq $otlp.protocol "grpc" | ternary "" $otlp.endpoint) }}
+{{- end }}
+{{- if $endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ $endpoint | quote }}
+- name: OTEL_EXPORTER_OTLP_PROTOCOL
+  value: {{ $agent | ternary "http/protobuf" $otlp.protocol }}
+- name: OTEL_SERVICE_NAME
+  value: {{ $service }}
+- name: OTEL_METRICS_EXPORTER
+  value: {{ $otlp.metrics | ternary "otlp" "none" }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ $otlp.sampleRatio | quote }}
+- name: OTEL_RESOURCE_ATTRIBUTES_NODE_NAME
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: OTEL_RESOURCE_ATTRIBUTES_POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ printf "k8s.node.name=$(OTEL_RESOURCE_ATTRIBUTES_NODE_NAME),k8s.pod.name=$(OTEL_RESOURCE_ATTRIBUTES_POD_NAME),k8s.namespace.name=%s,service.namespace=%s%s" $.Release.Namespace $.Release.Namespace (empty $otlp.resourceAttributes | ternary "" (printf ",%s" $otlp.resourceAttributes)) | quote }}
+{{- with $otlp.headersSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: headers}}
+{{- end }}
+{{- if $otlp.caConfigMap }}
+- name: OTEL_EXPORTER_OTLP_CERTIFICATE
+  value: /collector/ca.crt
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The authorities of the collector, as a volume and where it is mounted. */}}
+{{- define "nodestats.collector.volume" -}}
+{{- with .Values.telemetry.otlp.caConfigMap }}
+- name: collector
+  configMap: {name: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- end }}
+{{- define "nodestats.collector.mount" -}}
+{{- if .Values.telemetry.otlp.caConfigMap }}
+- {name: collector, mountPath: /collector, readOnly: true}
+{{- end }}
+{{- end }}

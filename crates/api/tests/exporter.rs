@@ -41,7 +41,7 @@ async fn nodes() -> Server {
 async fn text(server: &Server, path: &str) -> String {
     let answer = server.get(path).await;
     assert_eq!(answer.status, 200, "{path}");
-    String::from_utf8(answer.body.to_vec()).expect("UTF-8")
+    String::from_utf8(answer.body).expect("UTF-8")
 }
 
 #[tokio::test]

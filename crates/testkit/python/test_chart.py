@@ -20,6 +20,11 @@ CONTROLLER = "controller-deployment.yaml"
 # Values that make every template and every optional object.
 EVERYTHING = {
     "podMonitor.enabled": True,
+    "prometheusRules.enabled": True,
+    "dashboard.enabled": True,
+    "telemetry.otlp.endpoint": "https://collector:4318",
+    "telemetry.otlp.headersSecret": "collector",
+    "telemetry.otlp.caConfigMap": "collector",
     "networkPolicy.enabled": True,
     "database.url": "wss://database:8000",
     "database.existingSecret": "database",
@@ -313,7 +318,8 @@ def test_api_workload_speaks_to_a_database_server():
     arguments = container(API, EVERYTHING)["args"]
     assert "--database=wss://database:8000" in arguments
     assert "--database-certificate-authority=/database/ca.crt" in arguments
-    keys = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container(API, EVERYTHING)["env"]}
+    keys = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container(API, EVERYTHING)["env"]
+            if one["name"].startswith("NODESTATS_")}
     assert keys == {
         "NODESTATS_DATABASE_USER": {"name": "database", "key": "user"},
         "NODESTATS_DATABASE_PASSWORD": {"name": "database", "key": "password"},
@@ -482,12 +488,13 @@ def test_viewer_roles_tell_processes_from_the_rest():
     viewer = only("viewer-roles.yaml", "ClusterRole", name="nodestats-viewer")
     assert viewer["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
     ours = [rule for rule in viewer["rules"] if rule["apiGroups"] == ["stats.nodestats.dev"]]
-    assert [rule["verbs"] for rule in ours] == [["get", "list"], ["get"]]
+    assert [rule["verbs"] for rule in ours] == [["get", "list"], ["get"], ["get"]]
     resources = {resource for rule in ours for resource in rule["resources"]}
     code = (ROOT / "crates/api/src/aggregated.rs").read_text()
     details = re.search(r"const DETAILS: .*? = \[(.*?)\]", code, re.DOTALL)[1]
     details = {f"nodes/{detail}" for detail in re.findall(r'"(\w+)"', details)}
-    assert resources == (details | {"nodes"}) - {"nodes/proc"}
+    # The last is no path of the cluster's own API.
+    assert resources == (details | {"nodes", "nodes/metrics"}) - {"nodes/proc"}
     processes = only("viewer-roles.yaml", "ClusterRole", name="nodestats-process-viewer")
     assert [rule["resources"] for rule in processes["rules"]] == [["nodes/proc"]]
 
@@ -502,7 +509,7 @@ def test_all_programs_show_a_token_that_is_for_the_api_alone(template):
     assert [one for one in spec["containers"][0]["args"] if one.endswith("token-file=/token/token")]
 
 
-# crd.yaml, podmonitor.yaml, tests/ask.yaml
+# crd.yaml, monitoring.yaml, tests/ask.yaml
 
 
 def test_crd_is_the_one_of_the_code_and_kept_by_a_value():
@@ -513,12 +520,67 @@ def test_crd_is_the_one_of_the_code_and_kept_by_a_value():
     assert kinds("crd.yaml", {"crds.install": False}) == []
 
 
-def test_podmonitor_finds_ports_that_are_there():
-    assert kinds("podmonitor.yaml") == []
-    monitor = only("podmonitor.yaml", "PodMonitor", {"podMonitor": {"enabled": True, "labels": {"release": "x"}}})
+def test_monitoring_finds_ports_that_are_there():
+    assert kinds("monitoring.yaml") == []
+    monitor = only("monitoring.yaml", "PodMonitor", {"podMonitor": {"enabled": True, "labels": {"release": "x"}}})
     assert monitor["metadata"]["labels"]["release"] == "x"
     ports = {port["name"] for template in (AGENT, API, CONTROLLER) for port in container(template)["ports"]}
     assert {one["port"] for one in monitor["spec"]["podMetricsEndpoints"]} <= ports
+
+
+def test_monitoring_rules_are_those_of_the_files_and_carry_the_labels_asked_for():
+    values = {"prometheusRules": {"enabled": True, "labels": {"release": "x"}}}
+    for name in ("nodestats", "nodes"):
+        rule = only("monitoring.yaml", "PrometheusRule", values, name=f"nodestats-{name}")
+        assert rule["metadata"]["labels"]["release"] == "x"
+        assert rule["spec"] == yaml.safe_load((CHART / f"files/rules/{name}.yaml").read_text())
+
+
+def test_monitoring_s_dashboard_is_found_by_its_label_and_is_json():
+    made = only("monitoring.yaml", "ConfigMap", {"dashboard.enabled": True})
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    (text,) = made["data"].values()
+    dashboard = json.loads(text)
+    assert dashboard == json.loads((CHART / "files/dashboard.json").read_text())
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids)) > 15
+
+
+def variables(template, values):
+    return {one["name"]: one.get("value") for one in container(template, values).get("env") or []}
+
+
+def test_traces_go_where_the_values_say_and_nowhere_by_default():
+    for template in (AGENT, API, CONTROLLER):
+        assert not [name for name in variables(template, {}) if name.startswith("OTEL_")], template
+    values = {"telemetry.otlp": {"endpoint": "http://c:4318", "sampleRatio": 0.01, "resourceAttributes": "a=b"}}
+    for template, service in ((AGENT, "nodestats-agent"), (API, "nodestats-api"), (CONTROLLER, "nodestats-controller")):
+        found = variables(template, values)
+        assert found["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://c:4318", template
+        assert found["OTEL_EXPORTER_OTLP_PROTOCOL"] == "http/protobuf"
+        assert found["OTEL_SERVICE_NAME"] == service
+        assert found["OTEL_METRICS_EXPORTER"] == "none"
+        assert float(found["OTEL_TRACES_SAMPLER_ARG"]) == 0.01
+        assert found["OTEL_RESOURCE_ATTRIBUTES"].endswith(",a=b")
+    # gRPC is for the API and the controller; agents go elsewhere, or nowhere.
+    grpc = {"telemetry.otlp": {"endpoint": "http://c:4317", "protocol": "grpc"}}
+    assert variables(API, grpc)["OTEL_EXPORTER_OTLP_PROTOCOL"] == "grpc"
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in variables(AGENT, grpc)
+    grpc["telemetry.otlp"]["agentEndpoint"] = "http://c:4318"
+    assert variables(AGENT, grpc)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://c:4318"
+    assert variables(AGENT, grpc)["OTEL_EXPORTER_OTLP_PROTOCOL"] == "http/protobuf"
+    # The collector's authority is mounted where it is named.
+    with_tls = {"telemetry.otlp": {"endpoint": "https://c:4318", "caConfigMap": "ca"}}
+    for template in (AGENT, API, CONTROLLER):
+        path = variables(template, with_tls)["OTEL_EXPORTER_OTLP_CERTIFICATE"]
+        mounts = container(template, with_tls)["volumeMounts"]
+        (mount,) = [one for one in mounts if path.startswith(one["mountPath"] + "/")]
+        volumes = pod(template, with_tls)["volumes"]
+        (volume,) = [one for one in volumes if one["name"] == mount["name"]]
+        assert volume["configMap"]["name"] == "ca", template
+    for wrong in ({"protocol": "http/json"}, {"sampleRatio": 2}, {"endpoint": "c:4318"}):
+        with pytest.raises(Refused):
+            render({"telemetry.otlp": wrong})
 
 
 def test_ask_is_a_test_that_leaves_nothing():

@@ -122,6 +122,11 @@ impl Exporter {
         }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// What it says now.
     ///
     /// # Panics
