@@ -4,30 +4,39 @@ use anyhow::Context as _;
 
 use crate::process;
 
-/// `cargo xtask bench collect`.
-pub(crate) fn collect(json: bool) -> anyhow::Result<()> {
-    let arguments = [
-        "bench",
-        "--quiet",
-        "--package",
-        "nodestats-collect",
-        "--bench",
-        "collect",
-    ];
-    let output = process::cargo()
-        .args(arguments)
-        .stderr(std::process::Stdio::inherit())
-        .output()?;
-    let text = String::from_utf8(output.stdout)?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with('{'))
-        .context("the benchmark printed no figures")?;
+/// `cargo xtask bench push`.
+pub(crate) fn push(json: bool) -> anyhow::Result<()> {
+    let line = figures("nodestats-api", "push")?;
     if json {
         println!("{line}");
         return Ok(());
     }
-    let figures: serde_json::Value = serde_json::from_str(line)?;
+    let figures: serde_json::Value = serde_json::from_str(&line)?;
+    let micros = |name: &str| figures[name].as_f64().unwrap_or_default();
+    println!("one push, medians of one run:");
+    for (mode, traces) in [
+        ("off", "no collector"),
+        ("one_percent", "1 % of traces"),
+        ("all", "all traces"),
+    ] {
+        let cpu = micros(&format!("{mode}_cpu_micros"));
+        println!(
+            "{traces:>14} {cpu:>8.0} µs of CPU  {:.3} ×  {:>8.0} µs",
+            cpu / micros("off_cpu_micros"),
+            micros(&format!("{mode}_clock_micros"))
+        );
+    }
+    Ok(())
+}
+
+/// `cargo xtask bench collect`.
+pub(crate) fn collect(json: bool) -> anyhow::Result<()> {
+    let line = figures("nodestats-collect", "collect")?;
+    if json {
+        println!("{line}");
+        return Ok(());
+    }
+    let figures: serde_json::Value = serde_json::from_str(&line)?;
     let micros = |name: &str| figures[name].as_f64().unwrap_or_default();
     println!(
         "one pass over {} processes, medians of one run:",
@@ -45,4 +54,17 @@ pub(crate) fn collect(json: bool) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Runs a benchmark, and returns the line of JSON that it prints.
+fn figures(package: &str, bench: &str) -> anyhow::Result<String> {
+    let arguments = ["bench", "--quiet", "--package", package, "--bench", bench];
+    let output = process::cargo()
+        .args(arguments)
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let line = text.lines().find(|line| line.starts_with('{'));
+    line.map(str::to_owned)
+        .context("the benchmark printed no figures")
 }

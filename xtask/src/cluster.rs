@@ -80,6 +80,7 @@ impl From<Which> for Config {
             version: which.version,
             level,
             network: which.network,
+            tracing: false,
         }
     }
 }

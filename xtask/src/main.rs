@@ -6,6 +6,7 @@ mod cluster;
 mod edges;
 mod image;
 mod install;
+mod jaeger;
 mod measure;
 mod process;
 mod supply;
@@ -58,6 +59,8 @@ enum Command {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
+    /// Starts Jaeger on this machine until Ctrl-C, and prints the variables that send traces there.
+    Jaeger,
     /// Starts and ends a real Kubernetes cluster on this machine.
     Cluster {
         #[command(subcommand)]
@@ -85,6 +88,12 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// What traces cost a push: none, one in a hundred, all.
+    Push {
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The workspace's folder.
@@ -108,7 +117,11 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Collect { json },
         } => bench::collect(json),
+        Command::Bench {
+            what: Bench::Push { json },
+        } => bench::push(json),
         Command::Measure { json, seconds } => measure::run(json, seconds),
+        Command::Jaeger => jaeger::run(),
         Command::Cluster { what } => cluster::run(what),
         Command::Image { dist } => image::run(dist),
         Command::Supply => supply::check(),

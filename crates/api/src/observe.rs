@@ -14,6 +14,8 @@ use tracing::{Instrument as _, Span};
 
 use crate::App;
 
+/// Most bytes of a path that a span carries; what is longer is nobody's who asks for something here.
+const PATH_LIMIT: usize = 512;
 /// A path that is in no table.
 const ELSEWHERE: &str = "/{path}";
 
@@ -57,7 +59,9 @@ fn span(request: &Request, method: &'static str, route: &str) -> Span {
     if !span.is_disabled() {
         span.record("otel.name", format!("{method} {route}"));
         span.record("http.route", route);
-        span.record("url.path", request.uri().path());
+        let path = request.uri().path();
+        let end = path.len().min(PATH_LIMIT);
+        span.record("url.path", path.get(..end).unwrap_or_default());
         span.record("url.scheme", request.uri().scheme_str().unwrap_or("http"));
         telemetry::adopt(&span, request.headers(), routes::TRACE_HEADER);
     }

@@ -61,10 +61,15 @@ impl Endpoint {
 }
 
 /// Starts etcd and kube-apiserver, and waits until that is ready.
-pub(crate) fn start(state: &State, binaries: &Binaries, endpoint: &Endpoint) -> anyhow::Result<()> {
+pub(crate) fn start(
+    state: &State,
+    binaries: &Binaries,
+    endpoint: &Endpoint,
+    tracing: bool,
+) -> anyhow::Result<()> {
     certificates(state, endpoint)?;
     start_etcd(state, binaries, endpoint)?;
-    start_api_server(state, binaries, endpoint)?;
+    start_api_server(state, binaries, endpoint, tracing)?;
     process::wait_for("the API server", || {
         let mut kubectl = binaries.command("kubectl");
         kubectl
@@ -135,7 +140,16 @@ fn start_etcd(state: &State, binaries: &Binaries, endpoint: &Endpoint) -> anyhow
     run(state, &mut etcd, "etcd")
 }
 
-fn start_api_server(state: &State, binaries: &Binaries, endpoint: &Endpoint) -> anyhow::Result<()> {
+/// What the API server reads where it is to trace (KEP-647). Nobody listens there: it samples nothing.
+const TRACING: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\n\
+                       endpoint: 127.0.0.1:4317\nsamplingRatePerMillion: 0\n";
+
+fn start_api_server(
+    state: &State,
+    binaries: &Binaries,
+    endpoint: &Endpoint,
+    tracing: bool,
+) -> anyhow::Result<()> {
     let mut server = binaries.command("kube-apiserver");
     server.current_dir(state.directory());
     server.arg(format!(
@@ -168,6 +182,10 @@ fn start_api_server(state: &State, binaries: &Binaries, endpoint: &Endpoint) -> 
         "--proxy-client-cert-file=pki/front-proxy.crt",
         "--proxy-client-key-file=pki/front-proxy.key",
     ]);
+    if tracing {
+        std::fs::write(state.path("tracing.yaml"), TRACING)?;
+        server.arg("--tracing-config-file=tracing.yaml");
+    }
     if network::is_loopback(&endpoint.ip) {
         // The Service `kubernetes` cannot point to loopback, and nobody here would use it.
         server.arg("--endpoint-reconciler-type=none");

@@ -87,6 +87,9 @@ pub struct Config {
     pub level: Level,
     /// The first three numbers of the nodes' network of 256 addresses, such as `192.168.2`.
     pub network: String,
+    /// The API server traces requests, as one in production may: it puts its own `traceparent` in the
+    /// place of whoever's request it forwards, and samples none of its own.
+    pub tracing: bool,
 }
 
 impl Default for Config {
@@ -96,6 +99,7 @@ impl Default for Config {
             version: Version::V1_37,
             level: Level::Full { nodes: 3 },
             network: "192.168.2".to_owned(),
+            tracing: false,
         }
     }
 }
@@ -122,6 +126,7 @@ impl Config {
             version,
             level,
             network: words.next()?.to_owned(),
+            tracing: false,
         })
     }
 }
@@ -133,6 +138,7 @@ pub struct Cluster {
     binaries: Binaries,
     network: Network,
     nodes: Vec<nodes::Node>,
+    tracing: bool,
 }
 
 impl Cluster {
@@ -181,6 +187,7 @@ impl Cluster {
             binaries,
             network,
             nodes,
+            tracing: config.tracing,
         })
     }
 
@@ -205,12 +212,17 @@ impl Cluster {
 
     fn start(&self) -> anyhow::Result<()> {
         if self.nodes.is_empty() {
-            return control_plane::start(&self.state, &self.binaries, &Endpoint::loopback()?);
+            return control_plane::start(
+                &self.state,
+                &self.binaries,
+                &Endpoint::loopback()?,
+                self.tracing,
+            );
         }
         network::require_root()?;
         self.network.create()?;
         let endpoint = Endpoint::at(self.network.gateway());
-        control_plane::start(&self.state, &self.binaries, &endpoint)?;
+        control_plane::start(&self.state, &self.binaries, &endpoint, self.tracing)?;
         control_plane::start_controllers(&self.state, &self.binaries)?;
         let images = images::base(&self.state)?;
         let all: Vec<&nodes::Node> = self.nodes.iter().collect();

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nodestats_testkit::jaeger::{Jaeger, Trace};
 use nodestats_testkit::kubernetes::{FullCluster, Version};
 use nodestats_testkit::{DatabaseServer, Frames, Program, eventually, eventually_within};
 use nodestats_wire::Timestamp;
@@ -121,6 +122,7 @@ async fn on(version: Version) {
     an_upgrade_keeps_history_and_opens_process_io(&scene).await;
     what_is_not_allowed_is_named(&scene);
     the_cluster_s_own_api_asks_rbac(&scene).await;
+    one_trace_leads_through_the_cluster(&scene).await;
     certificates_are_made_anew_without_a_restart(&scene).await;
     if version == Version::ALL[0] {
         certificates_of_a_minute_and_another_authority_lose_nothing(&scene).await;
@@ -465,6 +467,103 @@ async fn an_upgrade_keeps_history_and_opens_process_io(scene: &Scene) {
     })
     .await;
     assert_eq!(oldest(scene, "node-2"), Some(before));
+    scene.until_answers().await;
+}
+
+/// Jaeger is beside the cluster; who asks is nobody special, whose `traceparent` the API server
+/// replaces by its own.
+async fn one_trace_leads_through_the_cluster(scene: &Scene) {
+    let jaeger = Jaeger::start_at(scene.cluster.gateway());
+    let endpoint = format!("telemetry.otlp.endpoint=\"{}\"", jaeger.http());
+    let values = [&UPGRADED[..], &[&endpoint]].concat();
+    scene.cluster.install_chart(&values).expect("upgraded");
+    for workload in [
+        "statefulset/nodestats-api",
+        "daemonset/nodestats-agent",
+        "deployment/nodestats-controller",
+    ] {
+        let timeout = "--timeout=120s";
+        scene.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
+    }
+    scene.until_answers().await;
+    // An agent's tick, to the disk.
+    let store = "nodestats-agent: tick > push > PUT /nodes/{node} > nodestats-api: PUT /nodes/{node} \
+                 > store > transaction > INSERT sample";
+    let tick = eventually("a whole tick", async || {
+        let traces = jaeger.traces("nodestats-agent").await;
+        let whole = |trace: &Trace| trace.paths().contains(store) && trace.orphans().is_empty();
+        traces.into_iter().find(whole)
+    })
+    .await;
+    let request = tick
+        .spans
+        .iter()
+        .find(|span| span.service == "nodestats-api" && span.name == "PUT /nodes/{node}");
+    let node = &request.expect("the request").attributes["k8s.node.name"];
+    assert!(NODES.iter().any(|name| node == name), "{node}");
+    // A question of somebody who may read, by the cluster's own API.
+    scene.cluster.let_read("traced", &["nodestats-viewer"]);
+    let kubeconfig = scene.cluster.credentials("traced").display().to_string();
+    let ask = || {
+        let arguments = [
+            "--kubeconfig",
+            &kubeconfig,
+            "--via",
+            "aggregation",
+            "--trace",
+        ];
+        let question = ["get", "node-1", "--cpu", "-o", "json"];
+        let arguments = [&arguments[..], &question].concat();
+        let run = Program::run_with("kubectl-nodestats", &arguments, &jaeger.variables(true));
+        let id = run
+            .stderr
+            .lines()
+            .find_map(|line| line.strip_prefix("trace "));
+        let id = id.map(str::to_owned);
+        run.status.success().then_some(id)?
+    };
+    let id = eventually("the role to count", async || ask()).await;
+    let asked = "kubectl-nodestats: kubectl nodestats > \
+                 GET /apis/stats.nodestats.dev/v1alpha1/nodes/{node}/cpu > \
+                 nodestats-api: GET /nodes/{node}/cpu";
+    let trace = eventually("the whole question", async || {
+        let trace = jaeger.trace(&id).await?;
+        let wanted = [
+            format!("{asked} > SELECT sample"),
+            format!("{asked} > decode"),
+        ];
+        let paths = trace.paths();
+        wanted
+            .iter()
+            .all(|path| paths.contains(path))
+            .then_some(trace)
+    })
+    .await;
+    assert!(trace.orphans().is_empty(), "{:#?}", trace.orphans());
+    // The API server's own trace, which took the place of ours on the way, is linked to.
+    let request = trace
+        .spans
+        .iter()
+        .find(|span| span.service == "nodestats-api");
+    let request = request.expect("the request");
+    assert_eq!(request.name, "GET /nodes/{node}/cpu");
+    let parent = request.parent.as_ref().expect("a parent");
+    let others = request.links.iter().filter(|link| *link != parent);
+    assert!(others.count() > 0, "{request:?}");
+    // The controller's part: what it looks at, and what it asks for.
+    eventually("a reconcile", async || {
+        let traces = jaeger.traces("nodestats-controller").await;
+        let reconcile = |trace: &Trace| {
+            trace.paths().contains("nodestats-controller: reconcile") && trace.orphans().is_empty()
+        };
+        traces.into_iter().find(reconcile).map(drop)
+    })
+    .await;
+    scene.cluster.install_chart(&UPGRADED).expect("upgraded");
+    for workload in ["statefulset/nodestats-api", "daemonset/nodestats-agent"] {
+        let timeout = "--timeout=120s";
+        scene.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
+    }
     scene.until_answers().await;
 }
 

@@ -343,7 +343,9 @@ async fn promtool_has_nothing_to_say(site: &Site, admin: &[u16]) {
         let said = promtool(&["check", "metrics"], &file);
         let said = said.unwrap_or_else(|said| said);
         // node_exporter's names are what they are.
-        let ours = said.lines().filter(|line| !line.starts_with("node_memory_"));
+        let ours = said
+            .lines()
+            .filter(|line| !line.starts_with("node_memory_"));
         assert_eq!(ours.collect::<Vec<_>>(), Vec::<&str>::new(), "{name}");
     }
     assert!(get(&site.api.client(), "/metrics/targets").await.is_some());

@@ -230,3 +230,45 @@ fn what_makes_no_sense_is_refused_before_anything_is_made() {
         assert!(run.status.success() && !run.stdout.is_empty(), "{run:?}");
     }
 }
+
+#[tokio::test]
+async fn a_line_of_the_log_is_an_object_off_a_terminal_and_text_where_that_is_wanted() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for (arguments, is_json) in [
+        (&["--log", "debug"][..], true),
+        (&["--log", "info", "--log-format", "text"], false),
+    ] {
+        let log = folder.path().join(format!("{is_json}.log"));
+        let api = ["api", "--listen", "127.0.0.1:0", "--database", "mem://"];
+        let server = Program::serve_with(&[&api[..], arguments].concat(), &[], &log);
+        let registration = Registration::new("192.0.2.5", "logged");
+        server
+            .client()
+            .register(&registration)
+            .await
+            .expect("registered");
+        assert!(server.terminate().success());
+        let text = std::fs::read_to_string(&log).expect("a log");
+        assert!(text.contains("a node registered"), "{text}");
+        // The reason of the end.
+        assert!(text.contains("SIGTERM"), "{text}");
+        for line in text.lines() {
+            let object = serde_json::from_str::<serde_json::Value>(line);
+            assert_eq!(object.is_ok(), is_json, "{line}");
+        }
+        if is_json {
+            let registered = text.lines().find(|line| line.contains("a node registered"));
+            let registered: serde_json::Value =
+                serde_json::from_str(registered.expect("a line")).expect("an object");
+            assert_eq!(registered["level"], "INFO");
+            assert_eq!(registered["ip"], "192.0.2.5");
+            assert!(text.contains("\"DEBUG\""), "{text}");
+        }
+    }
+    let wrong = Program::run(
+        "nodestats",
+        &["--log", "nodestats=loud", "api", "--database", "mem://"],
+    );
+    assert!(wrong.stderr.contains("--log"), "{wrong:?}");
+    assert!(!wrong.status.success());
+}

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nodestats_testkit::jaeger::{Jaeger, Trace};
 use nodestats_testkit::logs::lines_of;
-use nodestats_testkit::{Frames, Program, Samples, eventually, get};
+use nodestats_testkit::{Frames, Program, Samples, eventually, free_port, get};
 use nodestats_wire::Timestamp;
+use nodestats_wire::client::Client;
 use nodestats_wire::v1::Registration;
 
 /// What spans are called and may carry; the names and attributes are those of OpenTelemetry's semantic
@@ -264,6 +265,59 @@ async fn one_trace_leads_from_a_tick_to_the_transaction_and_one_from_a_question_
             .collect();
         assert!(registered[0].contains("trace_id="), "{registered:?}");
     }
+}
+
+#[tokio::test]
+async fn a_push_of_samples_that_waited_is_linked_to_their_ticks() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let jaeger = Jaeger::start();
+    let [port, admin] = [free_port(), free_port()];
+    let (server, admin) = (
+        format!("http://127.0.0.1:{port}"),
+        format!("127.0.0.1:{admin}"),
+    );
+    let state = folder.path().join("agent").display().to_string();
+    let mut arguments = vec![
+        "--server",
+        &server,
+        "--interval",
+        "1s",
+        "--state-dir",
+        &state,
+    ];
+    arguments.extend(["--admin-listen", &admin]);
+    let variables = jaeger.variables(false);
+    let variables: Vec<(&str, &str)> = variables
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let log = folder.path().join("agent.log");
+    let _agent = Program::start_logged("nodestats-agent", &arguments, &variables, &log);
+    let own = Client::new(&format!("http://{admin}"), Duration::from_secs(5)).expect("a URL");
+    eventually("samples that wait", async || {
+        let text = own.get("/metrics", &[]).await.ok()?;
+        let samples = Samples::read(&String::from_utf8_lossy(&text));
+        let waiting = *samples.values.get("nodestats_agent_buffer_samples")?;
+        (waiting >= 4.0).then_some(())
+    })
+    .await;
+    let listen = format!("127.0.0.1:{port}");
+    let _api = Program::serve(&["api", "--listen", &listen, "--database", "mem://"]);
+    eventually("a push with links", async || {
+        let traces = jaeger.traces("nodestats-agent").await;
+        let spans: Vec<_> = traces.iter().flat_map(|trace| &trace.spans).collect();
+        let push = spans
+            .iter()
+            .find(|span| span.name == "push" && !span.links.is_empty())?;
+        // Each is a tick that is known.
+        let is_tick = |id: &String| {
+            spans
+                .iter()
+                .any(|span| span.id == *id && span.name == "tick")
+        };
+        push.links.iter().all(is_tick).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

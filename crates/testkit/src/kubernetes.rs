@@ -265,6 +265,7 @@ impl FullCluster {
             level: Level::Full { nodes },
             // Beside a contributor's own cluster, and other tests.
             network: format!("192.168.{}", 64 + std::process::id() % 32),
+            tracing: true,
         };
         let cluster = Owned::up(&config).expect("a cluster");
         for image in &images {
@@ -323,6 +324,17 @@ impl FullCluster {
     /// Where the API server makes none.
     pub fn token(&self, account: &str, pod: Option<&str>) -> PathBuf {
         token(&self.cluster, self.folder.path(), account, pod)
+    }
+
+    /// A kubeconfig of a service account of the namespace `nodestats`.
+    ///
+    /// # Panics
+    /// Where the API server makes no token.
+    pub fn credentials(&self, account: &str) -> PathBuf {
+        let create = ["create", "token", account, "-n", "nodestats"];
+        let token = self.cluster.kubectl(&create).expect("a token");
+        let path = self.folder.path().join(format!("{account}.kubeconfig"));
+        kubeconfig_with(&self.cluster, path, token.trim())
     }
 
     /// A kubeconfig of a service account of the namespace `nodestats` with the token that a pod of it
