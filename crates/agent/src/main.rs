@@ -184,11 +184,12 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments, telemetry: &Telemetry) -> anyhow::Result<()> {
+    let shutdown = nodestats_runtime::shutdown_signal()?;
     let config = arguments.config(telemetry.registry().clone())?;
     let mut supervisor = Supervisor::default();
     let stop = supervisor.stop_token();
     supervisor.spawn("the agent", nodestats_agent::run(config, stop));
-    supervisor.run(nodestats_runtime::shutdown_signal()).await
+    supervisor.run(shutdown).await
 }
 
 impl Arguments {

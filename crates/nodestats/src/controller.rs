@@ -61,8 +61,9 @@ pub(crate) async fn run(arguments: Controller, registry: Registry) -> anyhow::Re
         admin: arguments.admin_listen,
         registry,
     };
+    let shutdown = nodestats_runtime::shutdown_signal()?;
     let mut supervisor = Supervisor::default();
     let stop = supervisor.stop_token();
     supervisor.spawn("the controller", nodestats_controller::run(config, stop));
-    supervisor.run(nodestats_runtime::shutdown_signal()).await
+    supervisor.run(shutdown).await
 }

@@ -229,6 +229,7 @@ impl Server {
     /// Serves until a signal; then the agent ends first, so that its last samples are taken, then
     /// the requests under way, then the database.
     async fn run(self, agent: Option<nodestats_agent::Config>) -> anyhow::Result<()> {
+        let shutdown = nodestats_runtime::shutdown_signal()?;
         let address = self.listener.local_addr()?;
         let mut options = self.options;
         if let Encryption::Secret(_) = self.encryption {
@@ -314,7 +315,7 @@ impl Server {
             result
         });
         say(&format!("{scheme}://{address}"), fingerprint);
-        let result = supervisor.run(nodestats_runtime::shutdown_signal()).await;
+        let result = supervisor.run(shutdown).await;
         self.store.close().await;
         result
     }

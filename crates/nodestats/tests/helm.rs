@@ -551,14 +551,20 @@ async fn one_trace_leads_through_the_cluster(scene: &Scene) {
     let others = request.links.iter().filter(|link| *link != parent);
     assert!(others.count() > 0, "{request:?}");
     // The controller's part: what it looks at, and what it asks for.
+    let interval = |value: &str| {
+        let patch = format!("{{\"spec\":{{\"interval\":{value}}}}}");
+        scene.kubectl(&["patch", "mn", "node-1", "--type=merge", "-p", &patch]);
+    };
+    interval("\"2s\"");
+    let write = "nodestats-controller: reconcile > \
+                 PATCH /apis/nodestats.dev/v1alpha1/monitorednodes/{name}/status";
     eventually("a reconcile", async || {
         let traces = jaeger.traces("nodestats-controller").await;
-        let reconcile = |trace: &Trace| {
-            trace.paths().contains("nodestats-controller: reconcile") && trace.orphans().is_empty()
-        };
+        let reconcile = |trace: &Trace| trace.paths().contains(write) && trace.orphans().is_empty();
         traces.into_iter().find(reconcile).map(drop)
     })
     .await;
+    interval("\"1s\"");
     scene.cluster.install_chart(&UPGRADED).expect("upgraded");
     for workload in ["statefulset/nodestats-api", "daemonset/nodestats-agent"] {
         let timeout = "--timeout=120s";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nodestats_testkit::kubernetes::{ControlPlane, Version};
 use nodestats_testkit::{
-    Exporter, Program, Prometheus, Samples, eventually, free_port, get, promtool,
+    Exporter, Program, Prometheus, Samples, eventually, free_port, free_ports, get, promtool,
 };
 use nodestats_wire::client::Client;
 
@@ -179,7 +179,7 @@ fn rules(name: &str) -> String {
 async fn a_prometheus_scrapes_everything_and_tells_of_an_agent_that_stops() {
     let plane = ControlPlane::with_nodestats(Version::ALL[0]);
     let site = Site::start();
-    let [agent_port, controller_port] = [free_port(), free_port()];
+    let [agent_port, controller_port] = free_ports();
     let agent = site.agent(agent_port);
     let listen = format!("127.0.0.1:{controller_port}");
     let kubeconfig = plane.credentials("nodestats-controller");

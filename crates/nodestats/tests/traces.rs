@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use nodestats_testkit::jaeger::{Jaeger, Trace};
 use nodestats_testkit::logs::lines_of;
-use nodestats_testkit::{Frames, Program, Samples, eventually, free_port, get};
+use nodestats_testkit::{Authority, Frames, Program, Samples, eventually, free_ports, get};
 use nodestats_wire::Timestamp;
 use nodestats_wire::client::Client;
 use nodestats_wire::v1::Registration;
@@ -271,7 +272,7 @@ async fn one_trace_leads_from_a_tick_to_the_transaction_and_one_from_a_question_
 async fn a_push_of_samples_that_waited_is_linked_to_their_ticks() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let jaeger = Jaeger::start();
-    let [port, admin] = [free_port(), free_port()];
+    let [port, admin] = free_ports();
     let (server, admin) = (
         format!("http://127.0.0.1:{port}"),
         format!("127.0.0.1:{admin}"),
@@ -371,6 +372,104 @@ fn reqwest(site: &Site) -> impl Fn(&str, &[(&str, String)]) + use<> {
     }
 }
 
+#[tokio::test]
+async fn a_collector_is_known_by_its_authority() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let authority = Authority::new();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let [certificate, key] = authority.leaf("collector", "127.0.0.1");
+    let jaeger = Jaeger::start_with_tls(&file("tls.crt", &certificate), &file("tls.key", &key));
+    let right = file("ca.crt", authority.pem()).display().to_string();
+    let wrong = file("other.crt", Authority::new().pem())
+        .display()
+        .to_string();
+    for grpc in [false, true] {
+        for (trusted, name) in [(&wrong, "stranger"), (&right, "friend")] {
+            let mut variables = jaeger.variables(grpc);
+            variables.push(("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted.clone()));
+            variables.push(("OTEL_SERVICE_NAME", format!("{name}-{grpc}")));
+            let api = ["api", "--listen", "127.0.0.1:0", "--database", "mem://"];
+            let log = folder.path().join("api.log");
+            let api = Program::serve_with(&api, &variables, &log);
+            api.client().get("/nodes", &[]).await.expect("an answer");
+            let end = api.terminate();
+            let log = std::fs::read_to_string(log).expect("a log");
+            assert!(end.success(), "{end}: {log}");
+        }
+        let friend = format!("friend-{grpc}");
+        eventually("the trace of who trusts it", async || {
+            (!jaeger.traces(&friend).await.is_empty()).then_some(())
+        })
+        .await;
+        assert!(jaeger.traces(&format!("stranger-{grpc}")).await.is_empty());
+    }
+}
+
+/// What came to a collector of metrics, which answers each request.
+fn metrics_sink() -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let kept = Arc::clone(&kept);
+            std::thread::spawn(move || {
+                let mut chunk = [0; 64 << 10];
+                while let Ok(count @ 1..) = stream.read(&mut chunk) {
+                    let mut all = kept.lock().expect("not poisoned");
+                    all.extend_from_slice(&chunk[..count]);
+                    drop(all);
+                    // One answer a chunk: whoever sends larger ones is answered early.
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    let _ = stream.write_all(answer);
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn metrics_go_to_the_collector_too_with_the_headers_asked_for() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (endpoint, seen) = metrics_sink();
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=a%20b".to_owned()),
+        ("OTEL_TRACES_EXPORTER", "none".to_owned()),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "200".to_owned()),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "deployment.environment.name=test".to_owned(),
+        ),
+    ];
+    let api = ["api", "--listen", "127.0.0.1:0", "--database", "mem://"];
+    let api = Program::serve_with(&api, &variables, &folder.path().join("api.log"));
+    api.client().get("/nodes", &[]).await.expect("an answer");
+    let wanted = [
+        "POST /v1/metrics",
+        "x-tenant: a b",
+        "nodestats-api",
+        "deployment.environment.name",
+        "http.server.request.duration",
+        "nodestats.samples.stored",
+        "process.resident.memory",
+    ];
+    eventually("all of them", async || {
+        let seen = seen.lock().expect("not poisoned").clone();
+        let text = String::from_utf8_lossy(&seen);
+        wanted.iter().all(|one| text.contains(one)).then_some(())
+    })
+    .await;
+    let seen = seen.lock().expect("not poisoned").clone();
+    assert!(!String::from_utf8_lossy(&seen).contains("/v1/traces"));
+}
+
 /// How a collector behaves that does not do what it should.
 #[derive(Debug, Clone, Copy)]
 enum Collector {
@@ -439,6 +538,7 @@ async fn a_collector_that_does_not_work_changes_nothing() {
     };
     let without = serve(None, "off.log");
     let usual = pushes(&without, 200).await;
+    let memory = without.peak_memory();
     for collector in [Collector::Hangs, Collector::Refuses, Collector::Garbage] {
         let log = format!("{collector:?}.log");
         let api = serve(Some(&collector.start()), &log);
@@ -478,6 +578,10 @@ async fn a_collector_that_does_not_work_changes_nothing() {
         })
         .await;
         println!("{collector:?}: (dropped, failed) = {lost:?}");
+        // The queue is as long as it is.
+        let more = api.peak_memory().saturating_sub(memory);
+        println!("{collector:?}: {} KiB more", more >> 10);
+        assert!(more < 24 << 20, "{collector:?}: {more} bytes");
         let begin = Instant::now();
         assert!(api.terminate().success(), "{collector:?}");
         assert!(

@@ -18,14 +18,17 @@ pub fn hostname() -> String {
     uname.nodename().to_string_lossy().into_owned()
 }
 
-/// Waits for SIGTERM or SIGINT, and names it.
-pub async fn shutdown_signal() -> anyhow::Result<&'static str> {
+/// From now on SIGTERM and SIGINT end the program in order: what is returned waits for one of them, and
+/// names it. Called before anybody is told that the program runs.
+pub fn shutdown_signal() -> anyhow::Result<impl Future<Output = anyhow::Result<&'static str>>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    Ok(async move {
+        Ok(tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        })
     })
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nodestats_wire::client::Client;
 use serde_json::Value;
 
 use crate::program::Running;
-use crate::{PATIENCE, free_port, get, wait_for};
+use crate::{PATIENCE, free_ports, get, wait_for};
 
 /// A Jaeger that runs, with all it knows in memory; gone when it is dropped.
 pub struct Jaeger {
@@ -17,6 +18,7 @@ pub struct Jaeger {
     query: u16,
     http: u16,
     grpc: u16,
+    scheme: &'static str,
 }
 
 /// A span as Jaeger tells of it.
@@ -59,8 +61,36 @@ impl Jaeger {
     /// # Panics
     /// Where it does not start.
     pub fn start_at(address: &str) -> Self {
+        Self::start_by(address, &[], "http")
+    }
+
+    /// Starts one on loopback that takes spans by TLS alone, by this certificate and its key (PEM files).
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Self {
+        let (certificate, key) = (certificate.display(), key.display());
+        let flags = ["http", "grpc"].map(|protocol| {
+            let flag = format!("--collector.otlp.{protocol}.tls");
+            [
+                format!("{flag}.enabled=true"),
+                format!("{flag}.cert={certificate}"),
+                format!("{flag}.key={key}"),
+            ]
+        });
+        Self::start_by("127.0.0.1", &flags.concat(), "https")
+    }
+
+    fn start_by(address: &str, flags: &[String], scheme: &'static str) -> Self {
+        // Somebody else may take a port between our look at it and Jaeger's.
+        let started = (0..5).find_map(|_| Self::try_start(address, flags, scheme));
+        started.expect("Jaeger runs")
+    }
+
+    /// `None` where it ended at once.
+    fn try_start(address: &str, flags: &[String], scheme: &'static str) -> Option<Self> {
         let program = nodestats_cluster::jaeger().expect("Jaeger");
-        let [query, http, grpc, other, spare, admin] = [(); 6].map(|()| free_port());
+        let [query, http, grpc, other, spare, admin] = free_ports();
         let mut command = Command::new(program);
         for (flag, address, port) in [
             ("query.http-server", "127.0.0.1", query),
@@ -73,32 +103,36 @@ impl Jaeger {
         ] {
             command.arg(format!("--{flag}.host-port={address}:{port}"));
         }
+        command.args(flags);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = Running(command.stderr(Stdio::null()).spawn().expect("starts"));
-        wait_for("Jaeger", || {
-            let ended = child.0.try_wait().expect("a child of ours");
-            assert!(ended.is_none(), "Jaeger ended: {ended:?}");
+        let runs = wait_for("Jaeger", || {
+            if child.0.try_wait().expect("a child of ours").is_some() {
+                return Some(false);
+            }
             let asked = TcpStream::connect(("127.0.0.1", query));
             let told = TcpStream::connect((address, http));
-            asked.and(told).ok()
+            let told_too = TcpStream::connect((address, grpc));
+            asked.and(told).and(told_too).ok().map(|_| true)
         });
-        Self {
+        runs.then(|| Self {
             _child: child,
             address: address.to_owned(),
             query,
             http,
             grpc,
-        }
+            scheme,
+        })
     }
 
     /// Where OTLP comes in over HTTP.
     pub fn http(&self) -> String {
-        format!("http://{}:{}", self.address, self.http)
+        format!("{}://{}:{}", self.scheme, self.address, self.http)
     }
 
     /// Where it comes in over gRPC.
     pub fn grpc(&self) -> String {
-        format!("http://{}:{}", self.address, self.grpc)
+        format!("{}://{}:{}", self.scheme, self.address, self.grpc)
     }
 
     /// The variables by which a program sends its traces here at once.

@@ -36,8 +36,18 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// # Panics
 /// Where there is none.
 pub fn free_port() -> u16 {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
-    free.local_addr().expect("bound").port()
+    let [port] = free_ports();
+    port
+}
+
+/// The same for several, which differ.
+///
+/// # Panics
+/// Where there are not so many.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    // Held together, so that each is another one.
+    let held = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("loopback"));
+    held.map(|port| port.local_addr().expect("bound").port())
 }
 
 /// Asks again and again until there is an answer.
