@@ -419,7 +419,7 @@ fn metrics_sink() -> (String, Arc<Mutex<Vec<u8>>>) {
         for mut stream in listener.incoming().map_while(Result::ok) {
             let kept = Arc::clone(&kept);
             std::thread::spawn(move || {
-                let mut chunk = [0; 64 << 10];
+                let mut chunk = vec![0; 64 << 10];
                 while let Ok(count @ 1..) = stream.read(&mut chunk) {
                     let mut all = kept.lock().expect("not poisoned");
                     all.extend_from_slice(&chunk[..count]);
