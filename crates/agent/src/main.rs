@@ -174,6 +174,7 @@ fn main() -> ExitCode {
                 name: "nodestats-agent",
                 protocols: Protocols::Http,
                 logs: Some(arguments.logs.clone()),
+                is_lasting: true,
                 always_traced: false,
             });
             let result = run(arguments, &telemetry).await;

@@ -75,7 +75,7 @@ impl Metrics {
             ),
             push_failures: count(
                 "nodestats.agent.push.failures",
-                "Pushes that the server did not take.",
+                "Pushes, and registrations, that the server did not take.",
             ),
             push_duration: seconds(
                 "nodestats.agent.push.duration",
@@ -83,7 +83,7 @@ impl Metrics {
             ),
             dropped: count(
                 "nodestats.agent.samples.dropped",
-                "Samples dropped from a full buffer.",
+                "Samples dropped from a full buffer, and samples that the server refuses for good.",
             ),
             collect_duration: seconds(
                 "nodestats.agent.collect.duration",

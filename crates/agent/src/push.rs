@@ -200,6 +200,7 @@ impl Pusher {
         let answer = answer.await;
         if answer.is_err() {
             span.record("otel.status_code", "ERROR");
+            self.metrics.push_failed();
         }
         drop(span);
         self.metrics.push_took(begin.elapsed(), answer.is_ok());
@@ -224,14 +225,13 @@ impl Pusher {
             }
             // Who does not let this agent in may do so later: with its next token, or another rule.
             Err(error) if error.is_temporary() || matches!(error.status(), Some(401 | 403)) => {
-                self.metrics.push_failed();
                 self.report.away(&error);
                 Outcome::Wait
             }
             // All or nothing: one sample of many that the server will never take is found alone.
             Err(_) if guard.batch.len() > 1 => self.push_each(guard.keep()).await,
             Err(error) => {
-                guard.keep();
+                self.metrics.dropped(guard.keep().len() as u64);
                 self.report.refused(&error);
                 Outcome::Done
             }
@@ -277,6 +277,7 @@ impl Pusher {
                 Outcome::Done
             }
             Err(error) => {
+                self.metrics.push_failed();
                 self.report.away(&error);
                 Outcome::Wait
             }

@@ -129,6 +129,7 @@ fn child() {
             name: "bench",
             protocols: Protocols::Http,
             logs: None,
+            is_lasting: true,
             always_traced: false,
         });
         let options = nodestats_store::Options {

@@ -20,6 +20,7 @@ use http::{HeaderMap, header};
 use nodestats_core::NodeIdentity;
 use nodestats_core::life::{Life, When};
 use nodestats_core::token::{Grant, Token};
+use nodestats_runtime::telemetry;
 use nodestats_wire::routes;
 use tracing::Instrument as _;
 
@@ -205,7 +206,7 @@ impl FromRequestParts<App> for Identity {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let authenticating = tracing::info_span!("authenticate");
+        let authenticating = telemetry::part(|| tracing::info_span!("authenticate"));
         let identity = Self::find(parts, app).instrument(authenticating).await?;
         let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
         if let Some(name) = identity.limited_as(peer) {

@@ -30,7 +30,7 @@ use crate::{ApiError, App, query};
 const STALE_INTERVALS: f64 = 3.0;
 /// And for so long, however short its interval is.
 const STALE_SECONDS: f64 = 5.0;
-/// The interval of a node that says none and has one sample.
+/// The interval of a node that says none, at most.
 const USUAL_INTERVAL: f64 = 10.0;
 
 /// A node's newest figures.
@@ -53,6 +53,8 @@ pub(crate) async fn all(
     let top = query.processes()?;
     let now = App::now();
     let lives = live(&app, &identity, top).await?;
+    // By all of them: what one is called does not change when another is silent.
+    let instances = instances(&lives);
     let seen = app.store.seen().await?;
     let mut nodes = Vec::with_capacity(lives.len());
     for life in lives {
@@ -60,14 +62,13 @@ pub(crate) async fn all(
         if top > 0 {
             identity.audit("processes", &life, uri.query());
         }
-        if let Ok(node) = scrape(&app, life, seen, now, top).await? {
+        if let Ok(Some(node)) = scrape(&app, life, seen, now, top).await? {
             nodes.push(node);
         }
     }
-    let instances = instances(nodes.iter().map(|node| &node.life));
     let labelled: Vec<(Option<&str>, &Scraped)> = nodes
         .iter()
-        .map(|node| (instances.get(&*node.life.uid).map(|name| &**name), node))
+        .map(|node| (instances.get(&node.life.uid).map(|name| &**name), node))
         .collect();
     Ok(answer(&headers, &labelled))
 }
@@ -90,7 +91,8 @@ pub(crate) async fn one(
     }
     let seen = app.store.seen_of(&life.uid).await?;
     match scrape(&app, life, seen, App::now(), top).await? {
-        Ok(node) => Ok(answer(&headers, &[(None, &node)])),
+        Ok(Some(node)) => Ok(answer(&headers, &[(None, &node)])),
+        Ok(None) => Ok(answer(&headers, &[])),
         Err(reason) => Err(ApiError::silent(reason)),
     }
 }
@@ -110,13 +112,13 @@ pub(crate) async fn targets(
         .and_then(|host| host.to_str().ok());
     let host =
         host.ok_or_else(|| ApiError::malformed("there is no Host header to name targets by"))?;
-    let instances = instances(lives.iter());
+    let instances = instances(&lives);
     let target = |life: &Life| {
         json!({
             "targets": [host],
             "labels": {
                 "__metrics_path__": routes::node_metrics(&life.uid),
-                "instance": instances.get(&*life.uid),
+                "instance": instances.get(&life.uid),
                 "nodestats_ip": life.registration.ip,
             },
         })
@@ -136,72 +138,99 @@ async fn live(app: &App, identity: &Identity, top: usize) -> Result<Vec<Life>, A
     app.readable(identity, PROCESSES, lives).await
 }
 
-/// What each node is called as a target: its name, and where two have the same its address too.
-fn instances<'a>(lives: impl Iterator<Item = &'a Life> + Clone) -> BTreeMap<&'a str, String> {
-    let mut named: BTreeMap<&str, u32> = BTreeMap::new();
-    for life in lives.clone() {
-        *named.entry(&life.registration.hostname).or_default() += 1;
+/// What each node is called as a target, by its UID: its name, and where two have the same its address
+/// too, and where that is the same as well the UID itself.
+fn instances(lives: &[Life]) -> BTreeMap<String, String> {
+    let mut names: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut addresses: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for life in lives {
+        let (name, ip) = (&*life.registration.hostname, &*life.registration.ip);
+        *names.entry(name).or_default() += 1;
+        *addresses.entry((name, ip)).or_default() += 1;
     }
-    let instance = |life: &'a Life| {
-        let registration = &life.registration;
-        let name = match named.get(&*registration.hostname) {
-            Some(1) => registration.hostname.clone(),
-            _ => format!("{}/{}", registration.hostname, registration.ip),
+    let instance = |life: &Life| {
+        let (name, ip) = (&*life.registration.hostname, &*life.registration.ip);
+        let instance = match (names.get(name), addresses.get(&(name, ip))) {
+            (Some(1), _) => name.to_owned(),
+            (_, Some(1)) => format!("{name}/{ip}"),
+            _ => format!("{name}/{ip}/{}", life.uid),
         };
-        (&*life.uid, name)
+        (life.uid.clone(), instance)
     };
-    lives.map(instance).collect()
+    lives.iter().map(instance).collect()
 }
 
-/// A node's newest figures; the inner error says why it has none now.
+/// A node's newest figures, none where they are no counters; the inner error says why there are none
+/// now.
 async fn scrape(
     app: &App,
     life: Life,
     seen: Option<Seen>,
     now: Timestamp,
     top: usize,
-) -> Result<Result<Scraped, String>, ApiError> {
-    let ever = (Timestamp::MIN, Timestamp::MAX);
-    let rows = app
-        .store
-        .samples(&life.uid, ever, None, Order::Descending, 2);
-    let rows = rows.await?;
+) -> Result<Result<Option<Scraped>, String>, ApiError> {
     let name = &life.registration.hostname;
-    let (Some(newest), Some(seen)) = (rows.first(), seen) else {
+    let Some(seen) = seen else {
         return Ok(Err(format!("{name} has sent no sample yet")));
     };
-    let unreadable = || ApiError::unavailable("a stored sample cannot be read");
-    let Stored::Frame(frame) = stored::read(newest).map_err(|_| unreadable())? else {
-        return Ok(Err(format!(
-            "{name} is reported by a third party, whose figures are no counters"
-        )));
+    // By the node's own clock: what it sent before that was set back is not its newest.
+    let until = seen.clock_offset_micros;
+    let until = until.map_or(Timestamp::MAX, |offset| now.plus_micros(offset));
+    let range = (Timestamp::MIN, until);
+    let rows = app
+        .store
+        .samples(&life.uid, range, None, Order::Descending, 2);
+    let rows = rows.await?;
+    let Some(newest) = rows.first() else {
+        return Ok(Err(format!("{name} has sent no sample yet")));
+    };
+    let newest = match stored::read(newest).map_err(unreadable_of(name)) {
+        Ok(newest) => newest,
+        Err(reason) => return Ok(Err(reason)),
     };
     let before = rows.get(1).and_then(|row| stored::read(row).ok());
-    let gap = before.as_ref().and_then(Stored::time);
-    let gap = gap.map(|before| frame.time.seconds_since(before));
+    let gap = newest.time().zip(before.as_ref().and_then(Stored::time));
+    let gap = gap.map(|(newest, before)| newest.seconds_since(before).clamp(1.0, USUAL_INTERVAL));
     let interval = life.registration.interval_seconds.map(f64::from);
     let interval = interval.or(gap).unwrap_or(USUAL_INTERVAL);
     let age = now.seconds_since(seen.fresh_at);
     if age > (interval * STALE_INTERVALS).max(STALE_SECONDS) {
         return Ok(Err(format!("the last sample of {name} is {age:.0} s old")));
     }
-    let host = frame.host().map_err(|_| unreadable())?;
+    let Stored::Frame(frame) = newest else {
+        // A third party's figures are gauges, and none of these names.
+        return Ok(Ok(None));
+    };
+    let host = frame.host().map_err(unreadable_of(name));
+    let host = match host {
+        Ok(host) => host,
+        Err(reason) => return Ok(Err(reason)),
+    };
     let time = frame.time;
     let mut processes = Vec::new();
-    if top > 0 {
-        let current = frame.sample().map_err(|_| unreadable())?;
+    if top > 0
+        && let Ok(current) = frame.sample()
+    {
         let before = match &before {
             Some(Stored::Frame(before)) => before.sample().ok(),
             _ => None,
         };
         processes = busiest(before.as_ref(), current, top);
     }
-    Ok(Ok(Scraped {
+    Ok(Ok(Some(Scraped {
         life,
         time,
         host,
         processes,
-    }))
+    })))
+}
+
+/// What is said of a row that is damaged: it is one node's, and hides no other.
+fn unreadable_of<E: std::fmt::Display>(name: &str) -> impl Fn(E) -> String + '_ {
+    move |error| {
+        tracing::error!(%error, node = name, "a stored sample cannot be read");
+        format!("the last sample of {name} cannot be read")
+    }
 }
 
 /// The processes that used most CPU between two samples, and of those that used none the largest.

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::{StatusCode, Uri, header};
 use nodestats_core::life::{self, Life, When};
+use nodestats_runtime::telemetry;
 use nodestats_store::Seen;
 use nodestats_wire::v1::{Freshness, NodeState, NodeView, Origin, Registration};
 use nodestats_wire::{Timestamp, routes};
@@ -373,7 +374,7 @@ impl App {
                 };
                 tracing::Span::current().record(named, &*life.registration.hostname);
                 self.permit(identity, want, Target::of(&life), asked)
-                    .instrument(tracing::info_span!("authorise"))
+                    .instrument(telemetry::part(|| tracing::info_span!("authorise")))
                     .await?;
                 Ok(life)
             }

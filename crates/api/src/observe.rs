@@ -28,8 +28,8 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
     span.record("http.response.status_code", status);
-    // For a server what the caller did wrong is no error of its own.
-    if status >= 500 {
+    // For a server what the caller did wrong is no error of its own, nor that a node is silent.
+    if status >= 500 && !is_scrape(route) {
         span.record("error.type", status.to_string());
         span.record("otel.status_code", "ERROR");
     }
@@ -39,7 +39,7 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
 
 fn span(request: &Request, method: &'static str, route: &str) -> Span {
     // Probes and scrapes would be most of all traces.
-    if [routes::HEALTHZ, routes::READYZ, routes::METRICS].contains(&route) {
+    if [routes::HEALTHZ, routes::READYZ].contains(&route) || is_scrape(route) {
         return Span::none();
     }
     let span = tracing::info_span!(
@@ -66,6 +66,11 @@ fn span(request: &Request, method: &'static str, route: &str) -> Span {
         telemetry::adopt(&span, request.headers(), routes::TRACE_HEADER);
     }
     span
+}
+
+/// What Prometheus asks for again and again.
+fn is_scrape(route: &str) -> bool {
+    route.starts_with(routes::METRICS)
 }
 
 /// A method as it is counted: whoever invents one makes no series.

@@ -3,7 +3,7 @@
 mod server;
 
 use nodestats_testkit::{Frames, Samples};
-use nodestats_wire::Timestamp;
+use nodestats_wire::{Timestamp, routes};
 use serde_json::{Value, json};
 use server::Server;
 
@@ -22,14 +22,20 @@ async fn nodes() -> Server {
         ("gone", "192.168.2.14", "gone"),
         ("new", "192.168.2.15", "new"),
     ] {
-        server.register(ip, name, uid).await;
+        let registration = json!({
+            "ip": ip, "hostname": name, "uid": uid, "interval_seconds": 600,
+        });
+        let registered = server
+            .call("POST", "/nodes", registration.to_string())
+            .await;
+        assert_eq!(registered.status, 201);
     }
     for uid in ["a", "b", "gone"] {
         let mut frames = Frames::new(now().plus_micros(-1_000_000));
         let two = [frames.next_frame(), frames.next_frame()].concat();
         assert_eq!(server.put_frames(uid, two).await.status, 204);
     }
-    let mut frames = Frames::new(now().plus_micros(-60_000_000));
+    let mut frames = Frames::new(now().plus_micros(-7_200_000_000));
     let two = [frames.next_frame(), frames.next_frame()].concat();
     assert_eq!(server.put_frames("silent", two).await.status, 204);
     let reading = json!({"memory": {"total_bytes": 5, "used_bytes": 1}});
@@ -62,7 +68,6 @@ async fn a_silent_node_has_no_series_and_its_scrape_fails() {
     assert_eq!(all.types["node_boot_time_seconds"], "gauge");
     for (node, said) in [
         ("silent", "the last sample of silent is"),
-        ("third", "whose figures are no counters"),
         ("new", "has sent no sample yet"),
     ] {
         let answer = server.get(&format!("/metrics/nodes/{node}")).await;
@@ -73,6 +78,8 @@ async fn a_silent_node_has_no_series_and_its_scrape_fails() {
             "{detail:?}"
         );
     }
+    // A third party's figures are no counters: it is up, and has no series.
+    assert_eq!(text(&server, "/metrics/nodes/third").await, "");
     assert_eq!(server.get("/metrics/nodes/nobody").await.status, 404);
     // One node's own has no instance: Prometheus says which target it is.
     let one = text(&server, "/metrics/nodes/192.168.2.10").await;
@@ -150,4 +157,30 @@ async fn openmetrics_are_given_to_who_asks_for_them() {
         let kind = kind.header("content-type");
         assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
     }
+}
+
+#[tokio::test]
+async fn what_a_clock_sent_before_it_was_set_back_is_not_the_newest() {
+    let server = Server::new().await;
+    server.register("192.168.2.10", "node-a", "a").await;
+    let push = async |at: Timestamp| {
+        let request = http::Request::put("/nodes/a")
+            .header(http::header::CONTENT_TYPE, routes::FRAMES_MEDIA_TYPE)
+            .header(routes::SENT_AT_HEADER, at.to_string());
+        let frame = Frames::new(at).next_frame();
+        let pushed = server
+            .ask(request.body(frame.into()).expect("a request"))
+            .await;
+        assert_eq!(pushed.status, 204);
+    };
+    let time = async || {
+        let samples = Samples::read(&text(&server, "/metrics/nodes/a").await);
+        samples.values["node_time_seconds"]
+    };
+    let ahead = now().plus_micros(7_200_000_000);
+    push(ahead).await;
+    assert!((time().await - ahead.seconds()).abs() < 1.0);
+    let right = now();
+    push(right).await;
+    assert!((time().await - right.seconds()).abs() < 1.0);
 }

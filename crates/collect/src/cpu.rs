@@ -1,11 +1,23 @@
 //! CPU times of `/proc/stat`, the time of boot, and frequencies.
 
+use std::collections::BTreeMap;
+
 use nodestats_core::sample::{CpuCounters, CpuTimes};
 
 use crate::collector::{Collector, Error};
 use crate::root::HostRoot;
 
-pub(crate) struct Cpu;
+/// Remembers what it read last: the kernel may count a little back.
+#[derive(Debug, Default)]
+pub(crate) struct Cpu {
+    total: CpuTimes,
+    cpus: BTreeMap<u32, CpuTimes>,
+}
+
+/// Ticks by which a counter that falls is held: idle and iowait are adjusted by the kernel (proc(5):
+/// iowait "may decrease in certain conditions"). What falls further, three seconds by the usual 100 ticks
+/// a second, is another CPU by the same number.
+const ADJUSTED: u64 = 300;
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct CpuOutput {
@@ -23,8 +35,43 @@ impl Collector for Cpu {
         let path = "proc/stat";
         let text = root.read(path).map_err(Error::read(path))?;
         let mut output = parse(&text).ok_or_else(|| Error::parse(path))?;
+        self.hold(&mut output);
         frequencies(root, &mut output.cpus);
         Ok(output)
+    }
+}
+
+impl Cpu {
+    /// No counter of `output` is a little less than it was: whoever computes rates would take that for
+    /// a counter that began anew.
+    fn hold(&mut self, output: &mut CpuOutput) {
+        output.total = held(self.total, output.total);
+        self.total = output.total;
+        for cpu in &mut output.cpus {
+            let last = self.cpus.entry(cpu.cpu).or_default();
+            cpu.times = held(*last, cpu.times);
+            *last = cpu.times;
+        }
+    }
+}
+
+fn held(last: CpuTimes, now: CpuTimes) -> CpuTimes {
+    let hold = |last: u64, now: u64| {
+        if last.saturating_sub(now) <= ADJUSTED {
+            now.max(last)
+        } else {
+            now
+        }
+    };
+    CpuTimes {
+        user: hold(last.user, now.user),
+        nice: hold(last.nice, now.nice),
+        system: hold(last.system, now.system),
+        idle: hold(last.idle, now.idle),
+        iowait: hold(last.iowait, now.iowait),
+        irq: hold(last.irq, now.irq),
+        softirq: hold(last.softirq, now.softirq),
+        steal: hold(last.steal, now.steal),
     }
 }
 
@@ -111,6 +158,25 @@ fn frequencies(root: &HostRoot, cpus: &mut [CpuCounters]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_counter_that_is_adjusted_back_is_held_and_one_that_begins_anew_is_not() {
+        let read = |idle: u64| {
+            let text = format!("cpu 1 0 1 {idle} 5 0 0 0\ncpu0 1 0 1 {idle} 5 0 0 0\n");
+            parse(&text).expect("well formed")
+        };
+        let mut cpu = Cpu::default();
+        let mut seen = |idle: u64| {
+            let mut output = read(idle);
+            cpu.hold(&mut output);
+            (output.total.idle, output.cpus[0].times.idle)
+        };
+        assert_eq!(seen(1000), (1000, 1000));
+        assert_eq!(seen(999), (1000, 1000));
+        assert_eq!(seen(1001), (1001, 1001));
+        // Taken out and put in again.
+        assert_eq!(seen(7), (7, 7));
+    }
 
     #[test]
     fn what_is_no_stat_is_no_figure() {

@@ -103,7 +103,7 @@ impl Reader {
 impl Collectors {
     fn start(root: &HostRoot) -> io::Result<Self> {
         Ok(Self {
-            cpu: Worker::start(Cpu, root)?,
+            cpu: Worker::start(Cpu::default(), root)?,
             load: Worker::start(Load, root)?,
             memory: Worker::start(Memory, root)?,
             disk: Worker::start(Disk, root)?,

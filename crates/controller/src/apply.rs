@@ -17,10 +17,10 @@ use crate::decide::{Decision, NODE_LOST, WAITING};
 use crate::events::Event;
 use crate::metrics::Metrics;
 
-/// Why a node could not be reconciled. It is tried again.
 /// Where what is written here is written, as spans are called by.
 const OBJECT: &str = "/apis/nodestats.dev/v1alpha1/monitorednodes/{name}";
 
+/// Why a node could not be reconciled. It is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the API server did not take a write")]

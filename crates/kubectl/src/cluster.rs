@@ -252,7 +252,10 @@ impl Access {
                     said.trim()
                 );
             }
-            Err(_) => bail!("the pod {pod} did not answer within {:?}", crate::PATIENCE),
+            Err(_) => {
+                attempt.failed("timeout");
+                bail!("the pod {pod} did not answer within {:?}", crate::PATIENCE)
+            }
         };
         client::answer(&format!("the pod {pod}"), status.as_u16(), body.to_vec())
             .map_err(crate::with_hint)

@@ -155,6 +155,7 @@ async fn traced(arguments: Arguments) -> anyhow::Result<()> {
         name: "kubectl-nodestats",
         protocols: Protocols::HttpAndGrpc,
         logs: None,
+        is_lasting: false,
         always_traced: is_wanted,
     });
     let span = tracing::info_span!(

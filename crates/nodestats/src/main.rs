@@ -30,6 +30,7 @@ fn main() -> ExitCode {
                 name: arguments.command.service(),
                 protocols: Protocols::HttpAndGrpc,
                 logs: Some(arguments.logs),
+                is_lasting: !matches!(arguments.command, Command::Token(_) | Command::Ask(_)),
                 always_traced: false,
             });
             let registry = telemetry.registry().clone();

@@ -21,7 +21,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider,
 };
 
-pub use trace::{Context, adopt, current_ids, here, past};
+pub use trace::{Context, adopt, current_ids, here, part, past};
 
 use crate::logs;
 use crate::metrics::Registry;
@@ -50,6 +50,8 @@ pub struct Program {
     pub protocols: Protocols,
     /// How it logs; `None` where standard error is for a person.
     pub logs: Option<logs::Arguments>,
+    /// It runs until it is told to end: its metrics are worth sending.
+    pub is_lasting: bool,
     /// Spans are made, and each is sampled, also where nobody collects them: somebody wants to know the
     /// trace's id.
     pub always_traced: bool,
@@ -69,7 +71,8 @@ impl Telemetry {
         let mut wrong = Vec::new();
         let signals = Signals::read(program.protocols, &mut wrong);
         let resource = resource(program.name);
-        let metrics = signals.metrics.and_then(|protocol| {
+        let metrics = signals.metrics.filter(|_| program.is_lasting);
+        let metrics = metrics.and_then(|protocol| {
             export::metrics(protocol)
                 .map_err(|error| wrong.push(format!("metrics are not exported: {error:#}")))
                 .ok()
@@ -124,15 +127,31 @@ impl Telemetry {
 
     /// Sends what waits, as far as there is time for it.
     pub async fn end(self) {
-        let ended = tokio::task::spawn_blocking(move || {
-            if let Some(tracer) = self.tracer {
+        // Side by side, on threads that nobody waits for: the SDK waits for longer than it is told.
+        let Self { registry, tracer } = self;
+        let spans = aside(move || {
+            if let Some(tracer) = tracer {
                 let _ = tracer.shutdown_with_timeout(FLUSH_PATIENCE);
             }
-            let _ = self
-                .registry
-                .provider()
-                .shutdown_with_timeout(FLUSH_PATIENCE);
         });
+        let metrics = aside(move || {
+            let _ = registry.provider().shutdown_with_timeout(FLUSH_PATIENCE);
+        });
+        let both = async { tokio::join!(spans, metrics) };
+        let _ = tokio::time::timeout(FLUSH_PATIENCE, both).await;
+    }
+}
+
+/// Runs what blocks on a thread of its own.
+async fn aside(work: impl FnOnce() + Send + 'static) {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let started = std::thread::Builder::new()
+        .name("telemetry-end".to_owned())
+        .spawn(move || {
+            work();
+            let _ = done.send(());
+        });
+    if started.is_ok() {
         let _ = ended.await;
     }
 }
@@ -189,7 +208,36 @@ impl Signals {
         let traces = signal("TRACES");
         let metrics = signal("METRICS");
         wrong.dedup();
+        if traces.is_some() {
+            check_sampler(wrong);
+        }
         Self { traces, metrics }
+    }
+}
+
+/// The SDK takes a sampler that it does not know for one that keeps everything.
+fn check_sampler(wrong: &mut Vec<String>) {
+    let Some(sampler) = variable("OTEL_TRACES_SAMPLER") else {
+        return;
+    };
+    let (ratio, known) = match &*sampler {
+        "traceidratio" | "parentbased_traceidratio" => (true, true),
+        "always_on" | "always_off" | "parentbased_always_on" | "parentbased_always_off" => {
+            (false, true)
+        }
+        _ => (false, false),
+    };
+    if !known {
+        wrong.push(format!(
+            "OTEL_TRACES_SAMPLER is no sampler that there is: {sampler:?}; all traces are kept"
+        ));
+    }
+    let argument = variable("OTEL_TRACES_SAMPLER_ARG").unwrap_or_default();
+    let part = argument.parse::<f64>().ok();
+    if ratio && !part.is_some_and(|part| (0.0..=1.0).contains(&part)) {
+        wrong.push(format!(
+            "OTEL_TRACES_SAMPLER_ARG is a number from 0 to 1, and not {argument:?}; all traces are kept"
+        ));
     }
 }
 

@@ -37,6 +37,15 @@ pub fn here() -> Context {
     Context(context.is_valid().then(|| Box::new(context)))
 }
 
+/// A span that is only of interest as a part of another: none where we are in none, as while a probe or
+/// a scrape is answered.
+pub fn part(make: impl FnOnce() -> Span) -> Span {
+    if Span::current().is_none() {
+        return Span::none();
+    }
+    make()
+}
+
 /// A child of the span that we are in, of something that was measured before it was told: `took` from
 /// `begin` on.
 pub fn past(
