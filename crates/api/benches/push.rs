@@ -2,7 +2,8 @@
 //! with one in a hundred traces kept, and with all of them. Each is a process of its own, in turn, since a
 //! process sets up its telemetry once; figures of one run compare, and no others.
 //!
-//! Prints one JSON object: medians in microseconds of CPU time and of the clock for one push.
+//! Prints one JSON object: medians in microseconds of CPU time and of the clock for one push, and what a span
+//! costs that nobody takes, in nanoseconds.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::body::Body;
 use http::{Request, header};
 use nodestats_api::{App, Options, router};
+use nodestats_runtime::logs;
 use nodestats_runtime::telemetry::{Program, Protocols, Telemetry};
 use nodestats_store::{Location, MemoryBudget, Store};
 use nodestats_testkit::Frames;
@@ -46,6 +48,7 @@ fn main() {
         values[values.len() / 2]
     };
     let mut object = serde_json::Map::new();
+    object.insert("span_off_nanos".to_owned(), span_off_nanos().into());
     for (mode, figures) in MODES.iter().zip(&figures) {
         for (what, which) in [
             ("cpu_micros", (|figure| figure.0) as fn(&(f64, f64)) -> f64),
@@ -56,6 +59,17 @@ fn main() {
         }
     }
     println!("{}", serde_json::Value::Object(object));
+}
+
+/// What a span costs in a process that collects none, rounded to tenths.
+fn span_off_nanos() -> f64 {
+    const SPANS: u32 = 10_000_000;
+    let begin = Instant::now();
+    for number in 0..SPANS {
+        std::hint::black_box(tracing::info_span!("off", "nodestats.samples" = number));
+    }
+    let each = begin.elapsed().as_secs_f64() * 1e9 / f64::from(SPANS);
+    (each * 10.0).round() / 10.0
 }
 
 /// A collector that takes everything at once, so that it costs nothing but the sending.
@@ -128,7 +142,8 @@ fn child() {
         let telemetry = Telemetry::start(Program {
             name: "bench",
             protocols: Protocols::Http,
-            logs: None,
+            // As a server has it: what is logged decides what is looked at.
+            logs: Some(logs::Arguments::default()),
             is_lasting: true,
             always_traced: false,
         });
