@@ -24,18 +24,6 @@ pub use front::{Front, FrontError, serve};
 use crate::access::Identity;
 use crate::{ApiError, App, openapi_document, router};
 
-/// Resources that Kubernetes is told of: of a node its summary, and each detail as a subresource.
-/// Only reading verbs: the garbage collector and the deletion of namespaces call what is there.
-const DETAILS: [&str; 7] = [
-    "cpu",
-    "memory",
-    "disk",
-    "network",
-    "filesystems",
-    "pressure",
-    "proc",
-];
-
 /// The router of the listener that the front proxy reaches.
 pub fn aggregated_router(app: App) -> Router {
     let nodes = router(app).route_layer(middleware::from_fn(only_reading_of_nodes));
@@ -134,7 +122,8 @@ fn resources() -> Value {
         })
     };
     let mut all = vec![resource("nodes".to_owned(), &["get", "list"])];
-    all.extend(DETAILS.map(|detail| resource(format!("nodes/{detail}"), &["get"])));
+    // Only reading verbs: the garbage collector and the deletion of namespaces call what is there.
+    all.extend(routes::DETAILS.map(|detail| resource(format!("nodes/{detail}"), &["get"])));
     json!({
         "kind": "APIResourceList", "apiVersion": "v1",
         "groupVersion": format!("{}/{}", routes::GROUP, routes::GROUP_VERSION),
@@ -146,7 +135,7 @@ fn discovery() -> Value {
     let kind = json!({
         "group": routes::GROUP, "version": routes::GROUP_VERSION, "kind": "NodeStatistics",
     });
-    let subresources = DETAILS
+    let subresources = routes::DETAILS
         .map(|detail| json!({"subresource": detail, "responseKind": kind, "verbs": ["get"]}));
     json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},

@@ -1,6 +1,6 @@
 //! Traces through the whole path, in a real Jaeger; and collectors that hang, refuse, and talk nonsense.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -541,6 +541,7 @@ async fn a_collector_that_does_not_work_changes_nothing() {
     let memory = without.peak_memory();
     for collector in [Collector::Hangs, Collector::Refuses, Collector::Garbage] {
         let log = format!("{collector:?}.log");
+        let started = Instant::now();
         let api = serve(Some(&collector.start()), &log);
         let took = pushes(&api, 200).await;
         // Nobody waits for a collector: a request to this one takes ten seconds.
@@ -589,9 +590,17 @@ async fn a_collector_that_does_not_work_changes_nothing() {
             "{:?}",
             begin.elapsed()
         );
-        // One line for each thing that goes wrong again and again, not one for each time.
+        // What goes wrong again and again is told thirty times a minute at most.
         let log = std::fs::read_to_string(folder.path().join(&log)).expect("a log");
-        assert!(log.lines().count() < 40, "{log}");
+        let mut told: BTreeMap<(String, String), u32> = BTreeMap::new();
+        for line in log.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).expect("an object");
+            let place = (line["target"].to_string(), line["name"].to_string());
+            *told.entry(place).or_default() += 1;
+        }
+        let minutes = 1 + u32::try_from(started.elapsed().as_secs() / 60).expect("short");
+        let most = told.values().max().copied().unwrap_or_default();
+        assert!(most <= 30 * (minutes + 1), "{told:?}");
     }
 }
 
@@ -603,34 +612,44 @@ async fn wrong_variables_are_told_and_stop_nothing() {
     let client = api.client();
     for (variables, said) in [
         (
-            [
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317"),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ],
+            "ENDPOINT=http://127.0.0.1:4317 PROTOCOL=grpc",
             "this program sends http/protobuf alone",
         ),
         (
-            [
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke"),
-            ],
+            "ENDPOINT=http://127.0.0.1:4318 PROTOCOL=smoke",
             "grpc or http/protobuf",
         ),
         (
-            [
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:4318"),
-                ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
-            ],
+            "ENDPOINT=https://127.0.0.1:4318 CERTIFICATE=/nowhere.pem",
             "cannot read /nowhere.pem",
         ),
         (
-            [
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
-                ("OTEL_PROPAGATORS", "b3"),
-            ],
+            "ENDPOINT=http://127.0.0.1:4318 OTEL_PROPAGATORS=b3",
             "tracecontext, baggage and none",
         ),
+        (
+            "ENDPOINT=http://127.0.0.1:4318 OTEL_TRACES_SAMPLER=traceidratio OTEL_TRACES_SAMPLER_ARG=1%",
+            "a number from 0 to 1",
+        ),
+        (
+            "ENDPOINT=http://127.0.0.1:4318 OTEL_TRACES_SAMPLER=sometimes",
+            "no sampler that there is",
+        ),
     ] {
+        let named = |pair: &str| {
+            let (name, value) = pair.split_once('=').expect("NAME=VALUE");
+            let begin = if name.starts_with("OTEL_") {
+                ""
+            } else {
+                "OTEL_EXPORTER_OTLP_"
+            };
+            (format!("{begin}{name}"), value.to_owned())
+        };
+        let variables: Vec<(String, String)> = variables.split(' ').map(named).collect();
+        let variables: Vec<(&str, &str)> = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         let log = folder.path().join("agent.log");
         let arguments = [
             "--server",
@@ -652,5 +671,33 @@ async fn wrong_variables_are_told_and_stop_nothing() {
         })
         .await;
         assert!(agent.terminate().success());
+    }
+}
+
+#[tokio::test]
+async fn what_is_off_sends_nothing() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let jaeger = Jaeger::start();
+    for (name, off) in [
+        ("disabled", ("OTEL_SDK_DISABLED", "true")),
+        ("unsampled", ("OTEL_TRACES_SAMPLER", "always_off")),
+        ("without", ("OTEL_TRACES_EXPORTER", "none")),
+        ("on", ("OTEL_SDK_DISABLED", "false")),
+    ] {
+        let mut variables = jaeger.variables(false);
+        variables.push(("OTEL_SERVICE_NAME", name.to_owned()));
+        variables.push((off.0, off.1.to_owned()));
+        let api = ["api", "--listen", "127.0.0.1:0", "--database", "mem://"];
+        let api = Program::serve_with(&api, &variables, &folder.path().join("api.log"));
+        api.client().get("/nodes", &[]).await.expect("an answer");
+        // What there was to send is sent at the end.
+        assert!(api.terminate().success());
+    }
+    eventually("the one that is on", async || {
+        (!jaeger.traces("on").await.is_empty()).then_some(())
+    })
+    .await;
+    for name in ["disabled", "unsampled", "without"] {
+        assert!(jaeger.traces(name).await.is_empty(), "{name}");
     }
 }

@@ -490,7 +490,7 @@ def test_viewer_roles_tell_processes_from_the_rest():
     ours = [rule for rule in viewer["rules"] if rule["apiGroups"] == ["stats.nodestats.dev"]]
     assert [rule["verbs"] for rule in ours] == [["get", "list"], ["get"], ["get"]]
     resources = {resource for rule in ours for resource in rule["resources"]}
-    code = (ROOT / "crates/api/src/aggregated.rs").read_text()
+    code = (ROOT / "crates/wire/src/routes.rs").read_text()
     details = re.search(r"const DETAILS: .*? = \[(.*?)\]", code, re.DOTALL)[1]
     details = {f"nodes/{detail}" for detail in re.findall(r'"(\w+)"', details)}
     # The last is no path of the cluster's own API.

@@ -80,6 +80,7 @@ pub fn template(path: &str) -> String {
         [] => PAGE.to_owned(),
         ["nodes", _, "proc", _] => "/nodes/{node}/proc/{pid}".to_owned(),
         ["nodes", _] => "/nodes/{node}".to_owned(),
+        ["nodes", _, "registration"] => "/nodes/{node}/registration".to_owned(),
         ["nodes", _, part] if DETAILS.contains(part) => format!("/nodes/{{node}}/{part}"),
         ["metrics", "nodes", _] => "/metrics/nodes/{node}".to_owned(),
         ["local", "tokens", _] => "/local/tokens/{id}".to_owned(),
@@ -102,8 +103,8 @@ pub fn template(path: &str) -> String {
     }
 }
 
-/// What stands after a node in a path.
-const DETAILS: [&str; 8] = [
+/// The details of a node: what stands after it in a path, and its subresources where rules name them.
+pub const DETAILS: [&str; 7] = [
     "cpu",
     "memory",
     "disk",
@@ -111,7 +112,6 @@ const DETAILS: [&str; 8] = [
     "filesystems",
     "pressure",
     "proc",
-    "registration",
 ];
 
 /// The path of one node's figures in the names of `node_exporter`.
@@ -146,6 +146,7 @@ mod tests {
             ("/nodes/192.168.2.10", "/nodes/{node}"),
             ("/nodes/a/cpu?from=1", "/nodes/{node}/cpu"),
             ("/nodes/a/proc/17", "/nodes/{node}/proc/{pid}"),
+            ("/nodes/a/registration", "/nodes/{node}/registration"),
             ("/nodes/a/b", "/{path}"),
             ("/nodes?view=full", "/nodes"),
             ("/local/tokens/x", "/local/tokens/{id}"),
