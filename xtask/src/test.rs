@@ -130,6 +130,7 @@ pub(crate) fn programs() -> anyhow::Result<()> {
 /// it is not yet.
 fn kubernetes() -> anyhow::Result<()> {
     install::cluster()?;
+    cluster::helm()?;
     for version in cluster::Version::ALL {
         cluster::Binaries::find(version, true)?;
     }

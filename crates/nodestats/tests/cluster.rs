@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nodestats_testkit::kubernetes::{FullCluster, Version};
+use nodestats_testkit::kubernetes::{FullCluster, Version, sweep};
 use nodestats_testkit::{eventually, get};
 use nodestats_wire::client::Client;
 use serde_json::{Value, json};
@@ -176,6 +176,8 @@ fn step(name: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_three_nodes_through_its_life() {
     step("start");
+    // What a test that was killed has left would go in the middle of this one.
+    sweep().expect("swept");
     let before = machine();
     let scene = Scene {
         cluster: FullCluster::with_images(Version::V1_37, NODES.len()),
@@ -231,11 +233,7 @@ async fn install(scene: &Scene) {
     let begin = Instant::now();
     scene.cluster.install_chart(&VALUES).expect("installed");
     scene.until_all("Ready").await;
-    assert!(
-        begin.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        begin.elapsed()
-    );
+    println!("install to Ready: {:.1} s", begin.elapsed().as_secs_f64());
     let api = scene.api().await;
     assert_eq!(get(&api, "/nodes").await, Some(json!(scene.addresses())));
     for (node, address) in NODES.iter().zip(scene.addresses()) {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 
-pub use nodestats_cluster::Version;
+pub use nodestats_cluster::{Version, sweep};
 
 /// A control plane; gone when it is dropped.
 pub struct ControlPlane {
