@@ -88,6 +88,24 @@ impl Scene {
         Some(rows.cloned().collect())
     }
 
+    /// Waits until what was upgraded runs, and what it took the place of has ended.
+    async fn settled(&self) {
+        for workload in [
+            "statefulset/nodestats-api",
+            "daemonset/nodestats-agent",
+            "deployment/nodestats-controller",
+        ] {
+            let timeout = "--timeout=120s";
+            self.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
+        }
+        let ending = "jsonpath={.items[*].metadata.deletionTimestamp}";
+        eventually("the old pods to end", async || {
+            let ending = self.kubectl(&["get", "pods", "-n", "nodestats", "-o", ending]);
+            ending.trim().is_empty().then_some(())
+        })
+        .await;
+    }
+
     async fn until_answers(&self) {
         for node in NODES {
             let address = self.cluster.address(node).expect("a node");
@@ -457,10 +475,7 @@ async fn an_upgrade_keeps_history_and_opens_process_io(scene: &Scene) {
     let before = oldest(scene, "node-2").expect("a history");
     let uid = pod_uid(scene);
     scene.cluster.install_chart(&UPGRADED).expect("upgraded");
-    for workload in ["statefulset/nodestats-api", "daemonset/nodestats-agent"] {
-        let timeout = "--timeout=120s";
-        scene.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
-    }
+    scene.settled().await;
     eventually("disk I/O of another user's process", async || {
         let rows = scene.rows("node-2", &uid)?;
         let row = rows.into_iter().find(|row| row["name"] == "load")?;
@@ -478,14 +493,7 @@ async fn one_trace_leads_through_the_cluster(scene: &Scene) {
     let endpoint = format!("telemetry.otlp.endpoint=\"{}\"", jaeger.http());
     let values = [&UPGRADED[..], &[&endpoint]].concat();
     scene.cluster.install_chart(&values).expect("upgraded");
-    for workload in [
-        "statefulset/nodestats-api",
-        "daemonset/nodestats-agent",
-        "deployment/nodestats-controller",
-    ] {
-        let timeout = "--timeout=120s";
-        scene.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
-    }
+    scene.settled().await;
     scene.until_answers().await;
     // An agent's tick, to the disk.
     let store = "nodestats-agent: tick > push > PUT /nodes/{node} > nodestats-api: PUT /nodes/{node} \
@@ -568,10 +576,7 @@ async fn one_trace_leads_through_the_cluster(scene: &Scene) {
     scene.kubectl(&["delete", "clusterrolebinding", "traced-nodestats-viewer"]);
     scene.kubectl(&["delete", "serviceaccount", "traced", "-n", "nodestats"]);
     scene.cluster.install_chart(&UPGRADED).expect("upgraded");
-    for workload in ["statefulset/nodestats-api", "daemonset/nodestats-agent"] {
-        let timeout = "--timeout=120s";
-        scene.kubectl(&["rollout", "status", "-n", "nodestats", workload, timeout]);
-    }
+    scene.settled().await;
     scene.until_answers().await;
 }
 
