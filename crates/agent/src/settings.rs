@@ -60,6 +60,7 @@ impl Censor {
     pub(crate) fn apply(&mut self, settings: Settings, sample: &mut Sample) {
         if !settings.processes {
             sample.processes = Vec::new();
+            sample.gather_members();
         }
         if settings.command_line == CommandLine::Off {
             for process in &mut sample.processes {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nodestats_core::Timestamp;
 use nodestats_core::sample::{Host, Sample};
 
+use crate::cgroups::{Cgroups, PodProcesses};
 use crate::collector::Worker;
 use crate::cpu::Cpu;
 use crate::disk::Disk;
@@ -71,6 +72,8 @@ struct Collectors {
     filesystems: Worker<Filesystems>,
     pressure: Worker<Pressure>,
     processes: Worker<Processes>,
+    cgroups: Worker<Cgroups>,
+    pods: PodProcesses,
 }
 
 impl Reader {
@@ -102,6 +105,7 @@ impl Reader {
 
 impl Collectors {
     fn start(root: &HostRoot) -> io::Result<Self> {
+        let pods = PodProcesses::default();
         Ok(Self {
             cpu: Worker::start(Cpu::default(), root)?,
             load: Worker::start(Load, root)?,
@@ -111,6 +115,8 @@ impl Collectors {
             filesystems: Worker::start(Filesystems::default(), root)?,
             pressure: Worker::start(Pressure, root)?,
             processes: Worker::start(Processes::default(), root)?,
+            cgroups: Worker::start(Cgroups::new(pods.clone()), root)?,
+            pods,
             root: root.clone(),
         })
     }
@@ -120,6 +126,7 @@ impl Collectors {
         let deadline = Instant::now() + patience;
         self.cpu.begin();
         self.processes.begin();
+        self.cgroups.begin();
         self.load.begin();
         self.memory.begin();
         self.disk.begin();
@@ -133,6 +140,7 @@ impl Collectors {
         let (interfaces, network_run) = self.network.finish(deadline);
         let (pressure, pressure_run) = self.pressure.finish(deadline);
         let (processes, processes_run) = self.processes.finish(deadline);
+        let (cgroups, cgroups_run) = self.cgroups.finish(deadline);
         let (filesystems, filesystems_run) = self.filesystems.finish(deadline);
         let (cpu_total, cpus, boot_time_seconds) = match cpu {
             Some(cpu) => (Some(cpu.total), cpu.cpus, cpu.boot_time_seconds),
@@ -165,12 +173,21 @@ impl Collectors {
                 filesystems_run,
                 pressure_run,
                 processes_run,
+                cgroups_run,
             ],
         };
-        Sample {
+        let mut sample = Sample {
             host,
             processes: processes.unwrap_or_default(),
+            cgroups: None,
+        };
+        self.pods.remember(&sample);
+        match cgroups.flatten() {
+            Some(groups) => groups.join(&mut sample),
+            // What nobody lists nobody is in.
+            None => sample.gather_members(),
         }
+        sample
     }
 }
 

@@ -4,6 +4,7 @@
 //! Each collector is a file here, runs on a thread of its own, has a deadline, and reports how it
 //! fared. Knows nothing of where samples go.
 
+mod cgroups;
 mod collector;
 mod cpu;
 mod disk;

@@ -26,7 +26,7 @@ impl Collector for Network {
 }
 
 /// Two lines of headings, then a name, a colon, eight columns received and eight sent.
-fn parse(text: &str) -> Option<Vec<InterfaceCounters>> {
+pub(crate) fn parse(text: &str) -> Option<Vec<InterfaceCounters>> {
     text.lines().skip(2).map(line).collect()
 }
 

@@ -37,7 +37,7 @@ impl Collector for Pressure {
     }
 }
 
-fn parse(text: &str) -> Option<Stall> {
+pub(crate) fn parse(text: &str) -> Option<Stall> {
     let line = |kind: &str| text.lines().find_map(|line| line.strip_prefix(kind));
     let full = match line("full ") {
         Some(values) => Some(stall(values)?),

@@ -5,7 +5,6 @@
 //! changes once a process. Everything is read again about once a minute, spread over the passes.
 //! A process that did not change costs no allocation. Two threads share the work of a pass.
 
-mod cgroup;
 mod details;
 mod directory;
 mod stat;

@@ -81,6 +81,7 @@ impl SysinfoReader {
             ..Host::default()
         };
         Sample {
+            cgroups: None,
             host,
             processes: self.processes(boot_time.unwrap_or_default()),
         }

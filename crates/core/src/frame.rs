@@ -1,19 +1,22 @@
 //! The agent's push: a sample in a compact binary form, with what makes it count once.
 //!
 //! A frame is `length (u32) | version (u8) | time | agent start | sequence | host part | process
-//! part`, little-endian; each part is a length and a zstd frame of the postcard encoding of
-//! [`Host`] or of the processes. The parts are apart so that a question about the host never
-//! unpacks a process table. Frames stand one after another in a push.
+//! part | cgroup part`, little-endian; each part is a length and a zstd frame of the postcard
+//! encoding of [`Host`], of the processes, or of the control groups. The parts are apart so that a
+//! question about the host never unpacks a process table. Version 1 has no cgroup part. Frames
+//! stand one after another in a push.
 
 use nodestats_wire::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::sample::{Host, Process, Sample};
+use crate::sample::{Cgroup, Host, Process, Sample};
 
-/// The version that this code writes, and the only one it reads.
-const VERSION: u8 = 1;
+/// The version that this code writes.
+const VERSION: u8 = 2;
+/// The oldest version that it reads.
+const OLDEST: u8 = 1;
 /// Bytes before the parts, the leading length included.
 const HEADER: usize = 4 + 1 + 8 + 16 + 8;
 /// Most bytes that one part may unpack to: 16 MiB hold over 60,000 processes, and what a client
@@ -29,7 +32,7 @@ pub enum Error {
     #[error("the frame is cut off")]
     Truncated,
     /// Another version of the form.
-    #[error("the frame has version {0}; this program reads version {VERSION}")]
+    #[error("the frame has version {0}; this program reads versions {OLDEST} to {VERSION}")]
     Version(u8),
     /// A time outside the years 1970 to 9999.
     #[error("the frame has an impossible time")]
@@ -63,20 +66,24 @@ pub struct Frame<'a> {
     pub id: FrameId,
     host: &'a [u8],
     processes: &'a [u8],
+    /// `None` of version 1.
+    cgroups: Option<&'a [u8]>,
 }
 
 /// Encodes a sample; the result is what [`Frame::split_first`] takes.
 pub fn encode(time: Timestamp, id: FrameId, sample: &Sample) -> Vec<u8> {
     let host = pack(&sample.host);
     let processes = pack(&sample.processes);
-    let length = HEADER + 8 + host.len() + processes.len();
+    let cgroups = pack(&sample.cgroups);
+    let parts = [host, processes, cgroups];
+    let length = HEADER + parts.iter().map(|part| 4 + part.len()).sum::<usize>();
     let mut frame = Vec::with_capacity(length);
     frame.extend_from_slice(&(length as u32).to_le_bytes());
     frame.push(VERSION);
     frame.extend_from_slice(&time.micros().to_le_bytes());
     frame.extend_from_slice(id.agent_start.as_bytes());
     frame.extend_from_slice(&id.sequence.to_le_bytes());
-    for part in [host, processes] {
+    for part in parts {
         frame.extend_from_slice(&(part.len() as u32).to_le_bytes());
         frame.extend_from_slice(&part);
     }
@@ -96,7 +103,7 @@ impl<'a> Frame<'a> {
         let mut reader = Reader(bytes);
         let length = u32::from_le_bytes(reader.array()?) as usize;
         let [version] = reader.array()?;
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(Error::Version(version));
         }
         let time = i64::from_le_bytes(reader.array()?);
@@ -105,6 +112,10 @@ impl<'a> Frame<'a> {
         let sequence = u64::from_le_bytes(reader.array()?);
         let host = reader.part()?;
         let processes = reader.part()?;
+        let cgroups = match version {
+            OLDEST => None,
+            _ => Some(reader.part()?),
+        };
         if length > bytes.len() {
             return Err(Error::Truncated);
         }
@@ -119,13 +130,15 @@ impl<'a> Frame<'a> {
             },
             host,
             processes,
+            cgroups,
         })
     }
 
     /// At most so many bytes do its parts unpack to, by what they say of themselves; beyond it they
     /// cannot be unpacked.
     pub fn unpacked_bytes(&self) -> usize {
-        capacity(self.host) + capacity(self.processes)
+        let parts = [Some(self.host), Some(self.processes), self.cgroups];
+        parts.into_iter().flatten().map(capacity).sum()
     }
 
     /// Unpacks the host's figures.
@@ -138,12 +151,20 @@ impl<'a> Frame<'a> {
         unpack(self.processes)
     }
 
-    /// Unpacks both parts.
+    /// Unpacks the control groups.
+    pub fn cgroups(&self) -> Result<Option<Vec<Cgroup>>, Error> {
+        self.cgroups.map_or(Ok(None), unpack)
+    }
+
+    /// Unpacks all parts.
     pub fn sample(&self) -> Result<Sample, Error> {
-        Ok(Sample {
+        let mut sample = Sample {
             host: self.host()?,
             processes: self.processes()?,
-        })
+            cgroups: self.cgroups()?,
+        };
+        sample.place_processes();
+        Ok(sample)
     }
 }
 
@@ -210,7 +231,41 @@ mod tests {
                 ..Host::default()
             },
             processes: names.iter().enumerate().map(process).collect(),
+            cgroups: (!names.is_empty()).then(|| {
+                vec![Cgroup {
+                    path: "/a".into(),
+                    members: vec![0],
+                    ..Cgroup::default()
+                }]
+            }),
         }
+    }
+
+    /// As version 1 wrote it: without control groups.
+    fn in_version_1(frame: &[u8]) -> Vec<u8> {
+        let mut end = HEADER;
+        for _ in 0..2 {
+            let length = frame[end..].first_chunk().expect("a length");
+            end += 4 + u32::from_le_bytes(*length) as usize;
+        }
+        let mut old = frame[..end].to_vec();
+        old[..4].copy_from_slice(&(end as u32).to_le_bytes());
+        old[4] = 1;
+        old
+    }
+
+    #[test]
+    fn frames_of_version_1_are_read() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let old = in_version_1(&encode(Timestamp::MIN, id(7), &sample(&names)));
+        let frame = Frame::read(&old).expect("well formed");
+        let read = frame.sample().expect("well formed");
+        assert_eq!(read.host, sample(&names).host);
+        assert_eq!(read.processes.len(), 2);
+        assert_eq!((read.cgroups, frame.id), (None, id(7)));
+        let mut newer = encode(Timestamp::MIN, id(7), &sample(&names));
+        newer[4] = VERSION + 1;
+        assert!(matches!(Frame::read(&newer), Err(Error::Version(3))));
     }
 
     proptest! {
@@ -221,7 +276,8 @@ mod tests {
             sequence: u64,
         ) {
             let time = Timestamp::from_micros(micros).expect("in range");
-            let sample = sample(&names);
+            let mut sample = sample(&names);
+            sample.place_processes();
             let mut bytes = encode(time, id(sequence), &sample);
             let length = bytes.len();
             bytes.extend(encode(time, id(0), &sample));

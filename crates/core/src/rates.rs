@@ -5,10 +5,12 @@
 //! samples cannot tell (the first one, another boot, a counter that only one of them has) is
 //! absent, never 0.
 
+mod cgroup;
 mod counter;
 mod host;
 mod process;
 
+pub use cgroup::{pods, units};
 pub use host::{host_reading, summary};
 pub use process::process_rows;
 

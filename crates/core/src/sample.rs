@@ -4,21 +4,30 @@
 //! not known is `None`. The order of fields is the encoded form ([`crate::frame`]): a change is
 //! a new version of it.
 
+pub mod cgroup;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A host at one moment: its own figures and its processes.
+pub use cgroup::Cgroup;
+
+/// A host at one moment: its own figures, its processes, and what groups them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// The host's own figures.
     pub host: Host,
     /// All processes, by pid.
     pub processes: Vec<Process>,
+    /// Containers, pods and units, by path; `None` where they could not be read.
+    pub cgroups: Option<Vec<Cgroup>>,
 }
 
 /// Figures of a process that are kept of each moment: what changes with time, and what it is known by.
 const VALUES_OF_A_PROCESS: usize = 14;
+/// Figures of a control group, without those of its devices and interfaces.
+const VALUES_OF_A_CGROUP: usize = 22;
 
 impl Sample {
     /// How many figures it has: what bytes are divided by to compare how densely they are kept.
@@ -33,9 +42,62 @@ impl Sample {
             + list(host.interfaces.as_ref().map(Vec::len), 8)
             + list(host.filesystems.as_ref().map(Vec::len), 5)
             + list(host.pressure.map(|_| 3), 8)
-            + self.processes.len() * VALUES_OF_A_PROCESS;
+            + self.processes.len() * VALUES_OF_A_PROCESS
+            + self.cgroups.iter().flatten().map(values_of).sum::<usize>();
         values as u64
     }
+}
+
+impl Sample {
+    /// Says of each group which processes are in it, by their paths: those of a group that is not
+    /// listed are in the next one above it that is.
+    pub fn gather_members(&mut self) {
+        let groups = self.cgroups.as_deref_mut().unwrap_or_default();
+        let index: HashMap<Arc<str>, usize> = groups
+            .iter_mut()
+            .enumerate()
+            .map(|(at, group)| {
+                group.members.clear();
+                (group.path.clone(), at)
+            })
+            .collect();
+        for process in &mut self.processes {
+            let path = process.cgroup.take();
+            let at = path.and_then(|path| listed(&index, &path));
+            if let Some(at) = at {
+                groups[at].members.push(process.pid);
+                process.cgroup = Some(groups[at].path.clone());
+            }
+        }
+    }
+
+    /// Says of each process which group it is in, by the groups' members.
+    pub fn place_processes(&mut self) {
+        let groups = self.cgroups.iter().flatten();
+        let of: HashMap<u32, &Arc<str>> = groups
+            .flat_map(|group| group.members.iter().map(move |pid| (*pid, &group.path)))
+            .collect();
+        for process in &mut self.processes {
+            process.cgroup = of.get(&process.pid).copied().cloned();
+        }
+    }
+}
+
+/// The innermost group that is listed and holds `path`.
+fn listed(index: &HashMap<Arc<str>, usize>, mut path: &str) -> Option<usize> {
+    loop {
+        if let Some(at) = index.get(path) {
+            return Some(*at);
+        }
+        (path, _) = path.rsplit_once('/')?;
+    }
+}
+
+fn values_of(cgroup: &Cgroup) -> usize {
+    let list = |length: Option<usize>, each: usize| length.unwrap_or_default() * each;
+    VALUES_OF_A_CGROUP
+        + list(cgroup.disks.as_ref().map(Vec::len), 4)
+        + list(cgroup.interfaces.as_ref().map(Vec::len), 8)
 }
 
 /// The figures of the host as a whole.
@@ -284,6 +346,10 @@ pub struct Process {
     pub container_id: Option<Arc<str>>,
     /// Pod by its cgroup.
     pub pod_uid: Option<Arc<str>>,
+    /// Control group below the root of the hierarchy as the host sees it. In a frame it stands once
+    /// for all processes of a group ([`Cgroup::members`]), and not here.
+    #[serde(skip)]
+    pub cgroup: Option<Arc<str>>,
 }
 
 impl Process {

@@ -61,6 +61,7 @@ impl Frames {
             &Sample {
                 host,
                 processes: vec![process],
+                cgroups: None,
             },
         )
     }

@@ -3,11 +3,15 @@
 //! One shape serves both directions: what `GET` gives about a sample, `PUT` takes. So every field
 //! can be absent; absent means *not known*, never zero, and an unknown field is refused.
 
+mod cgroup;
 mod host;
 mod node;
 mod process;
 mod token;
 
+pub use cgroup::{
+    Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, NodePods, Pod, Unit, UnitKind, Units,
+};
 pub use host::{
     Cpu, CpuCore, CpuModes, Disk, DiskDevice, Filesystem, Filesystems, Memory, Network,
     NetworkInterface, Pressure, PressureLine, PressureResource,

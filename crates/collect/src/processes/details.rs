@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use nodestats_core::sample::Process;
 
-use super::cgroup;
 use super::directory::ProcDirectory;
 use super::stat::parse_number;
+use crate::cgroups;
 use crate::memory;
 use crate::root::HostRoot;
 use crate::users::Users;
@@ -49,11 +49,12 @@ pub(super) fn refresh(directory: &ProcDirectory, process: &mut Process, users: &
         &mut process.command_line,
         read("cmdline").and_then(|raw| command_line(&raw)),
     );
-    let cgroup = read("cgroup")
-        .map(|text| cgroup::parse(&text))
+    let place = read("cgroup")
+        .map(|text| cgroups::of_process(&text))
         .unwrap_or_default();
-    share(&mut process.container_id, cgroup.container_id);
-    share(&mut process.pod_uid, cgroup.pod_uid);
+    share(&mut process.cgroup, place.path);
+    share(&mut process.container_id, place.container_id);
+    share(&mut process.pod_uid, place.pod_uid);
 }
 
 /// What changes where a process ran: shared and swapped memory, I/O, open files.

@@ -19,10 +19,11 @@ pub fn host_reading(previous: Option<&Host>, current: &Host) -> Reading {
         collectors: Some(current.collectors.iter().map(collector).collect()),
         memory: current.memory.as_ref().map(memory),
         disk: current.disks.as_ref().map(|disks| disk(span, disks)),
-        network: current
-            .interfaces
-            .as_ref()
-            .map(|interfaces| network(span, interfaces)),
+        network: current.interfaces.as_ref().map(|interfaces| {
+            let before =
+                span.and_then(|(span, previous)| Some((span, previous.interfaces.as_deref()?)));
+            network(before, interfaces)
+        }),
         filesystems: current.filesystems.as_ref().map(|list| Filesystems {
             filesystems: Some(list.iter().map(filesystem).collect()),
             ..Filesystems::default()
@@ -195,14 +196,16 @@ fn disk(span: Option<(Span, &Host)>, disks: &[sample::DiskCounters]) -> Disk {
     }
 }
 
-fn network(span: Option<(Span, &Host)>, interfaces: &[sample::InterfaceCounters]) -> Network {
+/// Interfaces of one network namespace; `previous` are the same ones at the sample before.
+pub(super) fn network(
+    previous: Option<(Span, &[sample::InterfaceCounters])>,
+    interfaces: &[sample::InterfaceCounters],
+) -> Network {
     let interface = |now: &sample::InterfaceCounters| {
-        let before = span.and_then(|(span, previous)| {
-            let mut interfaces = previous.interfaces.iter().flatten();
-            Some((
-                span,
-                interfaces.find(|before| before.interface == now.interface)?,
-            ))
+        let before = previous.and_then(|(span, previous)| {
+            let mut interfaces = previous.iter();
+            let before = interfaces.find(|before| before.interface == now.interface)?;
+            Some((span, before))
         });
         let receive = |field: fn(&DirectionCounters) -> u64| {
             before.map(|(span, before)| span.rate(field(&before.receive), field(&now.receive)))
@@ -250,7 +253,7 @@ fn filesystem(filesystem: &sample::Filesystem) -> Filesystem {
     }
 }
 
-fn pressure(pressure: &sample::Pressure) -> Pressure {
+pub(super) fn pressure(pressure: &sample::Pressure) -> Pressure {
     let line = |line: sample::StallLine| {
         let [avg10, avg60, avg300] = line.averages.map(Some);
         PressureLine {

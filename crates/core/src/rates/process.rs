@@ -12,31 +12,55 @@ use crate::sample::{Host, Process, Sample};
 /// A process is the same one only with the same pid, start and boot; one that started after
 /// `previous` was taken has counted from zero since.
 pub fn process_rows(previous: Option<&Sample>, current: &Sample) -> Vec<v1::Process> {
-    let span = previous
-        .and_then(|previous| Some((Span::between(&previous.host, &current.host)?, previous)));
-    let before: HashMap<(u32, u64), &Process> = span
-        .iter()
-        .flat_map(|(_, previous)| &previous.processes)
-        .map(|process| ((process.pid, process.start_ticks), process))
-        .collect();
+    let pair = Pair::new(previous, current);
     let row = |process: &Process| {
-        let before = span.and_then(|(span, previous)| {
-            let before = match before.get(&(process.pid, process.start_ticks)) {
-                Some(before) => Before::Counters(before),
-                None if started_after(&previous.host, process) => Before::Unborn,
-                None => return None,
-            };
-            Some((span, before))
-        });
+        let before = pair.as_ref().and_then(|pair| pair.before(process));
         row(before, process, &current.host)
     };
-    idle_task(
-        span.map(|(span, previous)| (span, &previous.host)),
-        &current.host,
-    )
-    .into_iter()
-    .chain(current.processes.iter().map(row))
-    .collect()
+    let hosts = pair.as_ref().map(|pair| (pair.span, &pair.previous.host));
+    idle_task(hosts, &current.host)
+        .into_iter()
+        .chain(current.processes.iter().map(row))
+        .collect()
+}
+
+/// Two samples of one boot.
+pub(super) struct Pair<'a> {
+    pub(super) span: Span,
+    pub(super) previous: &'a Sample,
+    processes: HashMap<(u32, u64), &'a Process>,
+}
+
+impl<'a> Pair<'a> {
+    /// `None` where they have no counter in common.
+    pub(super) fn new(previous: Option<&'a Sample>, current: &Sample) -> Option<Self> {
+        let previous = previous?;
+        let known = |process: &'a Process| ((process.pid, process.start_ticks), process);
+        Some(Self {
+            span: Span::between(&previous.host, &current.host)?,
+            previous,
+            processes: previous.processes.iter().map(known).collect(),
+        })
+    }
+
+    fn before(&self, process: &Process) -> Option<(Span, Before<'a>)> {
+        let before = match self.processes.get(&(process.pid, process.start_ticks)) {
+            Some(before) => Before::Counters(before),
+            None if started_after(&self.previous.host, process) => Before::Unborn,
+            None => return None,
+        };
+        Some((self.span, before))
+    }
+
+    /// CPU time of a process in ticks a second; `None` where it cannot be known.
+    pub(super) fn cpu_ticks(&self, process: &Process) -> Option<f64> {
+        let (span, before) = self.before(process)?;
+        let before = match before {
+            Before::Counters(before) => before.cpu_ticks(),
+            Before::Unborn => 0,
+        };
+        Some(span.monotonic_rate(before, process.cpu_ticks()))
+    }
 }
 
 /// What is known of a process at the sample before.

@@ -88,6 +88,7 @@ prop_compose! {
                 ..Host::default()
             },
             processes,
+            ..Sample::default()
         }
     }
 }
@@ -198,6 +199,7 @@ fn process_at(uptime_seconds: u64, process: Process) -> Sample {
             ..Host::default()
         },
         processes: vec![process],
+        ..Sample::default()
     }
 }
 

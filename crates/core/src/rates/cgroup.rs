@@ -1,0 +1,409 @@
+//! Containers, pods and units.
+
+use std::collections::HashMap;
+
+use nodestats_wire::v1::{
+    Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, Pod, Unit, UnitKind,
+};
+
+use super::counter::{Span, percent, round};
+use super::host::{network, pressure};
+use super::process::Pair;
+use crate::sample::cgroup::{Cpu, Disk, Kind, Memory};
+use crate::sample::{Cgroup, InterfaceCounters, Sample};
+
+/// The systemd units of `current`, and containers that are of no pod, by path; `None` where control
+/// groups are not known.
+pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
+    let groups = Groups::new(previous, current)?;
+    let unit = |group: &Cgroup| {
+        let kind = match &group.kind {
+            Kind::Unit => UnitKind::Unit,
+            Kind::Session => UnitKind::Session,
+            Kind::Slice => UnitKind::Slice,
+            Kind::Container { pod_uid: None, .. } => UnitKind::Container,
+            Kind::Container { .. } | Kind::Pod { .. } => return None,
+        };
+        Some(Unit {
+            unit: Some(group.name().to_owned()),
+            kind: Some(kind),
+            cgroup: Some(group.path.to_string()),
+            cpu: groups.cpu(group),
+            memory: group.memory.as_ref().map(memory),
+            disk: groups.disk(group),
+            pressure: group.pressure.as_ref().map(pressure),
+            tasks: group.tasks,
+            tasks_limit: group.tasks_limit,
+            pids: Some(group.members.clone()),
+            ..Unit::default()
+        })
+    };
+    Some(groups.list.iter().filter_map(unit).collect())
+}
+
+/// The pods of `current`, by path; `None` where control groups are not known.
+pub fn pods(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Pod>> {
+    let groups = Groups::new(previous, current)?;
+    let pod = |group: &Cgroup| {
+        let Kind::Pod { uid } = &group.kind else {
+            return None;
+        };
+        let containers = groups.containers.get(&**uid).into_iter().flatten();
+        Some(Pod {
+            uid: Some(uid.to_string()),
+            cpu: groups.cpu(group),
+            memory: group.memory.as_ref().map(memory),
+            disk: groups.disk(group),
+            network: group.interfaces.as_ref().map(|interfaces| {
+                let before = |(span, before)| Some((span, interfaces_of(before)?));
+                network(groups.before(group).and_then(before), interfaces)
+            }),
+            pressure: group.pressure.as_ref().map(pressure),
+            tasks: group.tasks,
+            tasks_limit: group.tasks_limit,
+            containers: Some(containers.map(|group| groups.container(group)).collect()),
+            ..Pod::default()
+        })
+    };
+    Some(groups.list.iter().filter_map(pod).collect())
+}
+
+/// What a group was at the sample before.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    /// It was there.
+    Counters(&'a Cgroup),
+    /// It was made since: all its counters were 0.
+    Unborn,
+}
+
+fn interfaces_of(before: Before<'_>) -> Option<&[InterfaceCounters]> {
+    match before {
+        Before::Counters(before) => before.interfaces.as_deref(),
+        Before::Unborn => None,
+    }
+}
+
+/// The groups of a sample beside those of the one before.
+struct Groups<'a> {
+    list: &'a [Cgroup],
+    pair: Option<Pair<'a>>,
+    previous: HashMap<(&'a str, u64), &'a Cgroup>,
+    /// By the UID of their pod.
+    containers: HashMap<&'a str, Vec<&'a Cgroup>>,
+    /// CPU of the processes that are in a group or below it, in ticks a second, by its path; `None`
+    /// where that cannot be known.
+    processes: Option<HashMap<&'a str, f64>>,
+    ticks_per_second: f64,
+}
+
+impl<'a> Groups<'a> {
+    fn new(previous: Option<&'a Sample>, current: &'a Sample) -> Option<Self> {
+        let list = current.cgroups.as_deref()?;
+        let known = |group: &'a Cgroup| ((&*group.path, group.id), group);
+        let previous = previous.filter(|previous| previous.cgroups.is_some());
+        let of_previous = previous.and_then(|previous| previous.cgroups.as_ref());
+        let pair = Pair::new(previous, current);
+        let mut containers: HashMap<&str, Vec<&Cgroup>> = HashMap::new();
+        for group in list {
+            if let Kind::Container {
+                pod_uid: Some(uid), ..
+            } = &group.kind
+            {
+                containers.entry(uid).or_default().push(group);
+            }
+        }
+        Some(Self {
+            list,
+            processes: pair
+                .as_ref()
+                .and_then(|pair| processes(pair, list, current)),
+            pair,
+            previous: of_previous.into_iter().flatten().map(known).collect(),
+            containers,
+            ticks_per_second: f64::from(current.host.ticks_per_second.max(1)),
+        })
+    }
+
+    fn before(&self, group: &Cgroup) -> Option<(Span, Before<'a>)> {
+        let pair = self.pair.as_ref()?;
+        let before = self.previous.get(&(&*group.path, group.id));
+        Some((
+            pair.span,
+            before.map_or(Before::Unborn, |before| Before::Counters(before)),
+        ))
+    }
+
+    fn container(&self, group: &Cgroup) -> Container {
+        let id = match &group.kind {
+            Kind::Container { id, .. } => Some(id.to_string()),
+            _ => None,
+        };
+        Container {
+            container_id: id,
+            cpu: self.cpu(group),
+            memory: group.memory.as_ref().map(memory),
+            disk: self.disk(group),
+            pressure: group.pressure.as_ref().map(pressure),
+            tasks: group.tasks,
+            tasks_limit: group.tasks_limit,
+            pids: Some(group.members.clone()),
+        }
+    }
+
+    fn cpu(&self, group: &Cgroup) -> Option<GroupCpu> {
+        let now = group.cpu.as_ref()?;
+        let before = self.before(group).and_then(|(span, before)| match before {
+            Before::Counters(before) => Some((span, before.cpu?)),
+            Before::Unborn => Some((span, Cpu::default())),
+        });
+        let growth = |field: fn(&Cpu) -> u64| {
+            before.map(|(span, before)| span.monotonic_rate(field(&before), field(now)))
+        };
+        // Microseconds a second are thousandths of a millicore.
+        let millicores = |micros: f64| micros / 1000.0;
+        let usage = growth(|cpu| cpu.usage_micros).map(millicores);
+        let processes = self.processes.as_ref().map(|processes| {
+            let ticks = processes.get(&*group.path).copied().unwrap_or_default();
+            ticks * 1000.0 / self.ticks_per_second
+        });
+        let limit = now
+            .quota_micros
+            .filter(|_| now.period_micros > 0)
+            .map(|quota| quota as f64 * 1000.0 / now.period_micros as f64);
+        let periods = growth(|cpu| cpu.periods);
+        let throttled = growth(|cpu| cpu.throttled_periods);
+        Some(GroupCpu {
+            usage_millicores: usage.map(round),
+            user_millicores: growth(|cpu| cpu.user_micros).map(millicores).map(round),
+            system_millicores: growth(|cpu| cpu.system_micros).map(millicores).map(round),
+            processes_millicores: processes.map(round),
+            remainder_millicores: usage
+                .zip(processes)
+                .map(|(all, known)| round(round(all) - round(known))),
+            limit_millicores: limit.map(round),
+            limit_percent: usage
+                .zip(limit)
+                .and_then(|(usage, limit)| percent(usage, limit)),
+            weight: now.weight,
+            throttled_percent: throttled
+                .zip(periods)
+                .and_then(|(part, all)| percent(part, all)),
+            throttled_seconds_per_second: growth(|cpu| cpu.throttled_micros)
+                .map(|micros| round(micros / 1e6)),
+            usage_seconds_total: Some(round(now.usage_micros as f64 / 1e6)),
+            throttled_seconds_total: Some(round(now.throttled_micros as f64 / 1e6)),
+            periods_total: Some(now.periods),
+            throttled_periods_total: Some(now.throttled_periods),
+        })
+    }
+
+    fn disk(&self, group: &Cgroup) -> Option<GroupDisk> {
+        let before = self.before(group);
+        let device = |now: &Disk| {
+            let before = before.and_then(|(span, before)| match before {
+                Before::Counters(before) => {
+                    let mut disks = before.disks.as_ref()?.iter();
+                    // A device that it had not used yet has no line.
+                    let disk = disks.find(|before| before.device == now.device);
+                    Some((span, disk.cloned().unwrap_or_default()))
+                }
+                Before::Unborn => Some((span, Disk::default())),
+            });
+            let rate = |field: fn(&Disk) -> u64| {
+                before
+                    .as_ref()
+                    .map(|(span, before)| span.rate(field(before), field(now)))
+            };
+            GroupDevice {
+                device: Some(now.device.clone()),
+                read_bytes_per_second: rate(|disk| disk.read_bytes),
+                write_bytes_per_second: rate(|disk| disk.written_bytes),
+                reads_per_second: rate(|disk| disk.reads),
+                writes_per_second: rate(|disk| disk.writes),
+                read_bytes_total: Some(now.read_bytes),
+                write_bytes_total: Some(now.written_bytes),
+            }
+        };
+        let disks = group.disks.as_ref()?;
+        Some(GroupDisk {
+            devices: Some(disks.iter().map(device).collect()),
+        })
+    }
+}
+
+/// What the processes of each group used, and of all groups below it; `None` where processes are not
+/// sampled.
+fn processes<'a>(
+    pair: &Pair,
+    list: &'a [Cgroup],
+    current: &Sample,
+) -> Option<HashMap<&'a str, f64>> {
+    if current.processes.is_empty() {
+        return None;
+    }
+    let ticks: HashMap<u32, f64> = current
+        .processes
+        .iter()
+        .filter_map(|process| Some((process.pid, pair.cpu_ticks(process)?)))
+        .collect();
+    let mut all: HashMap<&str, f64> = HashMap::new();
+    for group in list {
+        let own: f64 = group.members.iter().filter_map(|pid| ticks.get(pid)).sum();
+        let mut path: &'a str = &group.path;
+        while own > 0.0 && !path.is_empty() {
+            *all.entry(path).or_default() += own;
+            path = path.rsplit_once('/').map_or("", |(above, _)| above);
+        }
+    }
+    Some(all)
+}
+
+fn memory(memory: &Memory) -> GroupMemory {
+    let working_set = memory.working_set();
+    GroupMemory {
+        current_bytes: Some(memory.current),
+        working_set_bytes: Some(working_set),
+        anonymous_bytes: memory.anonymous,
+        file_bytes: memory.file,
+        peak_bytes: memory.peak,
+        limit_bytes: memory.limit,
+        limit_percent: memory
+            .limit
+            .and_then(|limit| percent(working_set as f64, limit as f64)),
+        swap_bytes: memory.swap,
+        limit_reached_total: Some(memory.events.max),
+        oom_kills_total: Some(memory.events.oom_kill),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sample::{Host, Process};
+
+    /// Growth of a process's ticks and of its group's microseconds.
+    type Grown = Vec<(u64, u64)>;
+
+    /// A pod of so many containers with a process each, at `seconds`.
+    fn sample(seconds: u64, grown: &Grown, times: u64) -> Sample {
+        let path = |number: usize| format!("/pod/{number}");
+        let cpu = |usage_micros| Cpu {
+            usage_micros: 1_000_000 + usage_micros * times,
+            periods: 10 * times,
+            throttled_periods: 4 * times,
+            quota_micros: Some(20_000),
+            period_micros: 100_000,
+            ..Cpu::default()
+        };
+        let uid: std::sync::Arc<str> = "u".into();
+        let container = |(number, (_, micros)): (usize, &(u64, u64))| Cgroup {
+            path: path(number).into(),
+            kind: Kind::Container {
+                id: number.to_string().into(),
+                pod_uid: Some(uid.clone()),
+            },
+            cpu: Some(cpu(*micros)),
+            members: vec![number as u32],
+            ..Cgroup::default()
+        };
+        let pod = Cgroup {
+            path: "/pod".into(),
+            kind: Kind::Pod { uid: uid.clone() },
+            cpu: Some(cpu(grown.iter().map(|(_, micros)| micros).sum())),
+            ..Cgroup::default()
+        };
+        let process = |(number, (ticks, _)): (usize, &(u64, u64))| Process {
+            pid: number as u32,
+            user_ticks: 100 + ticks * times,
+            ..Process::default()
+        };
+        Sample {
+            host: Host {
+                boot_id: "a".into(),
+                uptime_micros: seconds * 1_000_000,
+                ticks_per_second: 100,
+                ..Host::default()
+            },
+            processes: grown.iter().enumerate().map(process).collect(),
+            cgroups: Some(
+                std::iter::once(pod)
+                    .chain(grown.iter().enumerate().map(container))
+                    .collect(),
+            ),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn processes_and_a_remainder_are_a_group_s_cpu(
+            grown in prop::collection::vec((0u64..1000, 0u64..20_000_000), 1..6),
+        ) {
+            let (before, now) = (sample(10, &grown, 0), sample(20, &grown, 1));
+            let pod = pods(Some(&before), &now).expect("groups").remove(0);
+            let containers = pod.containers.expect("containers");
+            let groups = containers.iter().map(|container| container.cpu.as_ref());
+            for cpu in groups.chain([pod.cpu.as_ref()]) {
+                let cpu = cpu.expect("CPU");
+                let (all, known) = (cpu.usage_millicores, cpu.processes_millicores);
+                let sum = known.expect("processes") + cpu.remainder_millicores.expect("a rest");
+                prop_assert!((sum - all.expect("use")).abs() < 0.011, "{cpu:?}");
+            }
+            // And the containers are the pod.
+            let sum = |field: fn(&GroupCpu) -> Option<f64>| -> f64 {
+                let groups = containers.iter().filter_map(|container| container.cpu.as_ref());
+                groups.filter_map(field).sum()
+            };
+            let all = pod.cpu.expect("CPU");
+            let off = sum(|cpu| cpu.processes_millicores) - all.processes_millicores.expect("known");
+            prop_assert!(off.abs() < 0.05);
+        }
+    }
+
+    #[test]
+    fn what_two_samples_cannot_tell_is_absent() {
+        let grown = vec![(200, 2_000_000)];
+        let (before, now) = (sample(10, &grown, 0), sample(20, &grown, 1));
+        let cpu = |previous: Option<&Sample>, now: &Sample| {
+            let pod = pods(previous, now).expect("groups").remove(0);
+            pod.cpu.expect("CPU")
+        };
+        let known = cpu(Some(&before), &now);
+        assert_eq!(known.usage_millicores, Some(200.0));
+        assert_eq!(
+            (known.limit_millicores, known.limit_percent),
+            (Some(200.0), Some(100.0))
+        );
+        assert_eq!(known.throttled_percent, Some(40.0));
+        let first = cpu(None, &now);
+        assert_eq!(
+            (first.usage_millicores, first.throttled_percent),
+            (None, None)
+        );
+        assert_eq!(first.usage_seconds_total, Some(3.0));
+        // Before that sample there were none that are known: an agent of an older version.
+        let older = Sample {
+            cgroups: None,
+            ..before.clone()
+        };
+        assert_eq!(cpu(Some(&older), &now).usage_millicores, None);
+        // The same path made anew counts from zero; a container that was not there did so too.
+        let mut anew = before.clone();
+        for group in anew.cgroups.iter_mut().flatten() {
+            group.id = 7;
+        }
+        assert_eq!(cpu(Some(&anew), &now).usage_millicores, Some(300.0));
+        // Nobody samples processes: there is no remainder either.
+        let hidden = Sample {
+            processes: Vec::new(),
+            ..now
+        };
+        let cpu = cpu(Some(&before), &hidden);
+        assert_eq!(
+            (cpu.processes_millicores, cpu.remainder_millicores),
+            (None, None)
+        );
+    }
+}
