@@ -1,11 +1,11 @@
 //! What a stored sample says about one detail of a node.
 
-use nodestats_core::rates::{host_reading, process_rows, summary};
+use nodestats_core::rates::{host_reading, pods, process_rows, summary, units};
 use nodestats_core::sample::Sample;
 use nodestats_core::{Stored, stored};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
-    Cpu, Disk, Filesystems, Memory, Network, Pressure, Process, Processes, Reading,
+    Cpu, Disk, Filesystems, Memory, Network, NodePods, Pressure, Process, Processes, Reading, Units,
 };
 use serde::Serialize;
 
@@ -24,6 +24,10 @@ pub(crate) enum Detail {
     Network,
     Filesystems,
     Pressure,
+    /// What systemd runs, by control groups.
+    Units,
+    /// Pods, by control groups.
+    Pods,
     /// The process table.
     Processes(Table),
     /// One process.
@@ -50,12 +54,18 @@ impl Detail {
             Self::Network => "network",
             Self::Filesystems => "filesystems",
             Self::Pressure => "pressure",
+            Self::Units => "units",
+            Self::Pods => "pods",
             Self::Processes(_) | Self::Process(_) => PROCESSES,
         }
     }
 
     pub(crate) fn wants_processes(self) -> bool {
         matches!(self, Self::Processes(_) | Self::Process(_))
+    }
+
+    fn wants_groups(self) -> bool {
+        matches!(self, Self::Units | Self::Pods)
     }
 }
 
@@ -70,6 +80,8 @@ pub(crate) enum Answer {
     Network(Network),
     Filesystems(Filesystems),
     Pressure(Pressure),
+    Units(Units),
+    Pods(NodePods),
     Pids(Vec<u32>),
     Processes(Processes),
     Process(Box<Process>),
@@ -86,6 +98,8 @@ impl Answer {
             Self::Network(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Filesystems(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Pressure(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Units(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Pods(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Processes(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Process(answer) => (&mut answer.time, &mut answer.age_seconds),
             // A bare list; its time stands in a header.
@@ -111,15 +125,19 @@ pub(crate) fn unpack(payload: &[u8], detail: Detail) -> Result<Unpacked, ApiErro
     match stored::read(payload).map_err(|error| failed(&error))? {
         Stored::Reading(reading) => Ok(Unpacked::Gauges(reading)),
         Stored::Frame(frame) => {
-            let host = frame.host().map_err(|error| failed(&error))?;
-            let mut processes = Vec::new();
-            if detail.wants_processes() {
-                processes = frame.processes().map_err(|error| failed(&error))?;
+            let sample = if detail.wants_processes() || detail.wants_groups() {
+                let mut sample = frame.sample().map_err(|error| failed(&error))?;
                 if let Detail::Process(pid) = detail {
-                    processes.retain(|process| process.pid == pid);
+                    sample.processes.retain(|process| process.pid == pid);
                 }
-            }
-            Ok(Unpacked::Counters(Box::new(Sample { host, processes })))
+                sample
+            } else {
+                Sample {
+                    host: frame.host().map_err(|error| failed(&error))?,
+                    ..Sample::default()
+                }
+            };
+            Ok(Unpacked::Counters(Box::new(sample)))
         }
     }
 }
@@ -148,6 +166,23 @@ pub(crate) fn answer(
             _ => None,
         };
     }
+    if detail.wants_groups() {
+        // A third party says nothing of control groups.
+        let Unpacked::Counters(sample) = current else {
+            return None;
+        };
+        return if detail == Detail::Units {
+            Some(Answer::Units(Units {
+                units: Some(units(previous, sample)?),
+                ..Units::default()
+            }))
+        } else {
+            Some(Answer::Pods(NodePods {
+                pods: Some(pods(previous, sample)?),
+                ..NodePods::default()
+            }))
+        };
+    }
     let reading = match current {
         Unpacked::Gauges(reading) => (**reading).clone(),
         Unpacked::Counters(sample) => {
@@ -168,7 +203,7 @@ pub(crate) fn answer(
         Detail::Network => reading.network.map(Answer::Network),
         Detail::Filesystems => reading.filesystems.map(Answer::Filesystems),
         Detail::Pressure => reading.pressure.map(Answer::Pressure),
-        Detail::Processes(_) | Detail::Process(_) => None,
+        Detail::Units | Detail::Pods | Detail::Processes(_) | Detail::Process(_) => None,
     }
 }
 

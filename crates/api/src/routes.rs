@@ -11,8 +11,8 @@ use http::Uri;
 use http::request::Parts;
 use nodestats_wire::routes;
 use nodestats_wire::v1::{
-    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, Join, Memory, Network, NodeView,
-    Pressure, Process, Processes, Reading, Registration,
+    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, Join, Memory, Network, NodePods,
+    NodeView, Pressure, Process, Processes, Reading, Registration, Units,
 };
 
 use crate::access::{Identity, Want};
@@ -318,6 +318,20 @@ fn detail_routes(table: &mut Table, node: &str) {
         Pressure,
         "pressure",
         "Its pressure stall information"
+    );
+    detail!(
+        "/units",
+        Detail::Units,
+        Units,
+        "units",
+        "Its systemd units and sessions, by their control groups"
+    );
+    detail!(
+        "/pods",
+        Detail::Pods,
+        NodePods,
+        "node_pods",
+        "Its pods and their containers, by their control groups"
     );
     table.add(
         &format!("{node}/proc"),

@@ -6,6 +6,7 @@
 pub mod frame;
 pub mod identity;
 pub mod life;
+pub mod pod;
 pub mod rates;
 pub mod redact;
 pub mod sample;

@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     Memory,
     Disk,
     Network,
+    Units,
+    Pods,
     Processes,
     Process,
 }
@@ -46,6 +48,8 @@ impl Question {
             Get { memory: true, .. } => (Kind::Memory, "/memory".to_owned()),
             Get { disk: true, .. } => (Kind::Disk, "/disk".to_owned()),
             Get { network: true, .. } => (Kind::Network, "/network".to_owned()),
+            Get { units: true, .. } => (Kind::Units, "/units".to_owned()),
+            Get { pods: true, .. } => (Kind::Pods, "/pods".to_owned()),
             Get {
                 processes: true, ..
             } => (Kind::Processes, "/proc".to_owned()),
@@ -111,6 +115,8 @@ mod tests {
         assert_eq!(processes.path, "/nodes/a/proc");
         assert!(processes.query.contains(&("sort", "cpu".to_owned())));
         assert_eq!(question("a --pid 0").path, "/nodes/a/proc/0");
+        assert_eq!(question("a --units").path, "/nodes/a/units");
+        assert_eq!(question("a --pods").path, "/nodes/a/pods");
     }
 
     #[test]

@@ -91,6 +91,12 @@ pub(crate) struct Get {
     /// Its network interfaces.
     #[arg(long, group = "detail", requires = "node")]
     network: bool,
+    /// Its systemd units and sessions.
+    #[arg(long, group = "detail", requires = "node")]
+    units: bool,
+    /// Its pods and their containers.
+    #[arg(long, group = "detail", requires = "node")]
+    pods: bool,
     /// Its processes.
     #[arg(long, group = "detail", requires = "node")]
     processes: bool,

@@ -1,12 +1,15 @@
 //! Answers as tables, or as they came.
 
+mod groups;
+
 use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
-    Cpu, CpuCore, Disk, Memory, Network, NodeState, NodeView, Process, Processes, Reading,
+    Cpu, CpuCore, Disk, Memory, Network, NodePods, NodeState, NodeView, Process, Processes,
+    Reading, Units,
 };
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 
@@ -79,6 +82,20 @@ fn render(question: &Question, body: &[u8], wide: bool, zone: &TimeZone) -> anyh
             zone,
             |network| network.time,
             |rows| network_table(rows, wide),
+        )?,
+        Kind::Units => details::<Units>(
+            question,
+            body,
+            zone,
+            |units| units.time,
+            |rows| groups::units(rows, wide),
+        )?,
+        Kind::Pods => details::<NodePods>(
+            question,
+            body,
+            zone,
+            |pods| pods.time,
+            |rows| groups::pods(rows, wide),
         )?,
         Kind::Processes => details::<Processes>(
             question,

@@ -163,6 +163,9 @@ impl Database {
             DEFINE TABLE IF NOT EXISTS seen SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS access_token SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS usage SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS pod SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS pod_uid SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS pod_end SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS meta SCHEMALESS;";
         database.query(define, Variables::new()).await?;
         Ok(database)

@@ -9,6 +9,7 @@ mod directory;
 mod location;
 mod memory;
 mod metrics;
+mod pods;
 mod registry;
 mod retention;
 mod samples;
@@ -26,6 +27,7 @@ use opentelemetry::metrics::Meter;
 pub use directory::is_made;
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
+pub use pods::PodKey;
 pub use samples::{NewSample, Order, SampleKey};
 pub use seen::Seen;
 pub use tokens::Joined;
@@ -147,12 +149,15 @@ impl Store {
     /// The oldest time that a sample of this node may have at `now`: by its own retention where
     /// its cluster says one, else by the store's.
     pub fn horizon(&self, life: &Life, now: Timestamp) -> Timestamp {
-        let own = life.cluster.as_ref();
-        let retention = own.map_or(self.retention, |own| {
-            Duration::from_secs(own.retention_seconds)
-        });
-        let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-        now.plus_micros(-micros)
+        match &life.cluster {
+            Some(own) => before(now, Duration::from_secs(own.retention_seconds)),
+            None => self.default_horizon(now),
+        }
+    }
+
+    /// The oldest time that is kept where nothing says otherwise.
+    fn default_horizon(&self, now: Timestamp) -> Timestamp {
+        before(now, self.retention)
     }
 
     /// Whether the database answers.
@@ -172,6 +177,11 @@ impl Store {
         }
         self.database.close().await;
     }
+}
+
+fn before(now: Timestamp, span: Duration) -> Timestamp {
+    let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+    now.plus_micros(-micros)
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ impl Store {
             self.purge(orphan).await?;
         }
         self.keep_usage(&lives, now).await?;
+        self.forget_pods(self.default_horizon(now)).await?;
         for life in lives {
             let horizon = self.horizon(&life, now);
             self.delete_before(&life.uid, horizon).await?;

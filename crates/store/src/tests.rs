@@ -11,7 +11,7 @@ use super::*;
 
 const ALL: (Timestamp, Timestamp) = (Timestamp::MIN, Timestamp::MAX);
 
-fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds * 1_000_000).expect("in range")
 }
 
@@ -28,7 +28,7 @@ fn of(uid: &str) -> NodeIdentity {
     NodeIdentity::proved(uid)
 }
 
-async fn in_memory() -> Store {
+pub(crate) async fn in_memory() -> Store {
     Store::open(&Location::Memory, &options(1000))
         .await
         .expect("opens")

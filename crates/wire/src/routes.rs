@@ -104,13 +104,15 @@ pub fn template(path: &str) -> String {
 }
 
 /// The details of a node: what stands after it in a path, and its subresources where rules name them.
-pub const DETAILS: [&str; 7] = [
+pub const DETAILS: [&str; 9] = [
     "cpu",
     "memory",
     "disk",
     "network",
     "filesystems",
     "pressure",
+    "units",
+    "pods",
     "proc",
 ];
 

@@ -6,6 +6,7 @@
 mod cgroup;
 mod host;
 mod node;
+mod pod;
 mod process;
 mod token;
 
@@ -19,6 +20,10 @@ pub use host::{
 pub use node::{
     ClusterRegistration, CollectorReport, DeletionPolicy, Freshness, NodeState, NodeView, Origin,
     Reading, Registration,
+};
+pub use pod::{
+    ContainerRecord, ContainerRole, ContainerRun, GonePod, Owner, PodChanges, PodDigest, PodRecord,
+    PodView, ToldPod,
 };
 pub use process::{Process, Processes};
 pub use token::{Issued, Join, Purpose, ServerAddress, Token, TokenRequest};

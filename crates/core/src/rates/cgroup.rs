@@ -34,7 +34,6 @@ pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
             pressure: group.pressure.as_ref().map(pressure),
             tasks: group.tasks,
             tasks_limit: group.tasks_limit,
-            pids: Some(group.members.clone()),
             ..Unit::default()
         })
     };
@@ -147,7 +146,6 @@ impl<'a> Groups<'a> {
             pressure: group.pressure.as_ref().map(pressure),
             tasks: group.tasks,
             tasks_limit: group.tasks_limit,
-            pids: Some(group.members.clone()),
         }
     }
 

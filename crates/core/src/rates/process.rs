@@ -125,6 +125,7 @@ fn row(before: Option<(Span, Before)>, now: &Process, host: &Host) -> v1::Proces
             Timestamp::from_seconds(boot + seconds(now.start_ticks, host.ticks_per_second))
         }),
         command_line: now.command_line.as_deref().map(str::to_owned),
+        cgroup: now.cgroup.as_deref().map(str::to_owned),
         container_id: now.container_id.as_deref().map(str::to_owned),
         pod_uid: now.pod_uid.as_deref().map(str::to_owned),
         ..v1::Process::default()

@@ -44,8 +44,6 @@ api_type! {
         tasks: u64,
         /// Most of them that it may have; absent without a limit.
         tasks_limit: u64,
-        /// Processes that are in it and in no unit below it.
-        pids: Vec<u32>,
     }
 }
 
@@ -120,8 +118,6 @@ api_type! {
         tasks: u64,
         /// Most of them that it may have; absent without a limit.
         tasks_limit: u64,
-        /// Its processes.
-        pids: Vec<u32>,
     }
 }
 

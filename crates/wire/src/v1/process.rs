@@ -102,6 +102,10 @@ pub struct Process {
     /// Its command line, arguments joined by spaces; absent for the kernel's own threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_line: Option<String>,
+    /// The control group it is in, such as `/system.slice/ssh.service`: the innermost one that people
+    /// have a name for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
     /// The container it runs in, by its cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
