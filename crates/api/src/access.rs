@@ -168,6 +168,50 @@ impl App {
         Ok(visible)
     }
 
+    /// Whether they may read a detail of this pod; an error says what is missing.
+    pub(crate) async fn permit_pod(
+        &self,
+        identity: &Identity,
+        detail: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), ApiError> {
+        let refused = match identity.pod_verdict(detail, namespace, name) {
+            Verdict::Yes => return Ok(()),
+            Verdict::No(why) => why,
+            Verdict::Ask(user, question) => {
+                if self.ask(user, &question).await? {
+                    return Ok(());
+                }
+                missing_rule(user, "get", &question)
+            }
+        };
+        self.metrics.denied();
+        Err(ApiError::forbidden(refused))
+    }
+
+    /// Whether they may list the pods of a namespace, or by an empty name of all.
+    pub(crate) async fn may_list_pods(
+        &self,
+        identity: &Identity,
+        namespace: &str,
+    ) -> Result<bool, ApiError> {
+        match identity.pod_verdict("", namespace, "") {
+            Verdict::Yes => Ok(true),
+            Verdict::No(_) => Ok(false),
+            Verdict::Ask(user, _) => self.ask(user, &Question::list_pods(namespace)).await,
+        }
+    }
+
+    /// Why they may not list the pods of a namespace.
+    pub(crate) fn refused_list(&self, identity: &Identity, namespace: &str) -> ApiError {
+        self.metrics.denied();
+        ApiError::forbidden(match identity.person() {
+            Some(user) => missing_rule(user, "list", &Question::list_pods(namespace)),
+            None => "this service account reads nothing here".to_owned(),
+        })
+    }
+
     /// Whether they may know the names of all nodes.
     pub(crate) async fn may_list(&self, identity: &Identity) -> Result<bool, ApiError> {
         match &identity.0 {
@@ -199,6 +243,20 @@ impl App {
         let good = |grant: &_| Grant::is_of(grant, token) && grant.is_good_at(Self::now());
         Ok(grant.filter(good).map(Identity::of_grant))
     }
+}
+
+fn missing_rule(user: &User, verb: &str, question: &Question) -> String {
+    let resource = question.resource();
+    let place = match &*question.namespace {
+        "" => String::new(),
+        namespace => format!(" in the namespace {namespace:?}"),
+    };
+    format!(
+        "{:?} may not {verb} {resource}{place}: no Role or ClusterRole that they are bound to there \
+         allows {verb} of {resource} in the API group {}",
+        user.name,
+        routes::GROUP
+    )
 }
 
 /// Who asks is known before anything else is looked at.

@@ -26,7 +26,7 @@ use crate::{ApiError, App, openapi_document, router};
 
 /// The router of the listener that the front proxy reaches.
 pub fn aggregated_router(app: App) -> Router {
-    let nodes = router(app).route_layer(middleware::from_fn(only_reading_of_nodes));
+    let nodes = router(app).route_layer(middleware::from_fn(only_reading));
     // The routes as they are, once the group's path is cut off.
     let nodes = nodes
         .map_request(without_group)
@@ -76,17 +76,14 @@ async fn somebody(mut request: Request, next: Next) -> Response {
     }
 }
 
-async fn only_reading_of_nodes(request: Request, next: Next) -> Response {
+async fn only_reading(request: Request, next: Next) -> Response {
     if request.method() != Method::GET {
         return ApiError::method().into_response();
     }
     let path = request.extensions().get::<MatchedPath>();
-    let is_node = |path: &MatchedPath| {
-        let path = path.as_str();
-        path == routes::NODES || path.starts_with("/nodes/")
-    };
-    if !path.is_some_and(is_node) {
-        return ApiError::missing("there are nodes here, and nothing else").into_response();
+    if !path.is_some_and(|path| is_below(path.as_str())) {
+        return ApiError::missing("there are nodes and pods here, and nothing else")
+            .into_response();
     }
     next.run(request).await
 }
@@ -114,16 +111,69 @@ fn group() -> Value {
     })
 }
 
+/// Whether a route of the API is one of the group's too.
+fn is_below(route: &str) -> bool {
+    let first = ["/nodes", "/pods", "/namespaces"];
+    first.iter().any(|first| {
+        route
+            .strip_prefix(first)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// A resource of the group: its name, the name of one, its kind, whether it is in namespaces, and its
+/// details.
+struct Resource {
+    name: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+    details: &'static [&'static str],
+}
+
+const RESOURCES: [Resource; 2] = [
+    Resource {
+        name: "nodes",
+        singular: "node",
+        kind: "NodeStatistics",
+        namespaced: false,
+        details: &routes::DETAILS,
+    },
+    Resource {
+        name: "pods",
+        singular: "pod",
+        kind: "PodStatistics",
+        namespaced: true,
+        details: &routes::POD_DETAILS,
+    },
+];
+
 fn resources() -> Value {
-    let resource = |name: String, verbs: &[&str]| {
+    let entry = |resource: &Resource, detail: Option<&str>| {
+        let (name, singular, verbs) = match detail {
+            None => (
+                resource.name.to_owned(),
+                resource.singular,
+                &["get", "list"][..],
+            ),
+            Some(detail) => (format!("{}/{detail}", resource.name), "", &["get"][..]),
+        };
         json!({
-            "name": name, "singularName": if name == "nodes" { "node" } else { "" },
-            "namespaced": false, "kind": "NodeStatistics", "verbs": verbs,
+            "name": name, "singularName": singular, "namespaced": resource.namespaced,
+            "kind": resource.kind, "verbs": verbs,
         })
     };
-    let mut all = vec![resource("nodes".to_owned(), &["get", "list"])];
+    let mut all = Vec::new();
     // Only reading verbs: the garbage collector and the deletion of namespaces call what is there.
-    all.extend(routes::DETAILS.map(|detail| resource(format!("nodes/{detail}"), &["get"])));
+    for resource in &RESOURCES {
+        all.push(entry(resource, None));
+        all.extend(
+            resource
+                .details
+                .iter()
+                .map(|detail| entry(resource, Some(detail))),
+        );
+    }
     json!({
         "kind": "APIResourceList", "apiVersion": "v1",
         "groupVersion": format!("{}/{}", routes::GROUP, routes::GROUP_VERSION),
@@ -132,22 +182,27 @@ fn resources() -> Value {
 }
 
 fn discovery() -> Value {
-    let kind = json!({
-        "group": routes::GROUP, "version": routes::GROUP_VERSION, "kind": "NodeStatistics",
-    });
-    let subresources = routes::DETAILS
-        .map(|detail| json!({"subresource": detail, "responseKind": kind, "verbs": ["get"]}));
+    let resource = |resource: &Resource| {
+        let kind = json!({
+            "group": routes::GROUP, "version": routes::GROUP_VERSION, "kind": resource.kind,
+        });
+        let detail =
+            |detail: &&str| json!({"subresource": detail, "responseKind": kind, "verbs": ["get"]});
+        let details: Vec<Value> = resource.details.iter().map(detail).collect();
+        json!({
+            "resource": resource.name, "responseKind": kind,
+            "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": resource.singular, "verbs": ["get", "list"],
+            "subresources": details,
+        })
+    };
     json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
         "items": [{
             "metadata": {"name": routes::GROUP},
             "versions": [{
                 "version": routes::GROUP_VERSION, "freshness": "Current",
-                "resources": [{
-                    "resource": "nodes", "responseKind": kind, "scope": "Cluster",
-                    "singularResource": "node", "verbs": ["get", "list"],
-                    "subresources": subresources,
-                }],
+                "resources": RESOURCES.iter().map(resource).collect::<Vec<_>>(),
             }],
         }],
     })
@@ -166,7 +221,7 @@ fn openapi() -> &'static Value {
         let mut paths = serde_json::Map::new();
         for (path, operations) in whole["paths"].as_object().into_iter().flatten() {
             let operation = &operations["get"];
-            if !path.starts_with(routes::NODES) || operation.is_null() {
+            if !is_below(path) || operation.is_null() {
                 continue;
             }
             let names = path

@@ -1,11 +1,14 @@
 //! What a stored sample says about one detail of a node.
 
+use std::sync::Arc;
+
 use nodestats_core::rates::{host_reading, pods, process_rows, summary, units};
 use nodestats_core::sample::Sample;
-use nodestats_core::{Stored, stored};
+use nodestats_core::{Stored, pod, stored};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
-    Cpu, Disk, Filesystems, Memory, Network, NodePods, Pressure, Process, Processes, Reading, Units,
+    Cpu, Disk, Filesystems, GroupCpu, GroupDisk, GroupMemory, Memory, Network, NodePods, Pod,
+    PodRecord, Pressure, Process, Processes, Reading, Stamped, Units,
 };
 use serde::Serialize;
 
@@ -13,8 +16,8 @@ use crate::ApiError;
 use crate::access::PROCESSES;
 use crate::query::{Sort, Table};
 
-/// A detail of a node that has a path of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A detail of a node, or of a pod on it, that has a path of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Detail {
     /// The node itself.
     Summary,
@@ -32,12 +35,48 @@ pub(crate) enum Detail {
     Processes(Table),
     /// One process.
     Process(u32),
+    /// A pod, or one container of it.
+    Pod(Arc<PodRecord>, Option<String>, PodDetail),
+}
+
+/// A detail of a pod that has a path of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PodDetail {
+    /// All of it.
+    Summary,
+    Cpu,
+    Memory,
+    Disk,
+    Network,
+    /// Its processes.
+    Processes(Table),
+}
+
+impl PodDetail {
+    /// The subresource by which rules name it.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Summary => "",
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Network => "network",
+            Self::Processes(_) => PROCESSES,
+        }
+    }
 }
 
 impl Detail {
     /// What is missing, in words, where a sample has not got it.
-    pub(crate) fn missing(self) -> String {
+    pub(crate) fn missing(&self) -> String {
         match self {
+            Self::Pod(pod, None, _) => format!(
+                "there is no sample with these figures of the pod {}/{} at that time",
+                pod.namespace, pod.name
+            ),
+            Self::Pod(_, Some(container), _) => {
+                format!("there is no sample of a container {container:?} of the pod at that time")
+            }
             Self::Process(pid) => format!("no process has the pid {pid} at that time"),
             Self::Processes(_) => "there is no sample with processes at that time".to_owned(),
             _ => "there is no sample with these figures at that time".to_owned(),
@@ -45,8 +84,9 @@ impl Detail {
     }
 
     /// The subresource by which rules name it.
-    pub(crate) fn subresource(self) -> &'static str {
+    pub(crate) fn subresource(&self) -> &'static str {
         match self {
+            Self::Pod(_, _, detail) => detail.subresource(),
             Self::Summary => "",
             Self::Cpu => "cpu",
             Self::Memory => "memory",
@@ -60,12 +100,15 @@ impl Detail {
         }
     }
 
-    pub(crate) fn wants_processes(self) -> bool {
-        matches!(self, Self::Processes(_) | Self::Process(_))
+    pub(crate) fn wants_processes(&self) -> bool {
+        matches!(
+            self,
+            Self::Processes(_) | Self::Process(_) | Self::Pod(_, _, PodDetail::Processes(_))
+        )
     }
 
-    fn wants_groups(self) -> bool {
-        matches!(self, Self::Units | Self::Pods)
+    fn wants_groups(&self) -> bool {
+        matches!(self, Self::Units | Self::Pods | Self::Pod(..))
     }
 }
 
@@ -82,6 +125,10 @@ pub(crate) enum Answer {
     Pressure(Pressure),
     Units(Units),
     Pods(NodePods),
+    Pod(Box<Pod>),
+    GroupCpu(Stamped<GroupCpu>),
+    GroupMemory(Stamped<GroupMemory>),
+    GroupDisk(Stamped<GroupDisk>),
     Pids(Vec<u32>),
     Processes(Processes),
     Process(Box<Process>),
@@ -100,6 +147,10 @@ impl Answer {
             Self::Pressure(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Units(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Pods(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::Pod(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::GroupCpu(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::GroupMemory(answer) => (&mut answer.time, &mut answer.age_seconds),
+            Self::GroupDisk(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Processes(answer) => (&mut answer.time, &mut answer.age_seconds),
             Self::Process(answer) => (&mut answer.time, &mut answer.age_seconds),
             // A bare list; its time stands in a header.
@@ -117,7 +168,7 @@ pub(crate) enum Unpacked {
 }
 
 /// Unpacks a stored sample for `detail`.
-pub(crate) fn unpack(payload: &[u8], detail: Detail) -> Result<Unpacked, ApiError> {
+pub(crate) fn unpack(payload: &[u8], detail: &Detail) -> Result<Unpacked, ApiError> {
     let failed = |error: &dyn std::fmt::Display| {
         tracing::error!(%error, "a stored sample cannot be read");
         ApiError::unavailable("a stored sample cannot be read")
@@ -127,7 +178,7 @@ pub(crate) fn unpack(payload: &[u8], detail: Detail) -> Result<Unpacked, ApiErro
         Stored::Frame(frame) => {
             let sample = if detail.wants_processes() || detail.wants_groups() {
                 let mut sample = frame.sample().map_err(|error| failed(&error))?;
-                if let Detail::Process(pid) = detail {
+                if let &Detail::Process(pid) = detail {
                     sample.processes.retain(|process| process.pid == pid);
                 }
                 sample
@@ -144,7 +195,7 @@ pub(crate) fn unpack(payload: &[u8], detail: Detail) -> Result<Unpacked, ApiErro
 
 /// What `current` says, given the sample before it; `None` where it has not got the detail.
 pub(crate) fn answer(
-    detail: Detail,
+    detail: &Detail,
     previous: Option<&Unpacked>,
     current: &Unpacked,
 ) -> Option<Answer> {
@@ -152,12 +203,12 @@ pub(crate) fn answer(
         Some(Unpacked::Counters(sample)) => Some(&**sample),
         Some(Unpacked::Gauges(_)) | None => None,
     };
-    if let Detail::Processes(_) | Detail::Process(_) = detail {
+    if let &Detail::Processes(_) | &Detail::Process(_) = detail {
         let rows = match current {
             Unpacked::Gauges(reading) => reading.processes.clone()?,
             Unpacked::Counters(sample) => process_rows(previous, sample),
         };
-        return match detail {
+        return match *detail {
             Detail::Process(pid) => {
                 let row = rows.into_iter().find(|row| row.pid == pid)?;
                 Some(Answer::Process(Box::new(row)))
@@ -171,7 +222,10 @@ pub(crate) fn answer(
         let Unpacked::Counters(sample) = current else {
             return None;
         };
-        return if detail == Detail::Units {
+        if let Detail::Pod(pod, container, part) = detail {
+            return of_pod(pod, container.as_deref(), *part, previous, sample);
+        }
+        return if *detail == Detail::Units {
             Some(Answer::Units(Units {
                 units: Some(units(previous, sample)?),
                 ..Units::default()
@@ -203,7 +257,59 @@ pub(crate) fn answer(
         Detail::Network => reading.network.map(Answer::Network),
         Detail::Filesystems => reading.filesystems.map(Answer::Filesystems),
         Detail::Pressure => reading.pressure.map(Answer::Pressure),
-        Detail::Units | Detail::Pods | Detail::Processes(_) | Detail::Process(_) => None,
+        // These have been answered above.
+        Detail::Units | Detail::Pods | Detail::Pod(..) => None,
+        Detail::Processes(_) | Detail::Process(_) => None,
+    }
+}
+
+/// What a sample says of a pod, or of one container of it.
+fn of_pod(
+    known: &PodRecord,
+    container: Option<&str>,
+    part: PodDetail,
+    previous: Option<&Sample>,
+    current: &Sample,
+) -> Option<Answer> {
+    if let PodDetail::Processes(table) = part {
+        let is_of = |row: &Process| {
+            let of_pod = row
+                .pod_uid
+                .as_deref()
+                .is_some_and(|uid| known.is_called(uid));
+            let name = || {
+                known
+                    .container(row.container_id.as_deref()?)
+                    .map(|found| &*found.name)
+            };
+            of_pod && container.is_none_or(|container| name() == Some(container))
+        };
+        let mut rows = process_rows(previous, current);
+        rows.retain(is_of);
+        return (!rows.is_empty()).then(|| arrange(rows, table));
+    }
+    let mut figures = pods(previous, current)?
+        .into_iter()
+        .find(|pod| pod.uid.as_deref().is_some_and(|uid| known.is_called(uid)))?;
+    pod::name(&mut figures, known);
+    let (cpu, memory, disk) = match container {
+        None => (
+            figures.cpu.clone(),
+            figures.memory.clone(),
+            figures.disk.clone(),
+        ),
+        Some(name) => {
+            let mut containers = figures.containers.iter().flatten();
+            let found = containers.find(|found| found.name.as_deref() == Some(name))?;
+            (found.cpu.clone(), found.memory.clone(), found.disk.clone())
+        }
+    };
+    match part {
+        PodDetail::Cpu => cpu.map(Stamped::new).map(Answer::GroupCpu),
+        PodDetail::Memory => memory.map(Stamped::new).map(Answer::GroupMemory),
+        PodDetail::Disk => disk.map(Stamped::new).map(Answer::GroupDisk),
+        PodDetail::Network => figures.network.map(Answer::Network),
+        PodDetail::Summary | PodDetail::Processes(_) => Some(Answer::Pod(Box::new(figures))),
     }
 }
 

@@ -16,7 +16,8 @@ use nodestats_store::{Order, SampleKey};
 use nodestats_wire::{Timestamp, routes};
 use tracing::Instrument as _;
 
-use crate::answer::{Detail, Unpacked, answer, unpack};
+use crate::answer::{Answer, Detail, Unpacked, answer, unpack};
+use crate::pods::Names;
 use crate::query::Span;
 use crate::{ApiError, App};
 
@@ -129,6 +130,8 @@ struct Cursor {
     /// whether its key needs a fraction depends on what follows.
     held: Option<(Timestamp, Bytes)>,
     previous: Option<Unpacked>,
+    /// What pods are called.
+    names: Names,
     /// Second of the entry that was written last.
     written: Option<i64>,
     empty: bool,
@@ -149,7 +152,7 @@ impl Cursor {
                 .store
                 .samples(&uid, before, None, Order::Descending, 1)
                 .await?;
-            previous = rows.first().map(|row| unpack(row, detail)).transpose()?;
+            previous = rows.first().map(|row| unpack(row, &detail)).transpose()?;
         }
         Ok(Self {
             app,
@@ -160,6 +163,7 @@ impl Cursor {
             after: None,
             held: None,
             previous,
+            names: Names::default(),
             written: None,
             empty: true,
             finished: false,
@@ -194,7 +198,7 @@ impl Cursor {
             }
             let Some((time, payload)) = self.next_sample().await? else {
                 if let Some(held) = self.held.take() {
-                    self.write(&mut piece, held, None)?;
+                    self.write(&mut piece, held, None).await?;
                 }
                 piece.extend_from_slice(if self.empty { b"{}" } else { b"}" });
                 self.finished = true;
@@ -203,7 +207,7 @@ impl Cursor {
             let key = self.span.step.map_or(time, |step| time.floor_to(step));
             let same_step = |held: &(Timestamp, Bytes)| self.span.step.is_some() && held.0 == key;
             if let Some(held) = self.held.take_if(|held| !same_step(held)) {
-                self.write(&mut piece, held, Some(key))?;
+                self.write(&mut piece, held, Some(key)).await?;
             }
             self.held = Some((key, payload));
         }
@@ -234,16 +238,19 @@ impl Cursor {
         Ok(Some((time, payload)))
     }
 
-    fn write(
+    async fn write(
         &mut self,
         piece: &mut Vec<u8>,
         (key, payload): (Timestamp, Bytes),
         next: Option<Timestamp>,
     ) -> Result<(), ApiError> {
         let begin = Instant::now();
-        let sample = unpack(&payload, self.detail)?;
+        let sample = unpack(&payload, &self.detail)?;
         self.decoding += begin.elapsed();
-        if let Some(answer) = answer(self.detail, self.previous.as_ref(), &sample) {
+        if let Some(mut answer) = answer(&self.detail, self.previous.as_ref(), &sample) {
+            if let Answer::Pods(pods) = &mut answer {
+                self.names.name(&self.app, pods).await?;
+            }
             let second = key.second();
             let shared =
                 self.written == Some(second) || next.is_some_and(|next| next.second() == second);

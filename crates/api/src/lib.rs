@@ -22,6 +22,7 @@ mod now;
 mod observe;
 mod openapi;
 mod page;
+mod pods;
 mod query;
 mod routes;
 mod serve;
@@ -57,6 +58,8 @@ pub struct App {
     registrations: Arc<tokio::sync::Mutex<()>>,
     callers: limits::Callers,
     pushed: limits::Nodes,
+    /// One tells of pods at a time.
+    pods: Arc<tokio::sync::Mutex<()>>,
     /// Since when it listens, by its clock.
     started: Timestamp,
     /// Large bodies that are read at once.
@@ -125,6 +128,7 @@ impl App {
             metrics,
             bodies,
             registrations: Arc::default(),
+            pods: Arc::default(),
         }
     }
 

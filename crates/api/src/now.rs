@@ -8,6 +8,7 @@ use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
 
 use crate::answer::{Answer, Detail, Unpacked, answer, unpack};
+use crate::pods::Names;
 use crate::{ApiError, App};
 
 /// A third party may put one group at a time: the newest sample that has the one asked for is
@@ -18,7 +19,7 @@ const LOOK_BACK: usize = 64;
 pub(crate) async fn respond(
     app: &App,
     life: &Life,
-    detail: Detail,
+    detail: &Detail,
     moment: Option<Timestamp>,
 ) -> Result<Response, ApiError> {
     let now = App::now();
@@ -28,7 +29,7 @@ pub(crate) async fn respond(
     let (time, mut answer) = match found {
         Some((time, answer)) => (Some(time), answer),
         // A node that registered a moment ago exists, and has nothing to say yet.
-        None if detail == Detail::Summary && moment.is_none() => {
+        None if *detail == Detail::Summary && moment.is_none() => {
             (None, Answer::Summary(Box::default()))
         }
         None => return Err(ApiError::missing(detail.missing())),
@@ -41,6 +42,9 @@ pub(crate) async fn respond(
         let text = |text: String| HeaderValue::try_from(text).expect("digits and dashes");
         headers.insert(routes::SAMPLE_TIME_HEADER, text(time.to_string()));
         headers.insert(header::AGE, text(format!("{age:.0}")));
+    }
+    if let Answer::Pods(pods) = &mut answer {
+        Names::default().name(app, pods).await?;
     }
     if let Answer::Summary(reading) = &mut answer {
         identify(reading, life);
@@ -60,10 +64,11 @@ fn identify(reading: &mut Reading, life: &Life) {
     reading.ip = Some(life.registration.ip.clone());
 }
 
-async fn find(
+/// The answer of the last sample at or before `until` that has `detail`, with its time.
+pub(crate) async fn find(
     app: &App,
     uid: &str,
-    detail: Detail,
+    detail: &Detail,
     until: Timestamp,
 ) -> Result<Option<(Timestamp, Answer)>, ApiError> {
     let mut after: Option<SampleKey> = None;

@@ -25,6 +25,8 @@ pub(crate) struct Answers {
     media: &'static str,
     schemas: Vec<SchemaOf>,
     history: bool,
+    /// What stands in the entries of a history, where that is something else.
+    entry: Option<SchemaOf>,
 }
 
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
@@ -37,6 +39,7 @@ impl Answers {
             media,
             schemas: Vec::new(),
             history: false,
+            entry: None,
         }
     }
 
@@ -83,6 +86,12 @@ impl Answers {
         self
     }
 
+    /// Or an object of other ones keyed by time.
+    pub(crate) fn and_history_of<T: JsonSchema>(mut self) -> Self {
+        self.entry = Some(schema_of::<T>);
+        self.and_history()
+    }
+
     fn content(&self, generator: &mut SchemaGenerator) -> Value {
         let each: Vec<Value> = self
             .schemas
@@ -91,10 +100,10 @@ impl Answers {
             .collect();
         let mut all = each.clone();
         if self.history {
-            let one = if each.len() == 1 {
-                each[0].clone()
-            } else {
-                json!({ "oneOf": each })
+            let one = match (self.entry, &*each) {
+                (Some(entry), _) => entry(generator),
+                (None, [one]) => one.clone(),
+                (None, _) => json!({ "oneOf": each }),
             };
             all.push(json!({
                 "type": "object",

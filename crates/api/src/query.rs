@@ -48,6 +48,63 @@ pub(crate) struct ProcessQuery {
     limit: Option<String>,
 }
 
+/// What is asked about a pod: the same as about a node, and of which container.
+#[derive(Debug, Clone, Default, JsonSchema)]
+pub(crate) struct OfPod<T> {
+    /// One container of the pod instead of all of it.
+    pub(crate) container: Option<String>,
+    #[schemars(flatten)]
+    pub(crate) of_node: T,
+}
+
+impl<T: DeserializeOwned> OfPod<T> {
+    /// As [`parse`] does.
+    pub(crate) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
+        let pairs: Vec<(String, String)> = parse(query)?;
+        let (container, others): (Vec<_>, Vec<_>) =
+            pairs.into_iter().partition(|(name, _)| name == "container");
+        let others = serde_urlencoded::to_string(others).unwrap_or_default();
+        let mut container = container.into_iter().map(|(_, container)| container);
+        let parsed = Self {
+            container: container.next(),
+            of_node: parse(Some(&others))?,
+        };
+        match container.next() {
+            Some(_) => Err(ApiError::parameter(
+                "container",
+                "container stands there twice",
+            )),
+            None => Ok(parsed),
+        }
+    }
+}
+
+/// Which pods are listed, and how.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PodListQuery {
+    /// Of this namespace alone.
+    pub(crate) namespace: Option<String>,
+    /// On this node alone: its name, its address or its UID.
+    pub(crate) node: Option<String>,
+    /// Of this workload alone: `NAME`, or `KIND/NAME` such as `Deployment/web`.
+    pub(crate) workload: Option<String>,
+    /// With these labels alone, of those that are kept: a label selector as kubectl takes it.
+    pub(crate) selector: Option<String>,
+    /// `live`, `gone`, or `all`. Without it `live`, and with a time all that lived then.
+    state: Option<String>,
+    /// Those that lived at this moment.
+    at: Option<String>,
+    /// Those that lived at some time of a span: its begin.
+    from: Option<String>,
+    /// The end of the span.
+    to: Option<String>,
+    /// `full` answers what each uses too; `digests` is the controller's.
+    view: Option<String>,
+    /// At most so many pods, 1 to 10000.
+    limit: Option<String>,
+}
+
 /// Which nodes are listed, and how.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -234,6 +291,63 @@ pub(crate) enum ListView {
     Freshness,
 }
 
+impl PodListQuery {
+    pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
+        let times = (
+            self.from.as_deref(),
+            self.to.as_deref(),
+            self.at.as_deref(),
+            None,
+        );
+        samples(times, None, now)
+    }
+
+    pub(crate) fn state(&self, samples: &Samples) -> Result<State, ApiError> {
+        match (&self.state, samples) {
+            (None, Samples::At(_) | Samples::Span(_)) => Ok(State::All),
+            (state, _) => State::parse(state.as_deref()),
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> Result<bool, ApiError> {
+        full(self.view.as_deref())
+    }
+
+    pub(crate) fn is_digests(&self) -> Result<bool, ApiError> {
+        let is_digests = self.view.as_deref() == Some("digests");
+        let others = [
+            &self.namespace,
+            &self.node,
+            &self.workload,
+            &self.selector,
+            &self.state,
+            &self.at,
+        ];
+        if is_digests && others.into_iter().any(Option::is_some) {
+            return Err(ApiError::parameter("view", "view=digests goes alone"));
+        }
+        Ok(is_digests)
+    }
+
+    pub(crate) fn limit(&self) -> Result<Option<usize>, ApiError> {
+        limit(self.limit.as_deref())
+    }
+}
+
+impl State {
+    fn parse(text: Option<&str>) -> Result<Self, ApiError> {
+        match text {
+            None | Some("live") => Ok(Self::Live),
+            Some("gone") => Ok(Self::Gone),
+            Some("all") => Ok(Self::All),
+            Some(_) => Err(ApiError::parameter(
+                "state",
+                "state is one of live, gone and all",
+            )),
+        }
+    }
+}
+
 impl ListQuery {
     pub(crate) fn view(&self) -> Result<ListView, ApiError> {
         match self.view.as_deref() {
@@ -248,15 +362,7 @@ impl ListQuery {
     }
 
     pub(crate) fn state(&self) -> Result<State, ApiError> {
-        match self.state.as_deref() {
-            None | Some("live") => Ok(State::Live),
-            Some("gone") => Ok(State::Gone),
-            Some("all") => Ok(State::All),
-            Some(_) => Err(ApiError::parameter(
-                "state",
-                "state is one of live, gone and all",
-            )),
-        }
+        State::parse(self.state.as_deref())
     }
 
     /// The span that lives must have samples in; `None` without one.
@@ -397,6 +503,17 @@ mod tests {
                 Err(400),
                 "{query}"
             );
+        }
+        let of_pod = |query| OfPod::<SpanQuery>::parse(Some(query));
+        let asked = of_pod("from=0&container=a%26b&step=5s").expect("valid");
+        assert_eq!(asked.container.as_deref(), Some("a&b"));
+        assert!(asked.of_node.samples(Timestamp::MAX).is_ok());
+        for query in [
+            "container=a&container=b",
+            "container=a&form=0",
+            "from=0&from=1",
+        ] {
+            assert!(of_pod(query).is_err(), "{query}");
         }
         for query in ["sort=cpu", "view=full&sort=name", "view=all", "limit=x"] {
             let table = parse::<ProcessQuery>(Some(query)).and_then(|query| query.table());

@@ -11,18 +11,21 @@ use http::Uri;
 use http::request::Parts;
 use nodestats_wire::routes;
 use nodestats_wire::v1::{
-    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, Join, Memory, Network, NodePods,
-    NodeView, Pressure, Process, Processes, Reading, Registration, Units,
+    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, GroupCpu, GroupDisk, GroupMemory, Join,
+    Memory, Network, NodePods, NodeView, Pod, PodChanges, PodDigest, PodView, Pressure, Process,
+    Processes, Reading, Registration, Stamped, Units,
 };
 
 use crate::access::{Identity, Want};
-use crate::answer::Detail;
+use crate::answer::{Detail, PodDetail};
 use crate::openapi::{Answers, Document, Operation};
+use crate::pods::Named;
 use crate::query::{
-    DeleteQuery, ExporterQuery, ListQuery, NoQuery, ProcessQuery, Samples, SpanQuery,
+    DeleteQuery, ExporterQuery, ListQuery, NoQuery, OfPod, PodListQuery, ProcessQuery, Samples,
+    SpanQuery,
 };
 use crate::{
-    ApiError, App, exporter, guard, history, ingest, join, limits, nodes, now, observe, page,
+    ApiError, App, exporter, guard, history, ingest, join, limits, nodes, now, observe, page, pods,
     query, system,
 };
 
@@ -121,6 +124,7 @@ fn table() -> Table {
     let mut table = Table::default();
     system_routes(&mut table);
     node_routes(&mut table);
+    pod_routes(&mut table);
     // The published transcript asks for a history without "/nodes"; both forms are the same.
     for node in ["/nodes/{node}", "/{node}"] {
         detail_routes(&mut table, node);
@@ -273,6 +277,103 @@ fn node_routes(table: &mut Table) {
     );
 }
 
+fn pod_routes(table: &mut Table) {
+    table.add(
+        routes::PODS,
+        get(async |state, who, uri| pods::list(state, who, None, uri).await),
+        Operation::get("list_pods", "Pods, live and gone")
+            .query::<PodListQuery>()
+            .answers(Answers::either::<Vec<PodView>, Vec<PodDigest>>())
+            .errors(&[401, 429, 503]),
+    );
+    table.add(
+        "/namespaces/{namespace}/pods",
+        get(async |state, who, named, uri| pods::list(state, who, Some(named), uri).await),
+        Operation::get(
+            "list_pods_of_namespace",
+            "The pods of a namespace, live and gone",
+        )
+        .query::<PodListQuery>()
+        .answers(Answers::json::<Vec<PodView>>())
+        .errors(&[401, 429, 503]),
+    );
+    table.add(
+        routes::PODS,
+        put(pods::tell),
+        Operation::put(
+            "put_pods",
+            "Tells of a cluster's pods; its controller alone does",
+        )
+        .query::<NoQuery>()
+        .body::<PodChanges>()
+        .no_content()
+        .errors(&[401, 408, 413, 422, 429, 503]),
+    );
+    let operation = |id: &str, summary: &str| {
+        Operation::get(&format!("get_pod{id}"), summary)
+            .query::<OfPod<SpanQuery>>()
+            .errors(&[401, 404, 429, 503])
+    };
+    macro_rules! detail {
+        ($suffix:literal, $detail:expr, $answers:expr, $id:literal, $summary:literal) => {
+            let handler = async |State(app): State<App>, who: Identity, named: Named, uri: Uri| {
+                pods::detail(&app, &who, named, $detail, &uri).await
+            };
+            table.add(
+                &format!("{}{}", routes::POD, $suffix),
+                get(handler),
+                operation($id, $summary).answers($answers),
+            );
+        };
+    }
+    detail!(
+        "",
+        PodDetail::Summary,
+        Answers::json::<PodView>().and_history_of::<Pod>(),
+        "",
+        "A pod: what Kubernetes says of it, and what it uses"
+    );
+    detail!(
+        "/cpu",
+        PodDetail::Cpu,
+        Answers::or_history::<Stamped<GroupCpu>>(),
+        "_cpu",
+        "Its CPU"
+    );
+    detail!(
+        "/memory",
+        PodDetail::Memory,
+        Answers::or_history::<Stamped<GroupMemory>>(),
+        "_memory",
+        "Its memory"
+    );
+    detail!(
+        "/disk",
+        PodDetail::Disk,
+        Answers::or_history::<Stamped<GroupDisk>>(),
+        "_disk",
+        "Block devices that it used"
+    );
+    detail!(
+        "/network",
+        PodDetail::Network,
+        Answers::or_history::<Network>(),
+        "_network",
+        "The interfaces of its network namespace"
+    );
+    table.add(
+        &format!("{}/proc", routes::POD),
+        get(pods::processes),
+        Operation::get(
+            "get_pod_processes",
+            "Its processes; with view=full their rows",
+        )
+        .query::<OfPod<ProcessQuery>>()
+        .answers(Answers::either::<Vec<u32>, Processes>().and_history())
+        .errors(&[401, 404, 429, 503]),
+    );
+}
+
 fn detail_routes(table: &mut Table, node: &str) {
     let short = if node == "/{node}" { "_direct" } else { "" };
     let operation = |id: &str, summary: &str| {
@@ -401,8 +502,8 @@ async fn respond(
         identity.audit("processes", &life, uri.query());
     }
     match samples {
-        Samples::Now => now::respond(app, &life, detail, None).await,
-        Samples::At(moment) => now::respond(app, &life, detail, Some(moment)).await,
+        Samples::Now => now::respond(app, &life, &detail, None).await,
+        Samples::At(moment) => now::respond(app, &life, &detail, Some(moment)).await,
         Samples::Span(span) => history::respond(app, &life, detail, span, uri).await,
     }
 }

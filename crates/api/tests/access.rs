@@ -54,6 +54,9 @@ fn operations() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {
         let filled = path.replace("{node}", "node-a").replace("{pid}", "7");
+        let filled = filled
+            .replace("{namespace}", "team-a")
+            .replace("{pod}", "web");
         for method in methods.as_object().expect("methods").keys() {
             all.push((method.to_uppercase(), filled.clone()));
         }
@@ -93,7 +96,7 @@ async fn nothing_is_open_to_whom_nobody_knows() {
         assert_eq!(unknown.status, 401, "{method} {path}");
         let known = closed.call_as("nobody", way, body()).await;
         // A list shows what they may see: nothing.
-        if way == ("GET", "/nodes") {
+        if [("GET", "/nodes"), ("GET", routes::PODS)].contains(&way) {
             assert_eq!(known.json(), json!([]));
         } else {
             assert_eq!(known.status, 403, "{method} {path}");
@@ -117,6 +120,8 @@ async fn processes_are_shown_by_their_own_rule_and_by_no_other() {
         .token("viewer", "viewer", &[])
         .token("processes", "processes", &[])
         .rule("viewer", "list nodes", "*")
+        .rule("viewer", "list pods", "*")
+        .rule("processes", "get pods/proc", "*")
         .rule("processes", "get nodes/metrics", "*")
         .rule("processes", "get nodes/proc", "*");
     for part in [
@@ -127,9 +132,12 @@ async fn processes_are_shown_by_their_own_rule_and_by_no_other() {
         "/network",
         "/filesystems",
         "/pressure",
+        "/units",
+        "/pods",
         "/metrics",
     ] {
         book = book.rule("viewer", &format!("get nodes{part}"), "*");
+        book = book.rule("viewer", &format!("get pods{part}"), "*");
     }
     let closed = open.asking(book);
     let mut asked = 0;
@@ -157,7 +165,15 @@ async fn processes_are_shown_by_their_own_rule_and_by_no_other() {
             }
             assert_eq!(answer.status == 403, is_process, "{path}: {text}");
             if is_process {
-                assert!(text.contains("allows get of nodes/proc"), "{text}");
+                let resource = if path.contains("/namespaces/") {
+                    "pods/proc"
+                } else {
+                    "nodes/proc"
+                };
+                assert!(
+                    text.contains(&format!("allows get of {resource}")),
+                    "{text}"
+                );
                 // Who may see them does.
                 let answer = closed.call_as("processes", ("GET", &path), "").await;
                 assert_ne!(answer.status, 403, "{path}");

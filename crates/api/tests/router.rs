@@ -463,10 +463,30 @@ async fn the_controllers_registration_names_a_node_and_its_freshness_is_one_answ
     );
 }
 
+/// A path of the description about a node or a pod of this name.
+fn filled(path: &str, name: &str) -> String {
+    path.replace("{node}", name)
+        .replace("{pid}", "7")
+        .replace("{namespace}", "team-a")
+        .replace("{pod}", name)
+}
+
+/// What is told of a pod on the node `counted`.
+fn known_pod() -> Value {
+    let pod = json!({
+        "uid": POD, "namespace": "team-a", "name": "known", "node_uid": "c",
+        "created_at": "2022-03-01T00:00:00Z",
+    });
+    json!({"pods": [{"digest": "d", "pod": pod}]})
+}
+
+const POD: &str = "3c1f5a52-8e37-4c5e-9f5d-0a2b3c4d5e6f";
+
 async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
-    let fill = |node: &str| path.replace("{node}", node).replace("{pid}", "7");
+    let fill = |name: &str| filled(path, name);
     let sample = full_sample().to_string();
     let body = match (method, path) {
+        ("PUT", routes::PODS) => known_pod().to_string(),
         ("PUT", "/nodes/{node}/registration") => registration().to_string(),
         ("PUT", _) => sample,
         ("POST", _) => json!({ "ip": "10.0.0.7", "hostname": "seven" }).to_string(),
@@ -517,7 +537,7 @@ async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
                 .status,
         );
     }
-    if path.contains("{node}") {
+    if path.contains("{node}") || path.contains("{pod}") {
         seen.insert(
             server
                 .call(method, &fill("unknown"), body.clone())
@@ -602,16 +622,20 @@ async fn every_route_and_every_status_in_the_description_is_real() {
                 server.register(ip, name, uid).await;
             }
             server.put("/nodes/known", &full_sample()).await;
+            server.register("10.0.0.3", "counted", "c").await;
+            let mut frames = Frames::new(now().plus_micros(-2_000_000)).in_pod(POD, "a");
+            for _ in 0..2 {
+                server.put_frames("c", frames.next_frame()).await;
+            }
+            server.put(routes::PODS, &known_pod()).await;
             let mut seen = match &**path {
                 routes::JOIN => provoke_join(&server).await,
                 path => provoke(&server, &method.to_uppercase(), path).await,
             };
-            if path == "/metrics/nodes/{node}" {
-                server.register("10.0.0.3", "counted", "c").await;
-                server
-                    .put_frames("c", Frames::new(now()).next_frame())
-                    .await;
-                seen.insert(server.get("/metrics/nodes/counted").await.status);
+            // What a third party says nothing of.
+            let of_agents = ["/metrics/nodes/{node}", "/{node}/units", "/{node}/pods"];
+            if of_agents.iter().any(|end| path.ends_with(end)) {
+                seen.insert(server.get(&filled(path, "counted")).await.status);
             }
             let closed = server.asking(Book::default());
             let nothing = Limits {
@@ -619,8 +643,7 @@ async fn every_route_and_every_status_in_the_description_is_real() {
                 ..Limits::default()
             };
             let busy = server.asking_within(Book::default().token("one", "one", &[]), nothing);
-            let (method_name, known) = (method.to_uppercase(), path.replace("{node}", "known"));
-            let known = known.replace("{pid}", "7");
+            let (method_name, known) = (method.to_uppercase(), filled(path, "known"));
             seen.insert(closed.call(&method_name, &known, "").await.status);
             let way = (&*method_name, &*known);
             seen.insert(busy.call_as("one", way, "").await.status);
@@ -628,9 +651,11 @@ async fn every_route_and_every_status_in_the_description_is_real() {
             let gone = server
                 .call(
                     &method.to_uppercase(),
-                    &path.replace("{node}", "known").replace("{pid}", "7"),
+                    &filled(path, "known"),
                     if path.ends_with("/registration") {
                         registration().to_string()
+                    } else if path == routes::PODS {
+                        known_pod().to_string()
                     } else {
                         json!({ "ip": "10.0.0.8", "hostname": "eight" }).to_string()
                     },

@@ -29,7 +29,7 @@ use crate::events::{Event, Publisher};
 use crate::freshness::{Change, Shared};
 use crate::metrics::Metrics;
 use crate::observe::{ApiView, Node};
-use crate::{Config, REQUEST_PATIENCE, WATCH_SECONDS, defaults, lease, serving};
+use crate::{Config, REQUEST_PATIENCE, WATCH_SECONDS, defaults, lease, pods, serving};
 
 /// Objects that cannot be read are told from those that can.
 type Guarded<K> = DeserializeGuard<K>;
@@ -69,7 +69,7 @@ pub(crate) async fn run(
     metrics: &Arc<Metrics>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let for_serving = client.clone();
+    let (for_serving, for_pods) = (client.clone(), client.clone());
     let (nodes, writer) = reflector::store();
     let context = Arc::new(Context {
         api: client::Client::new(&config.api, REQUEST_PATIENCE)?.with_files(
@@ -144,8 +144,23 @@ pub(crate) async fn run(
             metrics,
             config.poll,
         ) => Ok(()),
+        () = tell_of_pods(&context, for_pods) => Ok(()),
         () = stop.cancelled() => Ok(()),
     }
+}
+
+async fn tell_of_pods(context: &Context, client: Client) {
+    let Some(labels) = &context.config.pod_labels else {
+        return std::future::pending().await;
+    };
+    pods::keep(pods::Teller {
+        client,
+        api: &context.api,
+        nodes: &context.nodes,
+        metrics: &context.metrics,
+        labels,
+    })
+    .await;
 }
 
 fn watching() -> watcher::Config {

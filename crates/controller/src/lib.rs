@@ -14,6 +14,7 @@ mod lead;
 mod lease;
 mod metrics;
 mod observe;
+mod pods;
 mod serving;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,9 @@ pub struct Config {
     pub defaults: serde_json::Value,
     /// Labels of the Nodes that are to have an agent; all, where there are none.
     pub agent_nodes: BTreeMap<String, String>,
+    /// Labels of pods that the API is told with the pods; `None` where it is told of no pods. A name
+    /// that ends with `*` is a beginning.
+    pub pod_labels: Option<Vec<String>>,
     /// How the API is reached in the cluster; `None` where that is no affair of the controller.
     pub serving: Option<Serving>,
     /// Where `/healthz`, `/readyz` and `/metrics` are.

@@ -95,6 +95,8 @@ pub struct Metrics {
     departures: Counter<u64>,
     events: Counter<u64>,
     polls_failed: Counter<u64>,
+    pods_told: Counter<u64>,
+    pods_failed: Counter<u64>,
 }
 
 /// What is as it is now.
@@ -104,6 +106,7 @@ struct Known {
     api_up: AtomicU8,
     phases: [AtomicU64; Phase::ALL.len()],
     without_agent: AtomicU64,
+    pods: AtomicU64,
 }
 
 /// How a reconcile ended: the attribute `result`.
@@ -178,6 +181,14 @@ impl Metrics {
                 "nodestats.controller.poll.failures",
                 "Questions that the API did not answer.",
             ),
+            pods_told: count(
+                "nodestats.controller.pods.told",
+                "States of pods that the API was told.",
+            ),
+            pods_failed: count(
+                "nodestats.controller.pods.failures",
+                "Times that telling of pods began anew after a failure.",
+            ),
             known,
         }
     }
@@ -210,6 +221,19 @@ impl Metrics {
 
     pub(crate) fn poll_failed(&self) {
         self.polls_failed.add(1, &[]);
+    }
+
+    pub(crate) fn pods_told(&self, count: usize) {
+        self.pods_told.add(count as u64, &[]);
+    }
+
+    pub(crate) fn pods_failed(&self) {
+        self.pods_failed.add(1, &[]);
+    }
+
+    /// So many pods live, as far as was told.
+    pub(crate) fn set_pods(&self, count: usize) {
+        self.known.pods.store(count as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn request_failed(&self, error: &kube::Error) {
@@ -276,6 +300,11 @@ impl Known {
                 "nodestats.controller.nodes_without_agent",
                 "Nodes that lack an agent for too long.",
                 |known| known.without_agent.load(Ordering::Relaxed),
+            ),
+            (
+                "nodestats.controller.pods",
+                "Pods that live, as the API was told.",
+                |known| known.pods.load(Ordering::Relaxed),
             ),
         ] {
             let known = Arc::clone(self);

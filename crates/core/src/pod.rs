@@ -1,6 +1,8 @@
 //! What is known of a pod, put together from what was told at different times.
 
-use nodestats_wire::v1::{ContainerRun, PodRecord};
+use nodestats_wire::v1::{ContainerRun, GroupCpu, GroupMemory, Pod, PodRecord};
+
+use crate::rates::percent;
 
 /// Runs of a container that are kept, the latest: one that fails each ten seconds for weeks must not
 /// fill the store.
@@ -68,6 +70,54 @@ fn complete(told: &mut ContainerRun, known: &ContainerRun) {
     told.exit_code = told.exit_code.or(known.exit_code);
     if told.reason.is_none() {
         told.reason.clone_from(&known.reason);
+    }
+}
+
+/// Says of a pod's figures what Kubernetes knows: names, and what is kept for whom. What is no
+/// container of its spec has no name.
+pub fn name(figures: &mut Pod, pod: &PodRecord) {
+    figures.uid = Some(pod.uid.clone());
+    figures.namespace = Some(pod.namespace.clone());
+    figures.name = Some(pod.name.clone());
+    figures.workload.clone_from(&pod.workload);
+    let (cpu, memory) = (
+        pod.sum(|container| container.cpu_request_millicores),
+        pod.sum(|container| container.memory_request_bytes),
+    );
+    compare(figures.cpu.as_mut(), cpu, figures.memory.as_mut(), memory);
+    for container in figures.containers.iter_mut().flatten() {
+        let id = container.container_id.as_deref().unwrap_or_default();
+        if let Some(known) = pod.container(id) {
+            container.name = Some(known.name.clone());
+            compare(
+                container.cpu.as_mut(),
+                known.cpu_request_millicores,
+                container.memory.as_mut(),
+                known.memory_request_bytes,
+            );
+        }
+    }
+}
+
+/// Use against what is kept.
+fn compare(
+    cpu: Option<&mut GroupCpu>,
+    cpu_request: Option<u64>,
+    memory: Option<&mut GroupMemory>,
+    memory_request: Option<u64>,
+) {
+    if let (Some(cpu), Some(request)) = (cpu, cpu_request) {
+        let request = request as f64;
+        cpu.request_millicores = Some(request);
+        cpu.request_percent = cpu
+            .usage_millicores
+            .and_then(|usage| percent(usage, request));
+    }
+    if let (Some(memory), Some(request)) = (memory, memory_request) {
+        memory.request_bytes = Some(request);
+        memory.request_percent = memory
+            .working_set_bytes
+            .and_then(|bytes| percent(bytes as f64, request as f64));
     }
 }
 

@@ -11,6 +11,7 @@ mod host;
 mod process;
 
 pub use cgroup::{pods, units};
+pub(crate) use counter::percent;
 pub use host::{host_reading, summary};
 pub use process::process_rows;
 

@@ -245,6 +245,18 @@ pub(crate) struct Controller {
     #[arg(long, env = "NODESTATS_AGENT_NODES", value_name = "LABELS", value_parser = labels, default_value = "")]
     pub(crate) agent_nodes: std::collections::BTreeMap<String, String>,
 
+    /// Tell the API of the cluster's pods, with these of their labels; a name that ends with * is a
+    /// beginning. Without it pods have no names in the history.
+    #[arg(
+        long,
+        env = "NODESTATS_PODS",
+        value_name = "LABELS",
+        value_delimiter = ',',
+        num_args = 0..,
+        require_equals = true
+    )]
+    pub(crate) pods: Option<Vec<String>>,
+
     /// Between two questions to the API about all nodes.
     #[arg(long, env = "NODESTATS_POLL", value_name = "TIME", default_value = "5s", value_parser = span)]
     pub(crate) poll: Duration,

@@ -57,6 +57,7 @@ pub(crate) async fn run(arguments: Controller, registry: Registry) -> anyhow::Re
         agent_patience: arguments.agent_patience,
         defaults,
         agent_nodes: arguments.agent_nodes,
+        pod_labels: arguments.pods,
         serving,
         admin: arguments.admin_listen,
         registry,

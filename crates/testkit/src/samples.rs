@@ -1,6 +1,9 @@
 //! Samples as an agent sends them.
 
-use nodestats_core::sample::{Host, Process, Sample};
+use std::sync::Arc;
+
+use nodestats_core::sample::cgroup::{Cpu, Disk, Kind, Memory};
+use nodestats_core::sample::{Cgroup, DirectionCounters, Host, InterfaceCounters, Process, Sample};
 use nodestats_core::{FrameId, frame};
 use nodestats_wire::Timestamp;
 use uuid::Uuid;
@@ -11,6 +14,7 @@ pub struct Frames {
     agent_start: Uuid,
     begin: Timestamp,
     sequence: u64,
+    pod: Option<(Arc<str>, Arc<str>)>,
 }
 
 impl Frames {
@@ -20,7 +24,64 @@ impl Frames {
             agent_start: Uuid::new_v4(),
             begin,
             sequence: 0,
+            pod: None,
         }
+    }
+
+    /// Its process is in this container of this pod from now on, which uses 200 millicores.
+    #[must_use]
+    pub fn in_pod(mut self, uid: &str, container_id: &str) -> Self {
+        self.pod = Some((uid.into(), container_id.into()));
+        self
+    }
+
+    fn groups(&self, n: u64) -> Option<Vec<Cgroup>> {
+        let (uid, id) = self.pod.clone()?;
+        let path = format!("/kubepods/pod{uid}");
+        let group = |path: String, kind, members| Cgroup {
+            path: path.into(),
+            kind,
+            cpu: Some(Cpu {
+                usage_micros: n * 200_000,
+                periods: n * 10,
+                throttled_periods: n * 8,
+                quota_micros: Some(20_000),
+                period_micros: 100_000,
+                ..Cpu::default()
+            }),
+            memory: Some(Memory {
+                current: 80 << 20,
+                inactive_file: 16 << 20,
+                limit: Some(128 << 20),
+                ..Memory::default()
+            }),
+            disks: Some(vec![Disk {
+                device: "sda".to_owned(),
+                written_bytes: n * 4096,
+                writes: n,
+                ..Disk::default()
+            }]),
+            members,
+            ..Cgroup::default()
+        };
+        let counters = DirectionCounters {
+            bytes: n * 1000,
+            ..DirectionCounters::default()
+        };
+        let interface = InterfaceCounters {
+            interface: "eth0".to_owned(),
+            receive: counters,
+            transmit: counters,
+        };
+        let pod = Cgroup {
+            interfaces: Some(vec![interface]),
+            ..group(path.clone(), Kind::Pod { uid: uid.clone() }, Vec::new())
+        };
+        let container = Kind::Container {
+            id: id.clone(),
+            pod_uid: Some(uid),
+        };
+        Some(vec![pod, group(format!("{path}/{id}"), container, vec![7])])
     }
 
     /// The time of the next frame.
@@ -40,6 +101,8 @@ impl Frames {
             state: 'R',
             user_ticks: n * 100,
             threads: 1,
+            pod_uid: self.pod.as_ref().map(|(uid, _)| uid.clone()),
+            container_id: self.pod.as_ref().map(|(_, id)| id.clone()),
             ..Process::default()
         };
         let host = Host {
@@ -61,7 +124,7 @@ impl Frames {
             &Sample {
                 host,
                 processes: vec![process],
-                cgroups: None,
+                cgroups: self.groups(n),
             },
         )
     }

@@ -17,7 +17,8 @@ use crate::Timestamp;
 use crate::problem::Problem;
 use crate::routes;
 use crate::v1::{
-    ClusterRegistration, Freshness, Issued, Join, Reading, Registration, Token, TokenRequest,
+    ClusterRegistration, Freshness, Issued, Join, PodChanges, PodDigest, Reading, Registration,
+    Token, TokenRequest,
 };
 
 pub use pin::{Fingerprint, FingerprintError};
@@ -354,6 +355,19 @@ impl Client {
         let query = [("view", "freshness")];
         let query = serde_urlencoded::to_string(query).expect("pairs of texts encode");
         let request = self.request(Method::GET, &format!("{}?{query}", routes::NODES));
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    /// Tells what has changed of a cluster's pods.
+    pub async fn tell_of_pods(&self, changes: &PodChanges) -> Result<(), Error> {
+        let request = self.json(Method::PUT, routes::PODS, changes);
+        self.send(request).await.map(drop)
+    }
+
+    /// What was told last of the pods that have not ended.
+    pub async fn pod_digests(&self) -> Result<Vec<PodDigest>, Error> {
+        let request = self.request(Method::GET, &format!("{}?view=digests", routes::PODS));
         let response = self.send(request).await?;
         self.read(response).await
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// The list of nodes; POST registers one.
 pub const NODES: &str = "/nodes";
+/// Pods, live and gone; PUT is the controller's, which tells of them.
+pub const PODS: &str = "/pods";
 /// An agent at its first start exchanges a join token for one of its own.
 pub const JOIN: &str = "/join";
 /// Tokens of hosts and people; at the server's own socket only.
@@ -83,9 +85,15 @@ pub fn template(path: &str) -> String {
         ["nodes", _, "registration"] => "/nodes/{node}/registration".to_owned(),
         ["nodes", _, part] if DETAILS.contains(part) => format!("/nodes/{{node}}/{part}"),
         ["metrics", "nodes", _] => "/metrics/nodes/{node}".to_owned(),
+        ["namespaces", _, "pods"] => "/namespaces/{namespace}/pods".to_owned(),
+        ["namespaces", _, "pods", _] => POD.to_owned(),
+        ["namespaces", _, "pods", _, part] if POD_DETAILS.contains(part) => {
+            format!("{POD}/{part}")
+        }
         ["local", "tokens", _] => "/local/tokens/{id}".to_owned(),
         _ if [
             NODES,
+            PODS,
             JOIN,
             TOKENS,
             HEALTHZ,
@@ -115,6 +123,22 @@ pub const DETAILS: [&str; 9] = [
     "pods",
     "proc",
 ];
+
+/// The route of one pod.
+pub const POD: &str = "/namespaces/{namespace}/pods/{pod}";
+
+/// The details of a pod, as [`DETAILS`] are of a node.
+pub const POD_DETAILS: [&str; 5] = ["cpu", "memory", "disk", "network", "proc"];
+
+/// The path of a namespace's pods.
+pub fn pods_of(namespace: &str) -> String {
+    format!("/namespaces/{}/pods", escape_segment(namespace))
+}
+
+/// The path of one pod.
+pub fn pod(namespace: &str, name: &str) -> String {
+    format!("{}/{}", pods_of(namespace), escape_segment(name))
+}
 
 /// The path of one node's figures in the names of `node_exporter`.
 pub fn node_metrics(name: &str) -> String {
@@ -151,6 +175,12 @@ mod tests {
             ("/nodes/a/registration", "/nodes/{node}/registration"),
             ("/nodes/a/b", "/{path}"),
             ("/nodes?view=full", "/nodes"),
+            ("/pods?namespace=a", "/pods"),
+            ("/namespaces/a/pods", "/namespaces/{namespace}/pods"),
+            (
+                "/apis/stats.nodestats.dev/v1alpha1/namespaces/a/pods/b/cpu",
+                "/namespaces/{namespace}/pods/{pod}/cpu",
+            ),
             ("/local/tokens/x", "/local/tokens/{id}"),
             (
                 "/apis/stats.nodestats.dev/v1alpha1/nodes/a/memory",

@@ -23,7 +23,7 @@ pub use node::{
 };
 pub use pod::{
     ContainerRecord, ContainerRole, ContainerRun, GonePod, Owner, PodChanges, PodDigest, PodRecord,
-    PodView, ToldPod,
+    PodView, Stamped, ToldPod,
 };
 pub use process::{Process, Processes};
 pub use token::{Issued, Join, Purpose, ServerAddress, Token, TokenRequest};

@@ -40,9 +40,13 @@ pub struct User {
 pub struct Question {
     /// `get` or `list`.
     pub verb: &'static str,
-    /// The detail, such as `cpu`; empty for the node in short.
+    /// `nodes` or `pods`.
+    pub resource: &'static str,
+    /// The namespace of pods; empty for all of them, and for nodes, which are in none.
+    pub namespace: String,
+    /// The detail, such as `cpu`; empty for the node or the pod in short.
     pub subresource: &'static str,
-    /// The node's own name; empty for all.
+    /// Its own name; empty for all.
     pub name: String,
 }
 
@@ -51,8 +55,27 @@ impl Question {
     pub(super) fn get(subresource: &'static str, name: &str) -> Self {
         Self {
             verb: "get",
+            resource: "nodes",
+            namespace: String::new(),
             subresource,
             name: name.to_owned(),
+        }
+    }
+
+    /// About one pod.
+    pub(super) fn get_pod(subresource: &'static str, namespace: &str, name: &str) -> Self {
+        Self {
+            resource: "pods",
+            namespace: namespace.to_owned(),
+            ..Self::get(subresource, name)
+        }
+    }
+
+    /// About which pods there are in a namespace, or by an empty name in all of them.
+    pub(super) fn list_pods(namespace: &str) -> Self {
+        Self {
+            verb: "list",
+            ..Self::get_pod("", namespace, "")
         }
     }
 
@@ -60,16 +83,15 @@ impl Question {
     pub(super) fn list() -> Self {
         Self {
             verb: "list",
-            subresource: "",
-            name: String::new(),
+            ..Self::get("", "")
         }
     }
 
     /// The resource as rules write it.
     pub(super) fn resource(&self) -> String {
         match self.subresource {
-            "" => "nodes".to_owned(),
-            detail => format!("nodes/{detail}"),
+            "" => self.resource.to_owned(),
+            detail => format!("{}/{detail}", self.resource),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use nodestats_core::life::Life;
 use nodestats_core::token::Grant;
-use nodestats_wire::v1::{Origin, Purpose};
+use nodestats_wire::v1::{Origin, PodRecord, Purpose};
 
 use super::authority::{Accounts, Question, User};
 
@@ -304,6 +304,55 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// What follows where they want to read a detail of a pod; of all pods by an empty name.
+    pub(super) fn pod_verdict(
+        &self,
+        detail: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Verdict<'_> {
+        match &self.0 {
+            Caller::Person(user, _) => {
+                Verdict::Ask(user, Question::get_pod(detail, namespace, name))
+            }
+            // Everybody else is judged as about nodes.
+            _ => self.verdict(Want::Read(detail), Target::missing(name, "")),
+        }
+    }
+
+    /// Whether what they may see is looked for one by one where they may not see all: at the API
+    /// server it is all or nothing.
+    pub(crate) fn is_looked_through(&self) -> bool {
+        matches!(self.0, Caller::Person(_, Way::Direct))
+    }
+
+    /// The person who asks.
+    pub(super) fn person(&self) -> Option<&Arc<User>> {
+        match &self.0 {
+            Caller::Person(user, _) => Some(user),
+            _ => None,
+        }
+    }
+
+    /// One line for who reads the processes of a pod.
+    pub(crate) fn audit_pod(&self, what: &str, pod: &PodRecord, query: Option<&str>) {
+        if self.0 != (Caller::Anybody { trusted: true }) {
+            tracing::info!(
+                target: "nodestats::audit",
+                who = self.name(),
+                what,
+                namespace = pod.namespace,
+                pod = pod.name,
+                uid = pod.uid,
+                query,
+                way = self.way(),
+                "audit"
+            );
+        }
+    }
+}
+
 /// A host's token is for one name, outside clusters.
 fn host_verdict<'a>(node: &str, want: Want, target: Target<'_>) -> Verdict<'a> {
     // What is not there is not theirs either, but an agent has to hear of it to register.
@@ -411,12 +460,23 @@ mod tests {
         else {
             panic!("a person is asked about");
         };
-        let expected = Question {
-            verb: "get",
-            subresource: "cpu",
-            name: "node-a".to_owned(),
+        assert_eq!(question, Question::get("cpu", "node-a"));
+        // And a pod by its namespace.
+        let Verdict::Ask(_, question) = person.pod_verdict("cpu", "team-a", "web") else {
+            panic!("a person is asked about");
         };
-        assert_eq!(question, expected);
+        assert_eq!(question, Question::get_pod("cpu", "team-a", "web"));
+        for (identity, detail, allowed) in [
+            (&agent, "cpu", false),
+            (&controller, "cpu", false),
+            (&forwarded, PROCESSES, true),
+            (&Identity::forwarded(false), PROCESSES, false),
+            (&Identity::forwarded(false), "cpu", true),
+            (&anybody, PROCESSES, true),
+        ] {
+            let verdict = identity.pod_verdict(detail, "team-a", "web");
+            assert_eq!(verdict == Verdict::Yes, allowed, "{identity:?} {detail}");
+        }
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Kubernetes {
                 resource_attributes: Some(ResourceAttributes {
                     group: Some(routes::GROUP.to_owned()),
                     version: Some(routes::GROUP_VERSION.to_owned()),
-                    resource: Some("nodes".to_owned()),
+                    resource: Some(question.resource.to_owned()),
+                    namespace: some(&question.namespace),
                     subresource: some(question.subresource),
                     name: some(&question.name),
                     verb: Some(question.verb.to_owned()),

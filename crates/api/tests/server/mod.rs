@@ -26,7 +26,7 @@ pub(crate) const CONTROLLER: &str = "system:serviceaccount:nodestats:nodestats-c
 #[derive(Clone, Default)]
 pub(crate) struct Book {
     pub(crate) users: BTreeMap<String, User>,
-    /// User, `VERB RESOURCE`, and the name, or `*` for all.
+    /// User, `VERB RESOURCE`, and the name, or `NAMESPACE/*` or `*` for all.
     pub(crate) rules: Vec<(String, String, String)>,
     /// Nobody answers.
     pub(crate) away: bool,
@@ -73,9 +73,12 @@ impl Authority for Book {
         } else {
             "/"
         };
-        let what = format!("{} nodes{slash}{}", question.verb, question.subresource);
+        let (verb, resource) = (question.verb, question.resource);
+        let what = format!("{verb} {resource}{slash}{}", question.subresource);
+        let within = format!("{}/*", question.namespace);
         let allowed = self.rules.iter().any(|(who, rule, name)| {
-            *who == user.name && *rule == what && (name == "*" || *name == question.name)
+            let is_named = name == "*" || *name == within || *name == question.name;
+            *who == user.name && *rule == what && is_named
         });
         Box::pin(std::future::ready(Ok(allowed)))
     }

@@ -139,6 +139,7 @@ impl<'a> Groups<'a> {
             _ => None,
         };
         Container {
+            name: None,
             container_id: id,
             cpu: self.cpu(group),
             memory: group.memory.as_ref().map(memory),
@@ -179,6 +180,8 @@ impl<'a> Groups<'a> {
             remainder_millicores: usage
                 .zip(processes)
                 .map(|(all, known)| round(round(all) - round(known))),
+            request_millicores: None,
+            request_percent: None,
             limit_millicores: limit.map(round),
             limit_percent: usage
                 .zip(limit)
@@ -265,6 +268,8 @@ fn memory(memory: &Memory) -> GroupMemory {
         anonymous_bytes: memory.anonymous,
         file_bytes: memory.file,
         peak_bytes: memory.peak,
+        request_bytes: None,
+        request_percent: None,
         limit_bytes: memory.limit,
         limit_percent: memory
             .limit

@@ -39,6 +39,6 @@ pub(super) fn round(value: f64) -> f64 {
 }
 
 /// `part` of `whole` in percent; `None` of nothing.
-pub(super) fn percent(part: f64, whole: f64) -> Option<f64> {
+pub(crate) fn percent(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| round(part / whole * 100.0))
 }

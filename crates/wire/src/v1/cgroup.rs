@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::host::{Network, Pressure, api_type};
+use super::pod::Owner;
 use crate::Timestamp;
 
 api_type! {
@@ -80,8 +81,15 @@ api_type! {
         time: Timestamp,
         /// How old the sample was when it was answered, in seconds.
         age_seconds: f64,
-        /// Its UID; of a static pod the hash by which its node calls it.
+        /// Its UID; of a static pod that Kubernetes has not told of, the hash by which its node calls
+        /// it.
         uid: String,
+        /// Its namespace; absent while Kubernetes has not told it.
+        namespace: String,
+        /// Its name; absent while Kubernetes has not told it.
+        name: String,
+        /// What people deploy, such as a `Deployment`, that it is part of.
+        workload: Owner,
         /// CPU of all its containers.
         cpu: GroupCpu,
         /// Memory of all its containers.
@@ -104,6 +112,9 @@ api_type! {
 api_type! {
     /// A container.
     Container {
+        /// Its name in the pod; absent for what is no container of its spec, such as the one that
+        /// holds its namespaces, and while Kubernetes has not told it.
+        name: String,
         /// The id that its runtime gave it.
         container_id: String,
         /// Its CPU.
@@ -135,6 +146,10 @@ api_type! {
         /// What is left of its use: processes that came and went between two samples, less what is
         /// counted at another moment. It may be negative.
         remainder_millicores: f64,
+        /// CPU that Kubernetes keeps for it, in millicores.
+        request_millicores: f64,
+        /// Use of what is kept for it, in percent.
+        request_percent: f64,
         /// CPU that it may use (`cpu.max`), in millicores; absent without a limit.
         limit_millicores: f64,
         /// Use of its limit in percent.
@@ -170,6 +185,10 @@ api_type! {
         file_bytes: u64,
         /// The most that it was since it was made.
         peak_bytes: u64,
+        /// Memory that Kubernetes keeps for it.
+        request_bytes: u64,
+        /// The working set of what is kept for it, in percent.
+        request_percent: f64,
         /// What it may be (`memory.max`); absent without a limit.
         limit_bytes: u64,
         /// The working set of its limit, in percent.

@@ -189,6 +189,31 @@ pub struct PodView {
     pub usage: Option<Pod>,
 }
 
+/// A figure about one moment, with that moment; in a history the time is the key.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Stamped<T> {
+    /// When the sample was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// How old the sample was when it was answered, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+    /// The figure.
+    #[serde(flatten)]
+    pub figure: T,
+}
+
+impl<T> Stamped<T> {
+    /// Not stamped yet.
+    pub fn new(figure: T) -> Self {
+        Self {
+            time: None,
+            age_seconds: None,
+            figure,
+        }
+    }
+}
+
 impl PodRecord {
     /// Whether it lived at some time of this span.
     pub fn lived(&self, from: Timestamp, to: Timestamp) -> bool {
