@@ -3,7 +3,7 @@
 use jiff::tz::TimeZone;
 use nodestats_wire::{routes, time};
 
-use crate::{Get, Sort, times};
+use crate::{Get, PodState, Sort, times};
 
 /// Which shape the answer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,16 @@ pub(crate) enum Kind {
     Pods,
     Processes,
     Process,
+    PodList,
+    Pod,
+    PodCpu,
+    PodMemory,
+    PodDisk,
+}
+
+/// Whether this is about pods and not about nodes.
+pub(crate) fn is_about_pods(get: &Get) -> bool {
+    matches!(get.node.as_deref(), Some("pods" | "pod" | "po"))
 }
 
 /// One request.
@@ -32,7 +42,26 @@ pub(crate) struct Question {
 
 impl Question {
     /// What `get` means to a person in `zone`.
-    pub(crate) fn new(get: &Get, zone: &TimeZone) -> anyhow::Result<Self> {
+    ///
+    /// `namespace` is that of pods; `None` for all of them.
+    pub(crate) fn new(get: &Get, namespace: Option<&str>, zone: &TimeZone) -> anyhow::Result<Self> {
+        if is_about_pods(get) {
+            return Self::about_pods(get, namespace, zone);
+        }
+        if let Some(name) = &get.name {
+            anyhow::bail!("{name:?} is one name too many\nhint: get pod {name} asks about a pod");
+        }
+        let pods_alone = [
+            (get.namespace.is_some(), "--namespace"),
+            (get.all_namespaces, "--all-namespaces"),
+            (get.of_node.is_some(), "--node"),
+            (get.selector.is_some(), "--selector"),
+            (get.state.is_some(), "--state"),
+            (get.container.is_some(), "--container"),
+        ];
+        if let Some((_, option)) = pods_alone.into_iter().find(|(given, _)| *given) {
+            anyhow::bail!("{option} goes with get pods and get pod NAME");
+        }
         let full = ("view", "full".to_owned());
         let Some(node) = &get.node else {
             let (kind, path) = (Kind::Nodes, routes::NODES.to_owned());
@@ -56,28 +85,9 @@ impl Question {
             Get { pid: Some(pid), .. } => (Kind::Process, format!("/proc/{pid}")),
             _ => (Kind::Node, String::new()),
         };
-        let mut query = Vec::new();
-        for (name, text) in [("from", &get.from), ("to", &get.to)] {
-            if let Some(text) = text {
-                query.push((name, times::parse(text, zone)?.to_string()));
-            }
-        }
-        let history = !query.is_empty();
-        if let Some(step) = &get.step {
-            time::parse_span(step)?;
-            anyhow::ensure!(history, "--step goes with --from or --to");
-            query.push(("step", step.clone()));
-        }
+        let (mut query, history) = span(get, zone)?;
         if kind == Kind::Processes {
-            let sort = match get.sort.unwrap_or(Sort::Cpu) {
-                Sort::Pid => "pid",
-                Sort::Cpu => "cpu",
-                Sort::Memory => "memory",
-                Sort::Read => "read",
-                Sort::Write => "write",
-            };
-            query.extend([full, ("sort", sort.to_owned())]);
-            query.extend(get.limit.map(|limit| ("limit", limit.to_string())));
+            query.extend(rows(get));
         }
         Ok(Self {
             kind,
@@ -86,6 +96,100 @@ impl Question {
             history,
         })
     }
+
+    fn about_pods(get: &Get, namespace: Option<&str>, zone: &TimeZone) -> anyhow::Result<Self> {
+        let (mut query, mut history) = span(get, zone)?;
+        let Some(name) = &get.name else {
+            let one = [get.cpu, get.memory, get.disk, get.network, get.processes];
+            anyhow::ensure!(
+                !one.contains(&true) && get.container.is_none() && get.step.is_none(),
+                "the details are of one pod: get pod NAME"
+            );
+            if !history {
+                query.push(("view", "full".to_owned()));
+            }
+            let state = get.state.map(|state| match state {
+                PodState::Live => "live",
+                PodState::Gone => "gone",
+                PodState::All => "all",
+            });
+            query.extend(state.map(|state| ("state", state.to_owned())));
+            query.extend(get.of_node.clone().map(|node| ("node", node)));
+            query.extend(get.selector.clone().map(|selector| ("selector", selector)));
+            return Ok(Self {
+                kind: Kind::PodList,
+                path: namespace.map_or_else(|| routes::PODS.to_owned(), routes::pods_of),
+                query,
+                history: false,
+            });
+        };
+        anyhow::ensure!(
+            get.of_node.is_none() && get.selector.is_none() && get.state.is_none(),
+            "--node, --selector and --state go with get pods"
+        );
+        let Some(namespace) = namespace else {
+            anyhow::bail!("a pod's name is one within its namespace: -n says which");
+        };
+        anyhow::ensure!(
+            !get.units && !get.pods && get.pid.is_none(),
+            "a pod has --cpu, --memory, --disk, --network and --processes"
+        );
+        let (kind, suffix) = match get {
+            Get { cpu: true, .. } => (Kind::PodCpu, "/cpu"),
+            Get { memory: true, .. } => (Kind::PodMemory, "/memory"),
+            Get { disk: true, .. } => (Kind::PodDisk, "/disk"),
+            Get { network: true, .. } => (Kind::Network, "/network"),
+            Get {
+                processes: true, ..
+            } => (Kind::Processes, "/proc"),
+            _ => (Kind::Pod, ""),
+        };
+        if kind == Kind::Processes {
+            query.extend(rows(get));
+        }
+        if kind == Kind::Pod {
+            anyhow::ensure!(!history, "--from and --to go with a detail, such as --cpu");
+            history = false;
+        }
+        query.extend(get.container.clone().map(|name| ("container", name)));
+        Ok(Self {
+            kind,
+            path: format!("{}{suffix}", routes::pod(namespace, name)),
+            query,
+            history,
+        })
+    }
+}
+
+/// The span that is asked about, and whether there is one.
+fn span(get: &Get, zone: &TimeZone) -> anyhow::Result<(Vec<(&'static str, String)>, bool)> {
+    let mut query = Vec::new();
+    for (name, text) in [("from", &get.from), ("to", &get.to)] {
+        if let Some(text) = text {
+            query.push((name, times::parse(text, zone)?.to_string()));
+        }
+    }
+    let history = !query.is_empty();
+    if let Some(step) = &get.step {
+        time::parse_span(step)?;
+        anyhow::ensure!(history, "--step goes with --from or --to");
+        query.push(("step", step.clone()));
+    }
+    Ok((query, history))
+}
+
+/// How rows of processes are answered.
+fn rows(get: &Get) -> impl Iterator<Item = (&'static str, String)> {
+    let sort = match get.sort.unwrap_or(Sort::Cpu) {
+        Sort::Pid => "pid",
+        Sort::Cpu => "cpu",
+        Sort::Memory => "memory",
+        Sort::Read => "read",
+        Sort::Write => "write",
+    };
+    let limit = get.limit.map(|limit| ("limit", limit.to_string()));
+    let rows = [("view", "full".to_owned()), ("sort", sort.to_owned())];
+    rows.into_iter().chain(limit)
 }
 
 #[cfg(test)]
@@ -102,7 +206,41 @@ mod tests {
         let Command::Get(get) = Arguments::try_parse_from(words).expect(line).command else {
             panic!("{line} is no get");
         };
-        Question::new(&get, &TimeZone::fixed(jiff::tz::offset(2))).expect(line)
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        Question::new(&get, get.namespace.as_deref(), &zone).expect(line)
+    }
+
+    #[test]
+    fn pods_are_asked_about_by_namespace_and_name() {
+        let list = question("pods -n shop -l app=web --node web-1");
+        assert_eq!(
+            (list.kind, &*list.path),
+            (Kind::PodList, "/namespaces/shop/pods")
+        );
+        assert!(list.query.contains(&("selector", "app=web".to_owned())));
+        assert!(list.query.contains(&("node", "web-1".to_owned())));
+        assert_eq!(question("pods -A --state gone").path, "/pods");
+        let cpu = question("pod web-x -n shop --cpu -c app --from 2026-03-01");
+        assert_eq!(cpu.path, "/namespaces/shop/pods/web-x/cpu");
+        assert!(cpu.history && cpu.query.contains(&("container", "app".to_owned())));
+        assert_eq!(question("pod x -n a --processes").kind, Kind::Processes);
+        for line in [
+            "pods --cpu",
+            "pod x --cpu",
+            "pod x -n a -l b",
+            "pod x -n a --pid 1",
+            "node-1 -n a",
+            "node-1 extra",
+        ] {
+            let words = ["kubectl-nodestats", "get"]
+                .into_iter()
+                .chain(line.split(' '));
+            let Command::Get(get) = Arguments::try_parse_from(words).expect(line).command else {
+                panic!("{line} is no get");
+            };
+            let asked = Question::new(&get, get.namespace.as_deref(), &TimeZone::UTC);
+            assert!(asked.is_err(), "{line}");
+        }
     }
 
     #[test]

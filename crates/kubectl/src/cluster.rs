@@ -55,14 +55,13 @@ pub(crate) struct Access {
 
     /// The namespace that nodestats is installed in.
     #[arg(
-        short,
         long,
         env = "NODESTATS_NAMESPACE",
         value_name = "NAME",
         default_value = "nodestats",
         global = true
     )]
-    namespace: String,
+    nodestats_namespace: String,
 }
 
 /// What a request by the cluster's API is called.
@@ -93,7 +92,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Access {
     /// Where nodestats is installed.
     pub(crate) fn namespace(&self) -> &str {
-        &self.namespace
+        &self.nodestats_namespace
     }
 
     /// Whether the cluster's own API is a way that this person wants.
@@ -168,7 +167,7 @@ impl Access {
         }
         let (status, next, body) = answer
             .context("the cluster's API server does not answer")?
-            .map_err(|error| self.explain(error, "get", "nodes of stats.nodestats.dev"))?;
+            .map_err(|error| self.explain(error, "get", "resources of stats.nodestats.dev"))?;
         // What is an answer of the API server itself, and not of nodestats behind it.
         let own: Option<kube::core::Status> = (!status.is_success())
             .then(|| serde_json::from_slice(&body).ok())
@@ -180,12 +179,13 @@ impl Access {
         }
         if let Some(own) = own.filter(|_| status.as_u16() == 403) {
             let resource = resource(&target);
+            let verb = if is_list(&target) { "list" } else { "get" };
             let by_name = match address(&target) {
                 Some(_) => "ask by the node's name (its address may not be looked up), and ",
                 None => "",
             };
             bail!(
-                "{}\nhint: {by_name}you need a ClusterRole that allows get of {resource} in the API \
+                "{}\nhint: {by_name}you need a rule that allows {verb} of {resource} in the API \
                  group {}",
                 own.message,
                 routes::GROUP
@@ -205,7 +205,7 @@ impl Access {
 
     /// By a port-forward to a pod of the API.
     async fn forwarded(&self, client: Client, target: &str) -> anyhow::Result<Vec<u8>> {
-        let pods: Api<Pod> = Api::namespaced(client, &self.namespace);
+        let pods: Api<Pod> = Api::namespaced(client, &self.nodestats_namespace);
         let pod = self.pod(&pods).await?;
         let mut forwarder = timely(pods.portforward(&pod, &[PORT]))
             .await?
@@ -261,7 +261,16 @@ impl Access {
             .map_err(crate::with_hint)
     }
 
+    /// The namespace that the kubeconfig's context is about.
+    pub(crate) async fn pods_namespace(&self) -> anyhow::Result<String> {
+        Ok(self.config().await?.default_namespace)
+    }
+
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::try_from(self.config().await?)?)
+    }
+
+    async fn config(&self) -> anyhow::Result<kube::Config> {
         nodestats_runtime::tls::use_ring();
         let options = KubeConfigOptions {
             context: self.context.clone(),
@@ -287,7 +296,7 @@ impl Access {
             config.auth_info.impersonate_groups =
                 (!self.as_group.is_empty()).then(|| self.as_group.clone());
         }
-        Ok(Client::try_from(config)?)
+        Ok(config)
     }
 
     /// A pod of the API that is ready.
@@ -310,12 +319,12 @@ impl Access {
             Some(pod) => bail!(
                 "the pod {} of nodestats' API is not ready yet: kubectl describe pod -n {} {}",
                 pod.name_any(),
-                self.namespace,
+                self.nodestats_namespace,
                 pod.name_any()
             ),
             None => bail!(
-                "there is no nodestats in the namespace {}; --namespace names another",
-                self.namespace
+                "there is no nodestats in the namespace {}; --nodestats-namespace names another",
+                self.nodestats_namespace
             ),
         }
     }
@@ -326,7 +335,7 @@ impl Access {
             kube::Error::Api(status) if status.code == 403 => anyhow::anyhow!(
                 "{}\nhint: you need a Role in the namespace {} that allows {verb} of {resource}",
                 status.message,
-                self.namespace
+                self.nodestats_namespace
             ),
             kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
             error => anyhow::Error::from(error).context("the cluster's API server does not answer"),
@@ -381,10 +390,21 @@ fn is_problem(body: &[u8]) -> bool {
 /// The resource that RBAC sees in a path: `/nodes/a/proc/1` is `nodes/proc`.
 fn resource(target: &str) -> String {
     let path = target.split('?').next().unwrap_or_default();
-    match path.split('/').nth(3) {
-        Some(part) => format!("nodes/{part}"),
-        None => "nodes".to_owned(),
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let (resource, part) = match &segments[..] {
+        ["namespaces", _, resource, rest @ ..] | [resource, rest @ ..] => (*resource, rest.get(1)),
+        [] => ("", None),
+    };
+    match part {
+        Some(part) => format!("{resource}/{part}"),
+        None => resource.to_owned(),
     }
+}
+
+/// Whether a path is asked of RBAC with the verb `list`.
+fn is_list(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    path.ends_with("/nodes") || path.ends_with("/pods")
 }
 
 /// The path with a node's address replaced by its name, and that address: RBAC sees what stands in the
@@ -493,6 +513,10 @@ mod tests {
             ("/nodes/a?from=0", "nodes"),
             ("/nodes/a/cpu", "nodes/cpu"),
             ("/nodes/a/proc/1?from=0", "nodes/proc"),
+            ("/pods?node=a", "pods"),
+            ("/namespaces/a/pods?view=full", "pods"),
+            ("/namespaces/a/pods/b", "pods"),
+            ("/namespaces/a/pods/b/cpu", "pods/cpu"),
         ] {
             assert_eq!(resource(target), seen, "{target}");
         }

@@ -66,7 +66,7 @@ enum Command {
     Doctor,
 }
 
-/// Shows all nodes, or one node, or one detail of it.
+/// Shows all nodes, or one node, or one detail of it; or pods, by `get pods` and `get pod NAME`.
 ///
 /// Times without a zone are your local time; write Z behind a time for UTC.
 #[derive(Debug, Args)]
@@ -74,11 +74,35 @@ enum Command {
   kubectl nodestats get
   kubectl nodestats get 192.168.2.10 --cpu
   kubectl nodestats get web-1 --processes --sort memory --limit 10
+  kubectl nodestats get pods -n shop -l app=web
+  kubectl nodestats get pod web-6d4cf56db6-x2x7k -n shop --memory --from '2026-03-01 13:45'
   kubectl nodestats get web-1 --memory --from '2026-03-01 13:45' --to '2026-03-01 14:45' --step 5m")]
 #[command(group = ArgGroup::new("detail").multiple(false))]
 pub(crate) struct Get {
-    /// Name, address or UID of a node; without it all nodes are listed.
+    /// Name, address or UID of a node, or `pods`, or `pod`; without it all nodes are listed.
+    #[arg(value_name = "NODE")]
     node: Option<String>,
+    /// After `pod`: its name.
+    #[arg(value_name = "POD")]
+    name: Option<String>,
+    /// The namespace of pods [default: that of the kubeconfig's context].
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Pods of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    /// Pods on this node alone.
+    #[arg(long = "node", value_name = "NODE")]
+    of_node: Option<String>,
+    /// Pods with these labels alone.
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Option<String>,
+    /// Pods that live, that are gone, or all.
+    #[arg(long, value_enum, value_name = "STATE")]
+    state: Option<PodState>,
+    /// One container of the pod.
+    #[arg(short = 'c', long, value_name = "NAME")]
+    container: Option<String>,
     /// Its CPUs.
     #[arg(long, group = "detail", requires = "node")]
     cpu: bool,
@@ -121,6 +145,14 @@ pub(crate) struct Get {
     /// Form of the answer; json is the API's own bytes.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+}
+
+/// Which pods are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PodState {
+    Live,
+    Gone,
+    All,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -189,7 +221,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Doctor => return doctor::run(&arguments.access).await,
     };
     let zone = jiff::tz::TimeZone::system();
-    let question = ask::Question::new(&get, &zone)?;
+    let namespace = match &get.namespace {
+        Some(namespace) => Some(namespace.clone()),
+        None if get.all_namespaces || !ask::is_about_pods(&get) => None,
+        // A plain server has no context, and no namespace that goes without saying.
+        None if arguments.server.is_some() => None,
+        None => Some(arguments.access.pods_namespace().await?),
+    };
+    let question = ask::Question::new(&get, namespace.as_deref(), &zone)?;
     let (path, query) = (&question.path, &question.query);
     let body = match &arguments.server {
         Some(server) => {

@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use jiff::tz::TimeZone;
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
-    Cpu, CpuCore, Disk, Memory, Network, NodePods, NodeState, NodeView, Process, Processes,
-    Reading, Units,
+    Cpu, CpuCore, Disk, Memory, Network, NodePods, NodeState, NodeView, PodView, Process,
+    Processes, Reading, Stamped, Units,
 };
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 
@@ -97,6 +97,17 @@ fn render(question: &Question, body: &[u8], wide: bool, zone: &TimeZone) -> anyh
             |pods| pods.time,
             |rows| groups::pods(rows, wide),
         )?,
+        Kind::PodList => {
+            groups::pod_list(&serde_json::from_slice::<Vec<PodView>>(body)?, wide).render()
+        }
+        Kind::Pod => groups::pod(&serde_json::from_slice::<PodView>(body)?, wide),
+        Kind::PodCpu => details::<Stamped<_>>(question, body, zone, |cpu| cpu.time, groups::cpu)?,
+        Kind::PodMemory => {
+            details::<Stamped<_>>(question, body, zone, |memory| memory.time, groups::memory)?
+        }
+        Kind::PodDisk => {
+            details::<Stamped<_>>(question, body, zone, |disk| disk.time, groups::disk)?
+        }
         Kind::Processes => details::<Processes>(
             question,
             body,

@@ -59,6 +59,11 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
+/// The same of a text of whole lines.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.lines().map(|line| plain(line) + "\n").collect()
+}
+
 /// What is not known is a dash.
 pub(crate) fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())

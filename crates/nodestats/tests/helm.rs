@@ -623,7 +623,7 @@ fn what_is_not_allowed_is_named(scene: &Scene) {
         .ask(&[
             "--via",
             "port-forward",
-            "-n",
+            "--nodestats-namespace",
             "elsewhere",
             "node-1",
             "--cpu",
