@@ -258,8 +258,11 @@ pub(crate) fn answer(
         Detail::Filesystems => reading.filesystems.map(Answer::Filesystems),
         Detail::Pressure => reading.pressure.map(Answer::Pressure),
         // These have been answered above.
-        Detail::Units | Detail::Pods | Detail::Pod(..) => None,
-        Detail::Processes(_) | Detail::Process(_) => None,
+        Detail::Units
+        | Detail::Pods
+        | Detail::Pod(..)
+        | Detail::Processes(_)
+        | Detail::Process(_) => None,
     }
 }
 

@@ -136,7 +136,7 @@ async fn answer(
             .any(|container| container.name == *name)
     };
     if let Some(container) = container.as_ref().filter(|name| !is_container(name)) {
-        let names: Vec<&str> = pod
+        let known: Vec<&str> = pod
             .containers
             .iter()
             .map(|container| &*container.name)
@@ -145,7 +145,7 @@ async fn answer(
             "container",
             format!(
                 "the pod has no container {container:?}; it has {}",
-                names.join(", ")
+                known.join(", ")
             ),
         ));
     }

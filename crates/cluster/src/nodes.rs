@@ -109,16 +109,21 @@ impl Node {
         fs::write(&script, self.script(state, binaries, network))?;
         let mut init = Command::new("nsenter");
         init.arg(format!("--net=/run/netns/{}", self.namespace()));
-        init.args([
-            "unshare",
-            "--pid",
-            "--fork",
-            "--mount",
-            "--uts",
-            "--mount-proc",
-            "--kill-child",
-        ]);
-        init.arg("sh").arg(script).env(MARK, self.namespace());
+        let into = own_hierarchies().into_iter().map(|hierarchy| {
+            let own = hierarchy.join(self.namespace());
+            format!("echo $$ > {}/cgroup.procs; ", own.display())
+        });
+        let cgroup = if own_hierarchies().is_empty() {
+            ""
+        } else {
+            "--cgroup "
+        };
+        init.args(["sh", "-c"]).arg(format!(
+            "{}exec unshare {cgroup}--pid --fork --mount --uts --mount-proc --kill-child sh {}",
+            into.collect::<String>(),
+            script.display()
+        ));
+        init.env(MARK, self.namespace());
         process::start(
             &mut init,
             state.directory(),
@@ -138,9 +143,21 @@ impl Node {
                 .to_string()
         };
         let cluster = state.directory().display();
+        let cgroups = own_hierarchies().into_iter().map(|hierarchy| {
+            let (hierarchy, own) = (hierarchy.display(), self.namespace());
+            // What is mounted there is the machine's; what takes its place is all that there is.
+            format!(
+                "mount --bind {hierarchy}/{own} {directory}/cgroup
+umount -l {hierarchy}
+mount --move {directory}/cgroup {hierarchy}
+"
+            )
+        });
+        let cgroups: String = cgroups.collect();
         format!(
             "set -e
-mount --make-rshared /
+mkdir -p {directory}/cgroup
+{cgroups}mount --make-rshared /
 hostname {name}
 cp -L /etc/resolv.conf {directory}/resolv.conf
 mount -t tmpfs tmpfs /run
@@ -233,7 +250,11 @@ state = \"{directory}/containerd/state\"
             "volumePluginDir": self.directory(state).join("volume-plugins"),
             "cgroupDriver": "cgroupfs",
             // Two kubelets below one root remove each other's pods.
-            "cgroupRoot": format!("/{}", self.namespace()),
+            "cgroupRoot": if own_hierarchies().is_empty() {
+                format!("/{}", self.namespace())
+            } else {
+                "/".to_owned()
+            },
             "failCgroupV1": false,
             "failSwapOn": false,
             "containerRuntimeEndpoint": format!("unix://{}", self.socket(state).display()),
@@ -350,6 +371,14 @@ fn hierarchies() -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| path.is_dir())
         .collect()
+}
+
+/// Those of which a node sees its own part alone, as a machine of its own would. In version 2 a group
+/// that others are below holds no processes, so there it sees all.
+fn own_hierarchies() -> Vec<PathBuf> {
+    let mut hierarchies = hierarchies();
+    hierarchies.retain(|hierarchy| !hierarchy.join("cgroup.controllers").exists());
+    hierarchies
 }
 
 fn create_cgroups(name: &str) -> anyhow::Result<()> {

@@ -153,14 +153,14 @@ async fn tell_of_pods(context: &Context, client: Client) {
     let Some(labels) = &context.config.pod_labels else {
         return std::future::pending().await;
     };
-    pods::keep(pods::Teller {
+    let teller = pods::Teller {
         client,
         api: &context.api,
         nodes: &context.nodes,
         metrics: &context.metrics,
         labels,
-    })
-    .await;
+    };
+    Box::pin(pods::keep(teller)).await;
 }
 
 fn watching() -> watcher::Config {

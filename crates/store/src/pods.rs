@@ -305,7 +305,7 @@ fn uid_of_end(id: &RecordId) -> Option<String> {
     let RecordIdKey::Array(parts) = &id.key else {
         return None;
     };
-    let uid = parts.iter().nth(1)?.clone();
+    let uid = parts.get(1)?.clone();
     String::from_value(uid).ok()
 }
 

@@ -421,6 +421,22 @@ def test_controller_rbac_deletes_and_makes_no_node():
         assert "delete" not in rule["verbs"]
 
 
+def test_pods_are_told_by_the_controller_where_a_value_says_so():
+    def resources(values=None):
+        rules = only("controller-rbac.yaml", "ClusterRole", values)["rules"]
+        return {resource: rule["verbs"] for rule in rules for resource in rule["resources"]}
+
+    def told(values=None):
+        arguments = container(CONTROLLER, values)["args"]
+        return [one for one in arguments if one.startswith("--pods")]
+
+    assert resources()["pods"] == ["list", "watch"] and resources()["jobs"] == ["get"]
+    assert told() == ["--pods=app,k8s-app,app.kubernetes.io/*"]
+    assert told({"pods.labels": ["team"]}) == ["--pods=team"]
+    off = {"pods.enabled": False}
+    assert told(off) == [] and not {"pods", "replicasets", "jobs"} & set(resources(off))
+
+
 # admission.yaml
 
 
@@ -488,15 +504,19 @@ def test_viewer_roles_tell_processes_from_the_rest():
     viewer = only("viewer-roles.yaml", "ClusterRole", name="nodestats-viewer")
     assert viewer["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
     ours = [rule for rule in viewer["rules"] if rule["apiGroups"] == ["stats.nodestats.dev"]]
-    assert [rule["verbs"] for rule in ours] == [["get", "list"], ["get"], ["get"]]
     resources = {resource for rule in ours for resource in rule["resources"]}
+    for rule in ours:
+        lists = {"nodes", "pods"} >= set(rule["resources"])
+        assert rule["verbs"] == (["get", "list"] if lists else ["get"])
     code = (ROOT / "crates/wire/src/routes.rs").read_text()
-    details = re.search(r"const DETAILS: .*? = \[(.*?)\]", code, re.DOTALL)[1]
-    details = {f"nodes/{detail}" for detail in re.findall(r'"(\w+)"', details)}
     # The last is no path of the cluster's own API.
-    assert resources == (details | {"nodes", "nodes/metrics"}) - {"nodes/proc"}
+    wanted = {"nodes", "pods", "nodes/metrics"}
+    for resource, constant in [("nodes", "DETAILS"), ("pods", "POD_DETAILS")]:
+        details = re.search(rf"const {constant}: .*? = \[(.*?)\]", code, re.DOTALL)[1]
+        wanted |= {f"{resource}/{detail}" for detail in re.findall(r'"(\w+)"', details)}
+    assert resources == wanted - {"nodes/proc", "pods/proc"}
     processes = only("viewer-roles.yaml", "ClusterRole", name="nodestats-process-viewer")
-    assert [rule["resources"] for rule in processes["rules"]] == [["nodes/proc"]]
+    assert [rule["resources"] for rule in processes["rules"]] == [["nodes/proc", "pods/proc"]]
 
 
 @pytest.mark.parametrize("template", [AGENT, CONTROLLER, "tests/ask.yaml"])

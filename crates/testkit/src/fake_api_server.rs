@@ -108,6 +108,11 @@ impl FakeApiServer {
         self.state().put(path, object);
     }
 
+    /// Takes an object away, as somebody else would.
+    pub fn remove(&self, path: &str) {
+        self.state().remove(path);
+    }
+
     /// The object at a path.
     pub fn get(&self, path: &str) -> Option<Value> {
         self.state().objects.get(path).cloned()
@@ -225,6 +230,21 @@ impl State {
         } else {
             "ADDED"
         };
+        self.tell(path, kind, &object);
+        self.objects.insert(path.to_owned(), object.clone());
+        object
+    }
+
+    fn remove(&mut self, path: &str) {
+        if let Some(mut object) = self.objects.remove(path) {
+            self.version += 1;
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.tell(path, "DELETED", &object);
+        }
+    }
+
+    /// Tells those who watch.
+    fn tell(&mut self, path: &str, kind: &str, object: &Value) {
         let line = format!("{}\n", json!({"type": kind, "object": object}));
         let collection = path
             .rsplit_once('/')
@@ -233,8 +253,6 @@ impl State {
             let line = Frame::data(Bytes::from(line.clone()));
             watched != collection || events.send(Ok(line)).is_ok()
         });
-        self.objects.insert(path.to_owned(), object.clone());
-        object
     }
 
     fn list(&self, collection: &str, query: &str) -> Response<Body> {

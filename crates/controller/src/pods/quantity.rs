@@ -31,7 +31,7 @@ pub(super) fn scaled(text: &str, scale: f64) -> Option<u64> {
     let value = number * factor * scale;
     // What floating point adds is no more that was asked for.
     let value = (value - value.abs() * 1e-12).ceil();
-    (value >= 0.0 && value < 1.8e19).then_some(value as u64)
+    (0.0..1.8e19).contains(&value).then_some(value as u64)
 }
 
 #[cfg(test)]

@@ -205,16 +205,13 @@ fn container(
 }
 
 /// The last run that ended, and the present one.
-fn runs(status: &ContainerStatus) -> Vec<ContainerRun> {
-    let states = [status.last_state.as_ref(), status.state.as_ref()];
+fn runs(of: &ContainerStatus) -> Vec<ContainerRun> {
+    let states = [of.last_state.as_ref(), of.state.as_ref()];
     let mut runs = Vec::new();
     for state in states.into_iter().flatten() {
         let run = if let Some(ended) = &state.terminated {
             ContainerRun {
-                container_id: id(ended
-                    .container_id
-                    .as_deref()
-                    .or(status.container_id.as_deref())),
+                container_id: id(ended.container_id.as_deref().or(of.container_id.as_deref())),
                 started_at: ended.started_at.as_ref().and_then(timestamp),
                 ended_at: ended.finished_at.as_ref().and_then(timestamp),
                 exit_code: Some(ended.exit_code),
@@ -222,7 +219,7 @@ fn runs(status: &ContainerStatus) -> Vec<ContainerRun> {
             }
         } else if let Some(running) = &state.running {
             ContainerRun {
-                container_id: id(status.container_id.as_deref()),
+                container_id: id(of.container_id.as_deref()),
                 started_at: running.started_at.as_ref().and_then(timestamp),
                 ..ContainerRun::default()
             }

@@ -1,0 +1,389 @@
+//! Pods on a real cluster: what limits do to them, what ended and how, names that stay, and the
+//! kubelet's own figures beside ours.
+//!
+//! One test, since the cluster is one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nodestats_testkit::kubernetes::{FullCluster, Version};
+use nodestats_testkit::{Program, eventually, eventually_within};
+use nodestats_wire::Timestamp;
+use serde_json::{Value, json};
+
+const NODES: usize = 2;
+const VALUES: [&str; 3] = [
+    "nodeDefaults={\"interval\": \"1s\"}",
+    "api.persistence.size=\"1Gi\"",
+    "api.portForward.processes=true",
+];
+
+struct Scene {
+    cluster: FullCluster,
+}
+
+impl Scene {
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl(arguments).expect("kubectl")
+    }
+
+    /// What the plugin answers with these words.
+    fn ask(&self, words: &[&str]) -> Result<Value, String> {
+        let kubeconfig = self.cluster.kubeconfig().display().to_string();
+        let mut arguments = vec!["--kubeconfig", &kubeconfig, "get", "-o", "json"];
+        arguments.extend(words);
+        let run = Program::run("kubectl-nodestats", &arguments);
+        if run.status.success() {
+            Ok(serde_json::from_str(&run.stdout).expect("JSON"))
+        } else {
+            Err(run.stderr)
+        }
+    }
+
+    /// A pod of `work.c`.
+    fn run(&self, name: &str, work: &[&str], limits: &Value, restart: &str) {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "shop", "labels": {"app": name, "other": "x"}},
+            "spec": {
+                "restartPolicy": restart, "terminationGracePeriodSeconds": 0,
+                "nodeName": "node-2",
+                "containers": [{
+                    "name": "work", "image": "localhost/work:1", "imagePullPolicy": "Never",
+                    "args": work, "resources": {"limits": limits},
+                }],
+            },
+        });
+        self.cluster.apply(&pod.to_string()).expect("a pod");
+    }
+
+    fn pod(&self, name: &str) -> Option<Value> {
+        self.ask(&["pod", name, "-n", "shop"]).ok()
+    }
+}
+
+fn number(value: &Value) -> f64 {
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// Lets this machine's program into every node.
+fn load_image(scene: &Scene) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pods/work.c");
+    let program = folder.path().join("work");
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-static", "-O1", "-s", "-o"]);
+    let status = compiler.arg(&program).arg(source).status().expect("cc");
+    assert!(status.success());
+    scene
+        .cluster
+        .load_program(&program, "localhost/work:1")
+        .expect("imported");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_are_named_limited_killed_and_remembered() {
+    let scene = Scene {
+        cluster: FullCluster::with_images(Version::V1_37, NODES),
+    };
+    load_image(&scene);
+    scene.cluster.install_chart(&VALUES).expect("installed");
+    scene.kubectl(&["create", "namespace", "shop"]);
+    a_limit_is_shown_with_the_time_that_it_takes(&scene).await;
+    figures_are_those_of_the_kubelet(&scene).await;
+    a_node_lists_its_own_pods_and_no_other(&scene).await;
+    a_kill_for_memory_names_its_container(&scene).await;
+    a_job_of_three_seconds_is_remembered(&scene).await;
+    a_team_sees_its_own_namespace(&scene).await;
+    a_pod_that_is_deleted_keeps_its_name_and_its_figures(&scene).await;
+}
+
+/// 200 millicores for whoever wants a whole CPU.
+async fn a_limit_is_shown_with_the_time_that_it_takes(scene: &Scene) {
+    scene.run("limited", &["burn"], &json!({"cpu": "200m"}), "Always");
+    let begin = eventually("its use", async || {
+        let pod = scene.pod("limited")?;
+        let cpu = &pod["usage"]["containers"][0]["cpu"];
+        cpu["usage_millicores"]
+            .is_number()
+            .then(|| Timestamp::from_system(std::time::SystemTime::now()))
+    })
+    .await;
+    let history = eventually("twenty seconds of it", async || {
+        let words = [
+            "pod", "limited", "-n", "shop", "--cpu", "-c", "work", "--from",
+        ];
+        let history = scene
+            .ask(&[&words[..], &[&begin.to_string()]].concat())
+            .ok()?;
+        let entries = history.as_object()?.len();
+        (entries > 20).then_some(history)
+    })
+    .await;
+    let entries: Vec<(&String, &Value)> = history.as_object().expect("entries").iter().collect();
+    let (first, last) = (entries[0], entries[entries.len() - 1]);
+    let time = |key: &str| key.parse::<Timestamp>().expect("a time").seconds();
+    let grown = |field: &str| number(&last.1[field]) - number(&first.1[field]);
+    // Keys are cut to the second, and so is the span: a second in twenty is five in a hundred. The
+    // rates between samples are exact.
+    let rates: Vec<f64> = entries[1..]
+        .iter()
+        .map(|(_, cpu)| number(&cpu["usage_millicores"]))
+        .collect();
+    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+    println!(
+        "200m: {mean:.1} millicores over {} s",
+        time(last.0) - time(first.0)
+    );
+    assert!((mean - 200.0).abs() < 4.0, "{mean} {rates:?}");
+    assert!(grown("throttled_seconds_total") > 5.0, "{first:?} {last:?}");
+    assert!(
+        grown("throttled_periods_total") > 100.0,
+        "{first:?} {last:?}"
+    );
+    assert_eq!(last.1["limit_millicores"], 200.0);
+    assert!(number(&last.1["throttled_percent"]) > 90.0, "{last:?}");
+    // Its one process is all that it used.
+    let remainder: f64 = entries[1..]
+        .iter()
+        .map(|(_, cpu)| number(&cpu["remainder_millicores"]))
+        .sum();
+    assert!((remainder / rates.len() as f64).abs() < 10.0, "{remainder}");
+}
+
+/// The same moment is not the same for both: what is compared changes slowly, or is a sum.
+async fn figures_are_those_of_the_kubelet(scene: &Scene) {
+    scene.run(
+        "holding",
+        &["hold", "40"],
+        &json!({"memory": "128Mi"}),
+        "Always",
+    );
+    eventually("its memory", async || {
+        let pod = scene.pod("holding")?;
+        let bytes = pod["usage"]["memory"]["working_set_bytes"].as_f64()?;
+        (bytes > f64::from(40 << 20)).then_some(())
+    })
+    .await;
+    let compared = eventually("the kubelet to say the same", async || {
+        let raw = "/api/v1/nodes/node-2/proxy/stats/summary";
+        let summary: Value = serde_json::from_str(&scene.kubectl(&["get", "--raw", raw])).ok()?;
+        let mut compared = 0;
+        for theirs in summary["pods"].as_array()? {
+            if theirs["podRef"]["namespace"] != "shop" {
+                continue;
+            }
+            let ours = scene.pod(theirs["podRef"]["name"].as_str()?)?;
+            let theirs = &theirs["containers"][0];
+            let used = ours["usage"]["containers"].as_array()?;
+            let ours = used
+                .iter()
+                .find(|container| container["name"] == theirs["name"])?;
+            let memory = number(&ours["memory"]["working_set_bytes"]);
+            let theirs_memory = theirs["memory"]["workingSetBytes"].as_f64()?;
+            let cpu = number(&ours["cpu"]["usage_seconds_total"]);
+            // The kubelet's figures are up to fifteen seconds old, at 200 millicores.
+            let theirs_cpu = theirs["cpu"]["usageCoreNanoSeconds"].as_f64()? / 1e9;
+            let is_same = (memory - theirs_memory).abs() < f64::from(2 << 20)
+                && (cpu - theirs_cpu).abs() < 4.0;
+            if !is_same {
+                return None;
+            }
+            compared += 1;
+        }
+        (compared == 2).then_some(compared)
+    })
+    .await;
+    println!("{compared} containers as the kubelet has them");
+}
+
+async fn a_node_lists_its_own_pods_and_no_other(scene: &Scene) {
+    let names = |node: &str| {
+        let pods = scene.ask(&[node, "--pods"]).expect("pods");
+        let pods = pods["pods"].as_array().expect("a list").clone();
+        let name = |pod: &Value| pod["name"].as_str().map(str::to_owned);
+        pods.iter().filter_map(name).collect::<Vec<_>>()
+    };
+    let (first, second) = (names("node-1"), names("node-2"));
+    assert!(second.contains(&"limited".to_owned()), "{second:?}");
+    assert!(!first.contains(&"limited".to_owned()), "{first:?}");
+    assert!(
+        first
+            .iter()
+            .any(|name| name.starts_with("nodestats-agent-")),
+        "{first:?}"
+    );
+    let network = eventually("its interfaces", async || {
+        scene
+            .ask(&["pod", "limited", "-n", "shop", "--network"])
+            .ok()
+    })
+    .await;
+    let interfaces = network["interfaces"].as_array().expect("interfaces");
+    assert!(
+        interfaces.iter().any(|one| one["interface"] == "eth0"),
+        "{network}"
+    );
+    let processes = scene
+        .ask(&["pod", "limited", "-n", "shop", "--processes"])
+        .expect("rows");
+    let rows = processes["processes"].as_array().expect("rows");
+    assert!(rows.iter().any(|row| row["name"] == "work"), "{processes}");
+    // What its workload is called.
+    let list = scene.ask(&["pods", "-n", "nodestats"]).expect("a list");
+    let workloads: Vec<String> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|pod| format!("{}/{}", pod["workload"]["kind"], pod["workload"]["name"]))
+        .collect();
+    for workload in [
+        "\"Deployment\"/\"nodestats-controller\"",
+        "\"StatefulSet\"/\"nodestats-api\"",
+        "\"DaemonSet\"/\"nodestats-agent\"",
+    ] {
+        assert!(workloads.iter().any(|one| one == workload), "{workloads:?}");
+    }
+    let labelled = scene
+        .ask(&["pods", "-A", "-l", "app=limited", "--node", "node-2"])
+        .expect("a list");
+    assert_eq!(labelled.as_array().map(Vec::len), Some(1));
+    // Only labels that are to be kept are.
+    assert_eq!(labelled[0]["labels"], json!({"app": "limited"}));
+}
+
+async fn a_kill_for_memory_names_its_container(scene: &Scene) {
+    scene.run(
+        "greedy",
+        &["hold", "100"],
+        &json!({"memory": "48Mi"}),
+        "Never",
+    );
+    let pod = eventually("the kill", async || {
+        let pod = scene.pod("greedy")?;
+        pod["containers"][0]["runs"][0]["ended_at"]
+            .is_string()
+            .then_some(pod)
+    })
+    .await;
+    let container = &pod["containers"][0];
+    assert_eq!(container["runs"][0]["reason"], "OOMKilled", "{pod}");
+    assert_eq!(
+        (&container["name"], &container["memory_limit_bytes"]),
+        (&json!("work"), &json!(48 << 20))
+    );
+    assert_eq!(pod["state"], "gone");
+}
+
+async fn a_job_of_three_seconds_is_remembered(scene: &Scene) {
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "brief", "namespace": "shop"},
+        "spec": {
+            "backoffLimit": 0, "ttlSecondsAfterFinished": 0,
+            "template": {"spec": {
+                "restartPolicy": "Never", "nodeName": "node-2",
+                "containers": [{
+                    "name": "work", "image": "localhost/work:1", "imagePullPolicy": "Never",
+                    "args": ["brief", "3", "7"],
+                }],
+            }},
+        },
+    });
+    scene.cluster.apply(&job.to_string()).expect("a job");
+    eventually("it to be gone", async || {
+        let pods = scene.kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            "shop",
+            "-o",
+            "name",
+            "-l",
+            "job-name=brief",
+        ]);
+        let jobs = scene.kubectl(&["get", "jobs", "-n", "shop", "-o", "name"]);
+        let known = scene.ask(&["pods", "-n", "shop", "--state", "gone"]).ok()?;
+        let known = known
+            .as_array()?
+            .iter()
+            .any(|pod| pod["workload"]["name"] == "brief");
+        (pods.trim().is_empty() && jobs.trim().is_empty() && known).then_some(())
+    })
+    .await;
+    let gone = scene
+        .ask(&["pods", "-n", "shop", "--state", "gone"])
+        .expect("a list");
+    let gone = gone.as_array().expect("a list");
+    let pod = gone
+        .iter()
+        .find(|pod| pod["workload"]["name"] == "brief")
+        .expect("it is listed");
+    assert_eq!(pod["workload"]["kind"], "Job");
+    let run = &pod["containers"][0]["runs"][0];
+    assert_eq!(
+        (&run["exit_code"], &run["reason"]),
+        (&json!(7), &json!("Error")),
+        "{pod}"
+    );
+    let cpu = number(&pod["usage"]["cpu"]["usage_seconds_total"]);
+    println!("a job of three seconds: {cpu} s of CPU");
+    assert!((1.0..4.5).contains(&cpu), "{pod}");
+}
+
+/// Ordinary RBAC of one namespace.
+async fn a_team_sees_its_own_namespace(scene: &Scene) {
+    let bind = ["create", "rolebinding", "jane", "-n", "shop", "--user=jane"];
+    scene.kubectl(&[&bind[..], &["--clusterrole=view"]].concat());
+    let jane = |words: &[&str]| {
+        scene.ask(&[&["--as", "jane", "--via", "aggregation"][..], words].concat())
+    };
+    eventually("the role to count", async || {
+        jane(&["pod", "limited", "-n", "shop", "--cpu"]).ok()
+    })
+    .await;
+    let list = jane(&["pods", "-n", "shop"]).expect("her own");
+    assert!(list.as_array().is_some_and(|pods| pods.len() > 2), "{list}");
+    let refused = jane(&["pod", "limited", "-n", "shop", "--processes"]).expect_err("forbidden");
+    assert!(refused.contains("pods/proc"), "{refused}");
+    let refused = jane(&["pods", "-n", "nodestats"]).expect_err("forbidden");
+    assert!(refused.contains("list of pods"), "{refused}");
+    assert!(jane(&["pods", "-A"]).is_err());
+    assert!(jane(&["node-2", "--pods"]).is_err());
+}
+
+async fn a_pod_that_is_deleted_keeps_its_name_and_its_figures(scene: &Scene) {
+    let uid = scene.pod("limited").expect("a pod")["uid"].clone();
+    scene.kubectl(&["delete", "pod", "-n", "shop", "limited"]);
+    let pod = eventually_within(Duration::from_mins(1), "the end", async || {
+        scene.pod("limited").filter(|pod| pod["state"] == "gone")
+    })
+    .await;
+    assert_eq!(pod["uid"], uid);
+    assert_eq!(pod["usage"]["containers"][0]["name"], "work", "{pod}");
+    let history = scene
+        .ask(&[
+            "pod",
+            "limited",
+            "-n",
+            "shop",
+            "--cpu",
+            "--from",
+            "2020-01-01 00:00Z",
+        ])
+        .expect("a history");
+    assert!(
+        history
+            .as_object()
+            .is_some_and(|entries| entries.len() > 20)
+    );
+    // Another pod takes the name, and is another life.
+    scene.run("limited", &["burn"], &json!({"cpu": "100m"}), "Always");
+    eventually("the next one", async || {
+        let pod = scene.pod("limited")?;
+        (pod["uid"] != uid && pod["state"] == "live").then_some(())
+    })
+    .await;
+}
