@@ -60,7 +60,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Get(Get),
+    Get(Box<Get>),
     /// Looks at the way to nodestats in a cluster step by step, and says what to do about the first
     /// thing that is not right.
     Doctor,
