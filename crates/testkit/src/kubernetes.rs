@@ -244,6 +244,16 @@ pub struct FullCluster {
     folder: TempDir,
 }
 
+/// A network that nobody on this machine has: beside a contributor's own cluster, and other tests.
+fn free_network() -> String {
+    let first = std::process::id();
+    let networks = (0..32).map(|next| format!("192.168.{}", 64 + (first + next) % 32));
+    // The gateway of one that is there is an address of this machine, and can be bound to.
+    let is_free = |network: &String| std::net::UdpSocket::bind(format!("{network}.1:0")).is_err();
+    let mut free = networks.filter(is_free);
+    free.next().expect("fewer than 32 clusters on one machine")
+}
+
 impl FullCluster {
     /// Starts it, and imports the images of `cargo xtask image` into every node.
     ///
@@ -263,8 +273,7 @@ impl FullCluster {
             name: unique_name(),
             version,
             level: Level::Full { nodes },
-            // Beside a contributor's own cluster, and other tests.
-            network: format!("192.168.{}", 64 + std::process::id() % 32),
+            network: free_network(),
             tracing: true,
         };
         let cluster = Owned::up(&config).expect("a cluster");
