@@ -312,7 +312,17 @@ fn of_pod(
         PodDetail::Memory => memory.map(Stamped::new).map(Answer::GroupMemory),
         PodDetail::Disk => disk.map(Stamped::new).map(Answer::GroupDisk),
         PodDetail::Network => figures.network.map(Answer::Network),
-        PodDetail::Summary | PodDetail::Processes(_) => Some(Answer::Pod(Box::new(figures))),
+        PodDetail::Summary | PodDetail::Processes(_) => {
+            let mut containers = figures.containers.iter().flatten();
+            let is_work = containers.any(|container| container.name.is_some());
+            let has_run = known
+                .containers
+                .iter()
+                .any(|container| !container.runs.is_empty());
+            // What holds its namespaces outlives its work by a moment, and is not what it did.
+            let is_over = known.ended_at.is_some() && has_run && !is_work;
+            (!is_over).then(|| Answer::Pod(Box::new(figures)))
+        }
     }
 }
 

@@ -109,15 +109,12 @@ impl Node {
         fs::write(&script, self.script(state, binaries, network))?;
         let mut init = Command::new("nsenter");
         init.arg(format!("--net=/run/netns/{}", self.namespace()));
-        let into = own_hierarchies().into_iter().map(|hierarchy| {
+        let own = own_hierarchies(&self.namespace());
+        let into = own.iter().map(|hierarchy| {
             let own = hierarchy.join(self.namespace());
             format!("echo $$ > {}/cgroup.procs; ", own.display())
         });
-        let cgroup = if own_hierarchies().is_empty() {
-            ""
-        } else {
-            "--cgroup "
-        };
+        let cgroup = if own.is_empty() { "" } else { "--cgroup " };
         init.args(["sh", "-c"]).arg(format!(
             "{}exec unshare {cgroup}--pid --fork --mount --uts --mount-proc --kill-child sh {}",
             into.collect::<String>(),
@@ -143,7 +140,8 @@ impl Node {
                 .to_string()
         };
         let cluster = state.directory().display();
-        let cgroups = own_hierarchies().into_iter().map(|hierarchy| {
+        let own = own_hierarchies(&self.namespace());
+        let cgroups = own.iter().map(|hierarchy| {
             let (hierarchy, own) = (hierarchy.display(), self.namespace());
             // What is mounted there is the machine's; what takes its place is all that there is.
             format!(
@@ -250,7 +248,7 @@ state = \"{directory}/containerd/state\"
             "volumePluginDir": self.directory(state).join("volume-plugins"),
             "cgroupDriver": "cgroupfs",
             // Two kubelets below one root remove each other's pods.
-            "cgroupRoot": if own_hierarchies().is_empty() {
+            "cgroupRoot": if own_hierarchies(&self.namespace()).is_empty() {
                 format!("/{}", self.namespace())
             } else {
                 "/".to_owned()
@@ -373,11 +371,14 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Those of which a node sees its own part alone, as a machine of its own would. In version 2 a group
-/// that others are below holds no processes, so there it sees all.
-fn own_hierarchies() -> Vec<PathBuf> {
+/// Those of which the node of this name sees its own part alone, as a machine of its own would; none
+/// where version 2 is alone: there a group that others are below holds no processes.
+fn own_hierarchies(node: &str) -> Vec<PathBuf> {
     let mut hierarchies = hierarchies();
-    hierarchies.retain(|hierarchy| !hierarchy.join("cgroup.controllers").exists());
+    if hierarchies.len() == 1 {
+        return Vec::new();
+    }
+    hierarchies.retain(|hierarchy| hierarchy.join(node).exists());
     hierarchies
 }
 

@@ -97,6 +97,9 @@ pub fn name(figures: &mut Pod, pod: &PodRecord) {
             );
         }
     }
+    // The work first, and then what only holds namespaces.
+    let containers = figures.containers.as_deref_mut().unwrap_or_default();
+    containers.sort_by(|a, b| (a.name.is_none(), &a.name).cmp(&(b.name.is_none(), &b.name)));
 }
 
 /// Use against what is kept.

@@ -112,20 +112,7 @@ pub(super) async fn one(
     };
     let pod = Arc::new(pod);
     let usage = match life {
-        Some(life) => {
-            let detail = Detail::Pod(Arc::clone(&pod), None, PodDetail::Summary);
-            // Of one that is gone: as it was last.
-            let until = moment.or(pod.ended_at).unwrap_or(Timestamp::MAX);
-            let found = now::find(app, &life.uid, &detail, until).await?;
-            found.and_then(|(time, mut answer)| {
-                let age = moment.unwrap_or_else(App::now).seconds_since(time).max(0.0);
-                answer.stamp(time, (age * 1000.0).round() / 1000.0);
-                match answer {
-                    Answer::Pod(usage) => Some(*usage),
-                    _ => None,
-                }
-            })
-        }
+        Some(life) => last_usage(app, &pod, &life.uid, moment).await?,
         None => None,
     };
     let view = PodView {
@@ -134,6 +121,28 @@ pub(super) async fn one(
         usage,
     };
     Ok(Json(view).into_response())
+}
+
+/// What a pod used at a moment, or last; `None` where there is no sample of it.
+async fn last_usage(
+    app: &App,
+    pod: &Arc<PodRecord>,
+    node: &str,
+    moment: Option<Timestamp>,
+) -> Result<Option<Pod>, ApiError> {
+    let detail = Detail::Pod(Arc::clone(pod), None, PodDetail::Summary);
+    // Kubernetes says to the second when it ended: it was there within that second.
+    let ended = pod.ended_at.map(|ended| ended.plus_micros(999_999));
+    let until = moment.or(ended).unwrap_or(Timestamp::MAX);
+    let found = now::find(app, node, &detail, until).await?;
+    Ok(found.and_then(|(time, mut answer)| {
+        let age = moment.unwrap_or_else(App::now).seconds_since(time).max(0.0);
+        answer.stamp(time, (age * 1000.0).round() / 1000.0);
+        match answer {
+            Answer::Pod(usage) => Some(*usage),
+            _ => None,
+        }
+    }))
 }
 
 /// Which pods are listed.
@@ -250,10 +259,11 @@ impl Walk {
                 self.left -= 1;
                 piece.push(if self.begun { b',' } else { b'[' });
                 self.begun = true;
+                let pod = Arc::new(pod);
                 let view = PodView {
                     state: state(&pod),
                     usage: self.usage_of(&pod).await?,
-                    pod,
+                    pod: Arc::unwrap_or_clone(pod),
                 };
                 serde_json::to_writer(&mut piece, &view).expect("writing to memory");
             }
@@ -279,10 +289,14 @@ impl Walk {
         Ok(may)
     }
 
-    async fn usage_of(&mut self, pod: &PodRecord) -> Result<Option<Pod>, ApiError> {
+    async fn usage_of(&mut self, pod: &Arc<PodRecord>) -> Result<Option<Pod>, ApiError> {
         let (Some(moment), Some(node)) = (self.usage, &pod.node_uid) else {
             return Ok(None);
         };
+        // It is not in its node's last sample: what it used last is somewhere before.
+        if let (Moment::Now, Some(_)) = (moment, pod.ended_at) {
+            return last_usage(&self.app, pod, node, None).await;
+        }
         if !self.nodes.contains_key(node) {
             let until = match moment {
                 Moment::Now => Timestamp::MAX,

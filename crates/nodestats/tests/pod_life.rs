@@ -71,7 +71,7 @@ fn number(value: &Value) -> f64 {
 /// Lets this machine's program into every node.
 fn load_image(scene: &Scene) {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pods/work.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pod_life/work.c");
     let program = folder.path().join("work");
     let mut compiler = std::process::Command::new("cc");
     compiler.args(["-static", "-O1", "-s", "-o"]);
@@ -138,7 +138,8 @@ async fn a_limit_is_shown_with_the_time_that_it_takes(scene: &Scene) {
         time(last.0) - time(first.0)
     );
     assert!((mean - 200.0).abs() < 4.0, "{mean} {rates:?}");
-    assert!(grown("throttled_seconds_total") > 5.0, "{first:?} {last:?}");
+    // For each of the four fifths of its time that one CPU, or a part of one, was held back.
+    assert!(grown("throttled_seconds_total") > 2.0, "{first:?} {last:?}");
     assert!(
         grown("throttled_periods_total") > 100.0,
         "{first:?} {last:?}"
@@ -181,9 +182,9 @@ async fn figures_are_those_of_the_kubelet(scene: &Scene) {
             let ours = used
                 .iter()
                 .find(|container| container["name"] == theirs["name"])?;
-            let memory = number(&ours["memory"]["working_set_bytes"]);
+            let memory = ours["memory"]["working_set_bytes"].as_f64()?;
             let theirs_memory = theirs["memory"]["workingSetBytes"].as_f64()?;
-            let cpu = number(&ours["cpu"]["usage_seconds_total"]);
+            let cpu = ours["cpu"]["usage_seconds_total"].as_f64()?;
             // The kubelet's figures are up to fifteen seconds old, at 200 millicores.
             let theirs_cpu = theirs["cpu"]["usageCoreNanoSeconds"].as_f64()? / 1e9;
             let is_same = (memory - theirs_memory).abs() < f64::from(2 << 20)
@@ -263,9 +264,7 @@ async fn a_kill_for_memory_names_its_container(scene: &Scene) {
     );
     let pod = eventually("the kill", async || {
         let pod = scene.pod("greedy")?;
-        pod["containers"][0]["runs"][0]["ended_at"]
-            .is_string()
-            .then_some(pod)
+        (pod["state"] == "gone").then_some(pod)
     })
     .await;
     let container = &pod["containers"][0];
@@ -274,7 +273,6 @@ async fn a_kill_for_memory_names_its_container(scene: &Scene) {
         (&container["name"], &container["memory_limit_bytes"]),
         (&json!("work"), &json!(48 << 20))
     );
-    assert_eq!(pod["state"], "gone");
 }
 
 async fn a_job_of_three_seconds_is_remembered(scene: &Scene) {
@@ -345,7 +343,10 @@ async fn a_team_sees_its_own_namespace(scene: &Scene) {
     })
     .await;
     let list = jane(&["pods", "-n", "shop"]).expect("her own");
-    assert!(list.as_array().is_some_and(|pods| pods.len() > 2), "{list}");
+    assert!(
+        list.as_array().is_some_and(|pods| pods.len() == 2),
+        "{list}"
+    );
     let refused = jane(&["pod", "limited", "-n", "shop", "--processes"]).expect_err("forbidden");
     assert!(refused.contains("pods/proc"), "{refused}");
     let refused = jane(&["pods", "-n", "nodestats"]).expect_err("forbidden");
