@@ -276,15 +276,10 @@ fn of_pod(
 ) -> Option<Answer> {
     if let PodDetail::Processes(table) = part {
         let is_of = |row: &Process| {
-            let of_pod = row
-                .pod_uid
-                .as_deref()
-                .is_some_and(|uid| known.is_called(uid));
-            let name = || {
-                known
-                    .container(row.container_id.as_deref()?)
-                    .map(|found| &*found.name)
-            };
+            let id = row.container_id.as_deref();
+            let uid = row.pod_uid.as_deref();
+            let of_pod = uid.is_some_and(|uid| known.owns(uid, id.into_iter()));
+            let name = || known.container(id?).map(|found| &*found.name);
             of_pod && container.is_none_or(|container| name() == Some(container))
         };
         let mut rows = process_rows(previous, current);
@@ -293,7 +288,7 @@ fn of_pod(
     }
     let mut figures = pods(previous, current)?
         .into_iter()
-        .find(|pod| pod.uid.as_deref().is_some_and(|uid| known.is_called(uid)))?;
+        .find(|figures| pod::is_of(figures, known))?;
     pod::name(&mut figures, known);
     let (cpu, memory, disk) = match container {
         None => (

@@ -249,7 +249,7 @@ impl Cursor {
         self.decoding += begin.elapsed();
         if let Some(mut answer) = answer(&self.detail, self.previous.as_ref(), &sample) {
             if let Answer::Pods(pods) = &mut answer {
-                self.names.name(&self.app, pods).await?;
+                self.names.name(&self.app, &self.uid, pods).await?;
             }
             let second = key.second();
             let shared =

@@ -135,11 +135,15 @@ fn frames(
     let _span = tracing::info_span!("decode").entered();
     let mut samples = Vec::new();
     while !bytes.is_empty() {
-        let at = |error: frame::Error| {
-            ApiError::malformed(format!(
+        let at = |error: frame::Error| match error {
+            // An agent that was upgraded first keeps it until this server is.
+            frame::Error::Version(version) if version > frame::VERSION => {
+                ApiError::unavailable("the frame is of a newer agent than this server knows")
+            }
+            error => ApiError::malformed(format!(
                 "frame {} of the body is damaged: {error}",
                 samples.len()
-            ))
+            )),
         };
         let (frame, own, rest) = Frame::split_first(bytes).map_err(at)?;
         // What cannot be read later is refused now.

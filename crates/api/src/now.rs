@@ -44,7 +44,7 @@ pub(crate) async fn respond(
         headers.insert(header::AGE, text(format!("{age:.0}")));
     }
     if let Answer::Pods(pods) = &mut answer {
-        Names::default().name(app, pods).await?;
+        Names::default().name(app, &life.uid, pods).await?;
     }
     if let Answer::Summary(reading) = &mut answer {
         identify(reading, life);

@@ -165,12 +165,19 @@ async fn answer(
             named.namespace
         )));
     };
+    let last = last_moment(&pod);
     let detail = Detail::Pod(Arc::new(pod), container, detail);
     match samples {
-        Samples::Now => now::respond(app, &life, &detail, None).await,
+        // Of one that is gone: as it was last.
+        Samples::Now => now::respond(app, &life, &detail, last).await,
         Samples::At(moment) => now::respond(app, &life, &detail, Some(moment)).await,
         Samples::Span(span) => history::respond(app, &life, detail, span, uri).await,
     }
+}
+
+/// The last moment of a pod that is gone. Kubernetes says it to the second, and it was there within it.
+fn last_moment(pod: &PodRecord) -> Option<Timestamp> {
+    pod.ended_at.map(|ended| ended.plus_micros(999_999))
 }
 
 /// Whether a pod lives, by what is known of it now.
@@ -191,7 +198,7 @@ impl App {
         };
         let pods = self.store.pods_named(namespace, name).await?;
         let mut then = pods.into_iter().filter(|pod| pod.lived(from, to));
-        then.next_back().ok_or_else(|| {
+        then.next().ok_or_else(|| {
             ApiError::missing(format!(
                 "the namespace {namespace:?} has no pod {name:?} at that time"
             ))
@@ -204,8 +211,14 @@ impl App {
 pub(crate) struct Names(HashMap<String, Option<PodRecord>>);
 
 impl Names {
-    /// Says of each pod what it is called.
-    pub(crate) async fn name(&mut self, app: &App, pods: &mut NodePods) -> Result<(), ApiError> {
+    /// Says of each pod of a node what it is called. What a node claims of pods that are not its own
+    /// has no name.
+    pub(crate) async fn name(
+        &mut self,
+        app: &App,
+        node: &str,
+        pods: &mut NodePods,
+    ) -> Result<(), ApiError> {
         let pods = pods.pods.as_deref_mut().unwrap_or_default();
         let uids = pods.iter().filter_map(|pod| pod.uid.as_deref());
         let unknown: Vec<&str> = uids.filter(|uid| !self.0.contains_key(*uid)).collect();
@@ -222,7 +235,10 @@ impl Names {
         }
         for figures in pods {
             let uid = figures.uid.as_deref().unwrap_or_default();
-            if let Some(Some(known)) = self.0.get(uid) {
+            if let Some(Some(known)) = self.0.get(uid)
+                && known.node_uid.as_deref() == Some(node)
+                && pod::is_of(figures, known)
+            {
                 pod::name(figures, known);
             }
         }

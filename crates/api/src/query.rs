@@ -313,7 +313,7 @@ impl PodListQuery {
         full(self.view.as_deref())
     }
 
-    pub(crate) fn is_digests(&self) -> Result<bool, ApiError> {
+    pub(crate) fn is_digests(&self, of_namespace: bool) -> Result<bool, ApiError> {
         let is_digests = self.view.as_deref() == Some("digests");
         let others = [
             &self.namespace,
@@ -322,8 +322,11 @@ impl PodListQuery {
             &self.selector,
             &self.state,
             &self.at,
+            &self.from,
+            &self.to,
+            &self.limit,
         ];
-        if is_digests && others.into_iter().any(Option::is_some) {
+        if is_digests && (of_namespace || others.into_iter().any(Option::is_some)) {
             return Err(ApiError::parameter("view", "view=digests goes alone"));
         }
         Ok(is_digests)

@@ -32,8 +32,9 @@ use crate::observe::Node;
 use crate::{REQUEST_PATIENCE, WATCH_SECONDS, lease};
 use record::Pod;
 
-/// Pods that are told at once: some hundreds of kilobytes.
+/// Pods that are told at once, and bytes of them: the API takes bodies of megabytes.
 const BATCH: usize = 200;
+const BATCH_BYTES: usize = 1 << 20;
 /// What has changed is told no later than this.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure it begins anew after so long, and after another twice as long, up to the second.
@@ -41,7 +42,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// What was told is compared with what the API knows this often: it may have lost its data.
 const COMPARE_AGAIN: Duration = Duration::from_hours(1);
 /// Pods that are listed at once: their list is parsed page by page.
-const PAGE: u32 = 500;
+const PAGE: u32 = 250;
 /// Workloads that are remembered by what they control.
 const WORKLOADS: usize = 20_000;
 /// Objects on whose node nothing is known yet are told after so many looks all the same.
@@ -98,9 +99,12 @@ struct Session<'a> {
     listed: HashSet<Box<str>>,
     changes: PodChanges,
     digests: Vec<(Box<str>, u64)>,
+    /// Of what is to be told.
+    bytes: usize,
     /// Pods whose node is not known yet, with the looks that there were.
     waiting: Vec<(Pod, u8)>,
-    workloads: BTreeMap<String, Option<Owner>>,
+    /// What is at the top of an owner, by the owner's UID.
+    workloads: BTreeMap<String, Owner>,
 }
 
 impl<'a> Session<'a> {
@@ -116,6 +120,7 @@ impl<'a> Session<'a> {
             listed: HashSet::new(),
             changes: PodChanges::default(),
             digests: Vec::new(),
+            bytes: 0,
             waiting: Vec::new(),
             workloads: BTreeMap::new(),
         };
@@ -153,7 +158,7 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            if self.changes.pods.len() + self.changes.gone.len() >= BATCH {
+            if self.is_full() {
                 self.tell().await?;
             }
         }
@@ -192,7 +197,10 @@ impl<'a> Session<'a> {
 
     async fn look_at(&mut self, pod: Guarded<Pod>) {
         match pod.0 {
-            Ok(pod) => self.consider(pod, 0).await,
+            Ok(pod) => {
+                self.forget_waiting(pod.metadata.uid.as_deref());
+                self.consider(pod, 0).await;
+            }
             Err(invalid) => {
                 self.teller.metrics.unparsable();
                 let name = invalid.metadata.name.as_deref().unwrap_or_default();
@@ -211,16 +219,25 @@ impl<'a> Session<'a> {
         let Some(record) = pod.record(node_uid, workload, self.teller.labels) else {
             return;
         };
-        let digest = digest(&record);
+        let (digest, bytes) = digest(&record);
         if self.known.get(&*record.uid) == Some(&digest) {
-            return;
+            // What it was in between is not what it is.
+            self.withdraw(&record.uid);
+        } else {
+            self.add(record, digest, bytes);
         }
-        self.add(record, digest);
     }
 
-    fn add(&mut self, record: PodRecord, digest: u64) {
+    /// Forgets what was to be told of a pod.
+    fn withdraw(&mut self, uid: &str) {
+        self.changes.pods.retain(|told| told.pod.uid != uid);
+        self.digests.retain(|(of, _)| **of != *uid);
+    }
+
+    fn add(&mut self, record: PodRecord, digest: u64, bytes: usize) {
+        self.bytes += bytes;
         // Of several states between two tellings the last one is told.
-        self.changes.pods.retain(|told| told.pod.uid != record.uid);
+        self.withdraw(&record.uid);
         self.digests
             .push((record.uid.clone().into_boxed_str(), digest));
         self.changes.pods.push(ToldPod {
@@ -231,8 +248,7 @@ impl<'a> Session<'a> {
 
     async fn end(&mut self, pod: Guarded<Pod>) {
         let uid = pod.uid().unwrap_or_default();
-        self.waiting
-            .retain(|(waits, _)| waits.metadata.uid.as_deref() != Some(&uid));
+        self.forget_waiting(Some(&uid));
         let Ok(pod) = pod.0 else {
             self.changes.gone.push(GonePod {
                 uid,
@@ -249,45 +265,87 @@ impl<'a> Session<'a> {
                 .map_or_else(now, |at| at.max(record.created_at))
                 .min(now());
             record.ended_at.get_or_insert(deleted);
-            let digest = digest(&record);
-            self.add(record, digest);
+            let (digest, bytes) = digest(&record);
+            self.add(record, digest, bytes);
         }
+    }
+
+    /// An older state of a pod waits no longer.
+    fn forget_waiting(&mut self, uid: Option<&str>) {
+        self.waiting
+            .retain(|(waits, _)| waits.metadata.uid.as_deref() != uid);
     }
 
     async fn look_again(&mut self) -> Result<(), Error> {
         for (pod, looks) in std::mem::take(&mut self.waiting) {
             self.consider(pod, looks).await;
-            if self.changes.pods.len() >= BATCH {
+            if self.is_full() {
                 self.tell().await?;
             }
         }
         Ok(())
     }
 
+    fn is_full(&self) -> bool {
+        self.changes.pods.len() + self.changes.gone.len() >= BATCH || self.bytes >= BATCH_BYTES
+    }
+
     async fn tell(&mut self) -> Result<(), Error> {
+        self.bytes = 0;
         if self.changes == PodChanges::default() {
             return Ok(());
         }
         let changes = std::mem::take(&mut self.changes);
-        self.teller
-            .api
-            .tell_of_pods(&changes)
-            .await
-            .map_err(Error::Tell)?;
+        match self.teller.api.tell_of_pods(&changes).await {
+            Ok(()) => {}
+            // One of them is what the API does not take: the others are told without it.
+            Err(error) if !error.is_temporary() && changes.pods.len() > 1 => {
+                self.tell_each(&changes).await?;
+            }
+            Err(error) => return Err(Error::Tell(error)),
+        }
         self.teller
             .metrics
             .pods_told(changes.pods.len() + changes.gone.len());
         for (uid, digest) in self.digests.drain(..) {
             self.known.insert(uid, digest);
         }
-        for told in changes
+        let ended = changes
             .pods
             .iter()
-            .filter(|told| told.pod.ended_at.is_some())
-        {
+            .filter(|told| told.pod.ended_at.is_some());
+        for told in ended {
             self.known.remove(&*told.pod.uid);
         }
         self.teller.metrics.set_pods(self.known.len());
+        Ok(())
+    }
+
+    async fn tell_each(&self, changes: &PodChanges) -> Result<(), Error> {
+        let gone = PodChanges {
+            pods: Vec::new(),
+            gone: changes.gone.clone(),
+        };
+        self.teller
+            .api
+            .tell_of_pods(&gone)
+            .await
+            .map_err(Error::Tell)?;
+        for told in &changes.pods {
+            let one = PodChanges {
+                pods: vec![told.clone()],
+                gone: Vec::new(),
+            };
+            match self.teller.api.tell_of_pods(&one).await {
+                Err(error) if error.is_temporary() => return Err(Error::Tell(error)),
+                Err(error) => {
+                    self.teller.metrics.pods_failed();
+                    let (namespace, name) = (&told.pod.namespace, &told.pod.name);
+                    tracing::warn!(namespace, name, %error, "the API does not take a pod");
+                }
+                Ok(()) => {}
+            }
+        }
         Ok(())
     }
 
@@ -297,57 +355,55 @@ impl<'a> Session<'a> {
         Some(node.uid().to_owned())
     }
 
-    /// What is at the top of what controls a pod; `None` where its owner is that.
+    /// What is at the top of what controls a pod; `None` where nothing does, and where it cannot be
+    /// found out now.
     async fn workload(&mut self, pod: &Pod) -> Option<Owner> {
         let owner = pod.controller()?;
         if !matches!(&*owner.kind, "ReplicaSet" | "Job") {
-            return None;
+            return Some(record::owner(owner));
         }
         if let Some(known) = self.workloads.get(&owner.uid) {
-            return known.clone();
+            return Some(known.clone());
         }
         let namespace = pod.namespace().unwrap_or_default();
         let client = self.teller.client.clone();
         let found = if owner.kind == "Job" {
-            metadata_of(&Api::<Job>::namespaced(client, &namespace), &owner.name).await
+            let jobs = Api::<Job>::namespaced(client, &namespace);
+            metadata_of(&jobs, &owner.name, self.teller.metrics).await
         } else {
-            metadata_of(
-                &Api::<ReplicaSet>::namespaced(client, &namespace),
-                &owner.name,
-            )
-            .await
-        };
-        let metadata = match found {
-            Ok(found) => found,
-            Err(error) => {
-                self.teller.metrics.request_failed(&error);
-                return None;
-            }
+            let sets = Api::<ReplicaSet>::namespaced(client, &namespace);
+            metadata_of(&sets, &owner.name, self.teller.metrics).await
         };
         // One that was made anew has nothing to do with this pod.
-        let metadata = metadata.filter(|metadata| metadata.uid.as_deref() == Some(&owner.uid));
-        let top = metadata
-            .as_ref()
-            .and_then(record::controller_of)
-            .map(record::owner);
+        let metadata = found.filter(|metadata| metadata.uid.as_deref() == Some(&owner.uid))?;
+        let top = record::controller_of(&metadata).unwrap_or(owner);
+        let top = record::owner(top);
         if self.workloads.len() >= WORKLOADS {
             self.workloads.clear();
         }
         self.workloads.insert(owner.uid.clone(), top.clone());
-        top
+        Some(top)
     }
 }
 
-/// The metadata of an object, and nothing else of it; `None` where there is none.
+/// The metadata of an object, and nothing else of it; `None` where there is none, or no answer: it is
+/// asked for again with the next pod of it.
 async fn metadata_of<K: Clone + DeserializeOwned + std::fmt::Debug>(
     objects: &Api<K>,
     name: &str,
-) -> Result<Option<ObjectMeta>, kube::Error> {
+    metrics: &Metrics,
+) -> Option<ObjectMeta> {
     let found = tokio::time::timeout(REQUEST_PATIENCE, objects.get_metadata_opt(name)).await;
     match found {
-        Ok(found) => Ok(found?.map(|found| found.metadata)),
-        // It is asked for again with the next pod of it.
-        Err(_) => Ok(None),
+        Ok(Ok(found)) => found.map(|found| found.metadata),
+        Ok(Err(error)) => {
+            metrics.request_failed(&error);
+            None
+        }
+        Err(_) => {
+            metrics.request_timed_out();
+            None
+        }
     }
 }
 
@@ -355,12 +411,11 @@ fn now() -> Timestamp {
     Timestamp::from_system(std::time::SystemTime::now())
 }
 
-/// What tells two states of a pod apart. Another one of another version of this program is told once
-/// more, and nothing else.
-fn digest(pod: &PodRecord) -> u64 {
+/// What tells two states of a pod apart, and how long it is. Another one of another version of this
+/// program is told once more, and nothing else.
+fn digest(pod: &PodRecord) -> (u64, usize) {
     let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(pod)
-        .expect("a pod is plain data")
-        .hash(&mut hasher);
-    hasher.finish()
+    let json = serde_json::to_vec(pod).expect("a pod is plain data");
+    json.hash(&mut hasher);
+    (hasher.finish(), json.len())
 }

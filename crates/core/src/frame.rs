@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::sample::{Cgroup, Host, Process, Sample};
+use crate::sample::{Cgroup, Host, Process, Sample, cgroup};
 
 /// The version that this code writes.
-const VERSION: u8 = 2;
+pub const VERSION: u8 = 2;
 /// The oldest version that it reads.
 const OLDEST: u8 = 1;
 /// Bytes before the parts, the leading length included.
@@ -43,6 +43,9 @@ pub enum Error {
     /// The unpacked part is no sample.
     #[error("a part of the frame cannot be read")]
     Decode(#[source] postcard::Error),
+    /// More groups, or more of one group, than any host has.
+    #[error("the frame has more control groups, or more in one of them, than any host has")]
+    Groups,
     /// There are bytes after the last part.
     #[error("the frame has {0} bytes too many")]
     Surplus(usize),
@@ -153,7 +156,23 @@ impl<'a> Frame<'a> {
 
     /// Unpacks the control groups.
     pub fn cgroups(&self) -> Result<Option<Vec<Cgroup>>, Error> {
-        self.cgroups.map_or(Ok(None), unpack)
+        let Some(packed) = self.cgroups else {
+            return Ok(None);
+        };
+        let plain = plain(packed)?;
+        // A group takes fifty times its bytes in memory: they are counted before they are made.
+        if plain.first() == Some(&1) {
+            let (count, _) =
+                postcard::take_from_bytes::<u32>(&plain[1..]).map_err(Error::Decode)?;
+            if count as usize > cgroup::GROUPS {
+                return Err(Error::Groups);
+            }
+        }
+        let groups: Option<Vec<Cgroup>> = postcard::from_bytes(&plain).map_err(Error::Decode)?;
+        if !groups.iter().flatten().all(Cgroup::is_plausible) {
+            return Err(Error::Groups);
+        }
+        Ok(groups)
     }
 
     /// Unpacks all parts.
@@ -191,8 +210,11 @@ fn pack<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
-    let plain = zstd::bulk::decompress(packed, capacity(packed)).map_err(Error::Unpack)?;
-    postcard::from_bytes(&plain).map_err(Error::Decode)
+    postcard::from_bytes(&plain(packed)?).map_err(Error::Decode)
+}
+
+fn plain(packed: &[u8]) -> Result<Vec<u8>, Error> {
+    zstd::bulk::decompress(packed, capacity(packed)).map_err(Error::Unpack)
 }
 
 /// The size that the part claims bounds the allocation; the limit bounds it in turn.
@@ -252,6 +274,29 @@ mod tests {
         old[..4].copy_from_slice(&(end as u32).to_le_bytes());
         old[4] = 1;
         old
+    }
+
+    #[test]
+    fn more_groups_than_a_host_has_are_not_unpacked() {
+        let time = Timestamp::MIN;
+        let of = |cgroups| Sample {
+            cgroups: Some(cgroups),
+            ..Sample::default()
+        };
+        let many = vec![Cgroup::default(); cgroup::GROUPS + 1];
+        let long = Cgroup {
+            path: "/".repeat(cgroup::PATH + 1).into(),
+            ..Cgroup::default()
+        };
+        let wide = Cgroup {
+            disks: Some(vec![cgroup::Disk::default(); cgroup::DEVICES + 1]),
+            ..Cgroup::default()
+        };
+        for groups in [many, vec![long], vec![wide]] {
+            let bytes = encode(time, id(1), &of(groups));
+            let frame = Frame::read(&bytes).expect("well formed");
+            assert!(matches!(frame.cgroups(), Err(Error::Groups)));
+        }
     }
 
     #[test]

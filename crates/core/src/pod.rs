@@ -12,6 +12,7 @@ const RUNS: usize = 50;
 /// not live again, whatever is told late.
 pub fn merge(known: Option<PodRecord>, mut told: PodRecord) -> PodRecord {
     let Some(known) = known else {
+        told.workload = told.workload.or_else(|| told.owner.clone());
         return told;
     };
     told.ended_at = earlier(known.ended_at, told.ended_at);
@@ -52,7 +53,10 @@ pub fn merge(known: Option<PodRecord>, mut told: PodRecord) -> PodRecord {
     told.containers.extend(kept);
     told.node = told.node.or(known.node);
     told.node_uid = told.node_uid.or(known.node_uid);
-    told.workload = told.workload.or(known.workload);
+    told.workload = told
+        .workload
+        .or(known.workload)
+        .or_else(|| told.owner.clone());
     told.started_at = told.started_at.or(known.started_at);
     told
 }
@@ -71,6 +75,13 @@ fn complete(told: &mut ContainerRun, known: &ContainerRun) {
     if told.reason.is_none() {
         told.reason.clone_from(&known.reason);
     }
+}
+
+/// Whether these figures are of this pod.
+pub fn is_of(figures: &Pod, pod: &PodRecord) -> bool {
+    let containers = figures.containers.iter().flatten();
+    let ids = containers.filter_map(|container| container.container_id.as_deref());
+    figures.uid.as_deref().is_some_and(|uid| pod.owns(uid, ids))
 }
 
 /// Says of a pod's figures what Kubernetes knows: names, and what is kept for whom. What is no

@@ -404,7 +404,11 @@ fn resource(target: &str) -> String {
 /// Whether a path is asked of RBAC with the verb `list`.
 fn is_list(target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();
-    path.ends_with("/nodes") || path.ends_with("/pods")
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    matches!(
+        &segments[..],
+        ["nodes" | "pods"] | ["namespaces", _, "pods"]
+    )
 }
 
 /// The path with a node's address replaced by its name, and that address: RBAC sees what stands in the

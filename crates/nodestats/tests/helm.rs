@@ -831,9 +831,11 @@ async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
         "-o",
         "name",
     ];
+    let listed = scene.kubectl(&resources);
+    let listed: Vec<&str> = listed.lines().collect();
     assert_eq!(
-        scene.kubectl(&resources).trim(),
-        "nodes.stats.nodestats.dev"
+        listed,
+        ["nodes.stats.nodestats.dev", "pods.stats.nodestats.dev"]
     );
     for node in NODES {
         scene

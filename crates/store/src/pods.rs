@@ -185,7 +185,9 @@ impl Store {
                 .await
                 .map_err(Error::Unavailable)?;
             for pod in self.pods_at(keys).await? {
-                for uid in part.iter().filter(|uid| pod.is_called(uid)) {
+                let names =
+                    |uid: &&&str| pod.uid == **uid || pod.static_uid.as_deref() == Some(**uid);
+                for uid in part.iter().filter(names) {
                     found.insert((*uid).to_owned(), pod.clone());
                 }
             }
@@ -193,7 +195,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The pods that have had this name, oldest first.
+    /// The pods that have had this name, newest first: the latest of very many.
     pub async fn pods_named(&self, namespace: &str, name: &str) -> Result<Vec<PodRecord>, Error> {
         let start = prefix(&[namespace, name]);
         let end = prefix(&[namespace, &format!("{name}\0")]);
@@ -201,7 +203,7 @@ impl Store {
             start: Bound::Included(start),
             end: Bound::Excluded(end),
         };
-        self.pods_within(range, PAGE).await
+        self.pods_within(range, "DESC", PAGE).await
     }
 
     /// At most `limit` pods after `after`, of one namespace or of all, by namespace, name and age.
@@ -225,24 +227,30 @@ impl Store {
             start,
             end: Bound::Excluded(end),
         };
-        self.pods_within(range, limit).await
+        self.pods_within(range, "ASC", limit).await
     }
 
     async fn pods_within(
         &self,
         range: RecordIdKeyRange,
+        direction: &str,
         limit: usize,
     ) -> Result<Vec<PodRecord>, Error> {
         let variables = bind([
             ("pod", RecordId::new("pod", range).into_value()),
             ("limit", (limit as i64).into_value()),
         ]);
+        let statement = format!("SELECT id, r FROM $pod ORDER BY id {direction} LIMIT $limit");
         let rows: Vec<Value> = self
             .database
-            .select("SELECT VALUE r FROM $pod LIMIT $limit", variables)
+            .select(&statement, variables)
             .await
             .map_err(Error::Unavailable)?;
-        rows.into_iter().map(read).collect()
+        let row = |row| match row {
+            Value::Object(mut row) => read(row.remove("r").unwrap_or(Value::None)),
+            _ => Err(Error::Damaged("pod")),
+        };
+        rows.into_iter().map(row).collect()
     }
 
     /// What was told last of all pods that have not ended.
@@ -285,8 +293,8 @@ impl Store {
             for pod in self.pods_of(&asked).await?.into_values() {
                 // It ended later than this row says, where another one says when.
                 if pod.ended_at.is_some_and(|ended| ended < horizon) {
-                    let names = std::iter::once(&pod.uid).chain(&pod.static_uid);
-                    rows.extend(names.map(|uid| uid_record(uid)));
+                    // The other name of a static pod is the next one's by now.
+                    rows.push(uid_record(&pod.uid));
                     rows.push(PodKey::of(&pod).record().into_value());
                 }
             }
@@ -351,7 +359,7 @@ mod tests {
         ];
         store.save_pods(&pods, &[]).await.expect("saved");
         let named = store.pods_named("a", "web").await.expect("pods");
-        assert_eq!(uids(&named), ["u1", "u2"]);
+        assert_eq!(uids(&named), ["u2", "u1"]);
         assert_eq!(
             uids(&store.pods(Some("a"), None, 10).await.expect("pods")),
             ["u1", "u2", "u3"]

@@ -39,7 +39,10 @@ impl Store {
             self.purge(orphan).await?;
         }
         self.keep_usage(&lives, now).await?;
-        self.forget_pods(self.default_horizon(now)).await?;
+        // As long as any history: which node's it was on is in its record, and not in its key.
+        let horizons = lives.iter().map(|life| self.horizon(life, now));
+        let horizon = horizons.fold(self.default_horizon(now), Timestamp::min);
+        self.forget_pods(horizon).await?;
         for life in lives {
             let horizon = self.horizon(&life, now);
             self.delete_before(&life.uid, horizon).await?;

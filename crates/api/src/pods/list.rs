@@ -17,7 +17,7 @@ use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{NodeState, Pod, PodRecord, PodView};
 
 use super::selector::Selector;
-use super::{Named, state};
+use super::{Named, last_moment, state};
 use crate::access::{Identity, Target, Want};
 use crate::answer::{Answer, Detail, PodDetail};
 use crate::query::{PodListQuery, Samples, State as Which};
@@ -27,6 +27,10 @@ use crate::{ApiError, App, now, query};
 const PAGE: usize = 500;
 /// Namespaces that somebody's list is looked through for, one question each.
 const LOOKED_THROUGH: usize = 500;
+/// Nodes whose figures one list holds at a time.
+const NODES: usize = 64;
+/// Pods that are gone whose last figures one list searches for; of others it says what Kubernetes said.
+const SEARCHED: usize = 1000;
 
 /// `GET /pods`, and `GET /namespaces/{namespace}/pods`.
 pub(crate) async fn list(
@@ -36,7 +40,7 @@ pub(crate) async fn list(
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let query: PodListQuery = query::parse(uri.query())?;
-    if query.is_digests()? {
+    if query.is_digests(named.is_some())? {
         app.permit(&identity, Want::Control, Target::missing("", ""), "pods")
             .await?;
         return Ok(Json(app.store.pod_digests().await?).into_response());
@@ -91,6 +95,7 @@ pub(crate) async fn list(
         sees_all,
         namespaces: HashMap::new(),
         nodes: HashMap::new(),
+        searched: 0,
         after: None,
         left: query.limit()?.unwrap_or(usize::MAX),
         begun: false,
@@ -131,9 +136,7 @@ async fn last_usage(
     moment: Option<Timestamp>,
 ) -> Result<Option<Pod>, ApiError> {
     let detail = Detail::Pod(Arc::clone(pod), None, PodDetail::Summary);
-    // Kubernetes says to the second when it ended: it was there within that second.
-    let ended = pod.ended_at.map(|ended| ended.plus_micros(999_999));
-    let until = moment.or(ended).unwrap_or(Timestamp::MAX);
+    let until = moment.or(last_moment(pod)).unwrap_or(Timestamp::MAX);
     let found = now::find(app, node, &detail, until).await?;
     Ok(found.and_then(|(time, mut answer)| {
         let age = moment.unwrap_or_else(App::now).seconds_since(time).max(0.0);
@@ -203,6 +206,8 @@ struct Walk {
     namespaces: HashMap<String, bool>,
     /// What the pods of a node use.
     nodes: HashMap<String, HashMap<String, Pod>>,
+    /// Pods that are gone whose last figures were searched for.
+    searched: usize,
     after: Option<PodKey>,
     left: usize,
     begun: bool,
@@ -240,6 +245,9 @@ impl Walk {
             return Ok(piece.into());
         }
         while piece.is_empty() && !self.finished {
+            // As histories do: readers share what pushes leave.
+            let reading = Arc::clone(&self.app.reading);
+            let _turn = reading.acquire().await;
             let namespace = self.namespace.as_deref();
             let page = self
                 .app
@@ -282,7 +290,7 @@ impl Walk {
             return Ok(*known);
         }
         if self.namespaces.len() >= LOOKED_THROUGH {
-            return Ok(false);
+            return Err(self.app.refused_list(&self.identity, ""));
         }
         let may = self.app.may_list_pods(&self.identity, namespace).await?;
         self.namespaces.insert(namespace.to_owned(), may);
@@ -295,9 +303,16 @@ impl Walk {
         };
         // It is not in its node's last sample: what it used last is somewhere before.
         if let (Moment::Now, Some(_)) = (moment, pod.ended_at) {
+            self.searched += 1;
+            if self.searched > SEARCHED {
+                return Ok(None);
+            }
             return last_usage(&self.app, pod, node, None).await;
         }
         if !self.nodes.contains_key(node) {
+            if self.nodes.len() >= NODES {
+                self.nodes.clear();
+            }
             let until = match moment {
                 Moment::Now => Timestamp::MAX,
                 Moment::At(moment) => moment,
@@ -316,7 +331,8 @@ impl Walk {
         }
         let figures = self.nodes.get(node).and_then(|pods| {
             let names = std::iter::once(&pod.uid).chain(&pod.static_uid);
-            names.into_iter().find_map(|uid| pods.get(uid))
+            let mut found = names.filter_map(|uid| pods.get(uid));
+            found.find(|figures| nodestats_core::pod::is_of(figures, pod))
         });
         Ok(figures.cloned().map(|mut figures| {
             nodestats_core::pod::name(&mut figures, pod);

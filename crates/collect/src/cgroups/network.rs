@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nodestats_core::Sample;
-use nodestats_core::sample::{Cgroup, cgroup::Kind};
+use nodestats_core::sample::Cgroup;
+use nodestats_core::sample::cgroup::{DEVICES, Kind};
 
 use crate::network;
 use crate::root::HostRoot;
@@ -47,7 +48,10 @@ impl PodProcesses {
                 // It is still the pod's.
                 && is_of_pod(root, pid, uid)
             {
-                group.interfaces = network::parse(&text);
+                group.interfaces = network::parse(&text).map(|mut all| {
+                    all.truncate(DEVICES);
+                    all
+                });
             }
         }
     }

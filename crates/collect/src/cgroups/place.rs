@@ -28,7 +28,10 @@ pub(crate) fn of_process(text: &str) -> Place {
         .filter_map(|line| Some(line.splitn(3, ':').nth(2)?.to_owned()));
     for path in first.chain(others) {
         for segment in path.split('/') {
-            place.pod_uid = pod_uid(segment).or(place.pod_uid);
+            // The outermost one, and none that a user of the host made.
+            if place.pod_uid.is_none() && !path.contains("/user.slice/") {
+                place.pod_uid = pod_uid(segment);
+            }
             // The innermost one: a container may hold others.
             place.container_id = container_id(segment).or(place.container_id);
         }
@@ -96,7 +99,10 @@ fn pod_uid(segment: &str) -> Option<String> {
     let name = name.strip_suffix(".slice").unwrap_or(name);
     let uid = match name.strip_prefix("pod") {
         Some(uid) => uid,
-        None if name.starts_with("kubepods") => &name[name.rfind("-pod")? + 4..],
+        // Below a cgroup root of its own the kubelet's slices begin with that one's name.
+        None if name.starts_with("kubepods") || name.contains("-kubepods") => {
+            &name[name.rfind("-pod")? + 4..]
+        }
         None => return None,
     };
     let uid = uid.replace('_', "-");
@@ -133,6 +139,9 @@ mod tests {
             ),
             format!("/../../kubepods-pod{under}.slice/crio-{id}.scope"),
             format!(
+                "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{under}.slice/cri-containerd-{id}.scope"
+            ),
+            format!(
                 "/system.slice/containerd.service/kubepods-besteffort-pod{under}.slice:cri-containerd:{id}"
             ),
         ] {
@@ -151,6 +160,9 @@ mod tests {
         );
         let session = of_process("0::/user.slice/user-0.slice/session-1.scope\n");
         assert_eq!((session.container_id, session.pod_uid), (None, None));
+        let made_up =
+            format!("0::/user.slice/user-1000.slice/user@1000.service/pod{UID}/x.scope\n");
+        assert_eq!(of_process(&made_up).pod_uid, None);
         assert_eq!(of_process(""), Place::default());
         assert_eq!(pod_uid("kubepods-burstable.slice"), None);
     }

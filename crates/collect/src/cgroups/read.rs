@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use nodestats_core::sample::cgroup::{Cpu, Disk, Memory, MemoryEvents};
+use nodestats_core::sample::cgroup::{Cpu, DEVICES, Disk, Memory, MemoryEvents};
 use nodestats_core::sample::{Cgroup, Pressure};
 
 use super::layout::{Hierarchy, Layout, Version};
@@ -233,6 +233,7 @@ impl<'a> Reader<'a> {
             self.name(disk);
         }
         disks.sort_by(|a, b| a.device.cmp(&b.device));
+        disks.truncate(DEVICES);
         Some(disks)
     }
 
@@ -264,7 +265,9 @@ impl<'a> Reader<'a> {
     fn name(&mut self, disk: &mut Disk) {
         if !self.devices.0.contains_key(&disk.device) && !self.looked_up {
             self.looked_up = true;
-            self.devices.0 = names(&self.root.read("proc/diskstats").unwrap_or_default());
+            if let Ok(text) = self.root.read("proc/diskstats") {
+                self.devices.0 = names(&text);
+            }
         }
         if let Some(name) = self.devices.0.get(&disk.device) {
             disk.device.clone_from(name);

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::Path;
 
-use nodestats_core::sample::cgroup::Kind;
+use nodestats_core::sample::cgroup::{self, Kind};
 
 use super::layout::{Hierarchy, Layout, Version};
 use super::place;
@@ -16,7 +16,10 @@ const CGROUP_MAGIC: i64 = 0x0027_e0eb;
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// Groups that are looked at, at most: a program that makes them without end must not take the
 /// agent along.
-const LIMIT: usize = 20_000;
+const LIMIT: usize = cgroup::GROUPS;
+/// What ordinary users have as their own to make groups in: no pod of Kubernetes is there, whatever
+/// they call it.
+const USERS: &str = "/user.slice/";
 /// Levels below the root that are looked at.
 const DEPTH: usize = 16;
 
@@ -128,6 +131,9 @@ impl Walk<'_> {
                 self.own_root = Some(path.clone());
             }
             let kind = place::kind(&name, pod_uid);
+            // A pod within a pod is the affair of the outer one.
+            let is_pod = pod_uid.is_none() && !path.starts_with(USERS);
+            let kind = kind.filter(|kind| is_pod || !matches!(kind, Kind::Pod { .. }));
             let pod_uid = match &kind {
                 Some(Kind::Pod { uid }) => Some(uid.clone()),
                 _ => pod_uid.cloned(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ContainerStatus;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::{Resource, ResourceExt as _};
@@ -14,6 +14,11 @@ use super::quantity;
 
 /// The UID by which the kubelet calls a pod that it has from a file.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
+
+/// Containers of a pod that are told, and characters of each text that people write: what is told of one
+/// pod has a bound.
+const CONTAINERS: usize = 100;
+const TEXT: usize = 512;
 
 /// A Pod, of which the rest is never kept.
 #[derive(Debug, Clone, Resource, Deserialize)]
@@ -57,6 +62,7 @@ struct Status {
     phase: Option<String>,
     reason: Option<String>,
     start_time: Option<Time>,
+    conditions: Vec<PodCondition>,
     container_statuses: Vec<ContainerStatus>,
     init_container_statuses: Vec<ContainerStatus>,
     ephemeral_container_statuses: Vec<ContainerStatus>,
@@ -76,6 +82,7 @@ impl Pod {
     }
 
     /// What the API is to know of it; `None` of an object without the fields that every one has.
+    /// `workload` is `None` where it cannot be found out now.
     /// `kept` are the labels that are told; a name that ends with `*` is a beginning.
     pub(crate) fn record(
         &self,
@@ -111,25 +118,37 @@ impl Pod {
             })
         });
         let mut pod = PodRecord {
-            static_uid: static_uid.filter(|other| *other != uid),
+            // A hash, and never another pod's UID: whoever may make a pod may write annotations.
+            static_uid: static_uid.filter(|hash| {
+                hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+            }),
             uid,
             namespace: self.namespace().unwrap_or_default(),
             name: self.name_any(),
             node: self.node().map(str::to_owned),
             node_uid,
-            workload: workload.or_else(|| owner.clone()),
+            workload,
             owner,
             labels: labels(self.metadata.labels.as_ref(), kept),
             phase: self.status.phase.clone(),
-            reason: self.status.reason.clone(),
+            reason: self.status.reason.as_deref().map(cut),
             created_at,
             started_at: self.status.start_time.as_ref().and_then(timestamp),
             ended_at: None,
-            containers: containers.collect(),
+            containers: containers.take(CONTAINERS).collect(),
         };
         if matches!(pod.phase.as_deref(), Some("Succeeded" | "Failed")) {
             let runs = pod.containers.iter().flat_map(|container| &container.runs);
-            pod.ended_at = runs.filter_map(|run| run.ended_at).max();
+            let conditions = self.status.conditions.iter();
+            let changed =
+                conditions.filter_map(|one| timestamp(one.last_transition_time.as_ref()?));
+            // One that was never let in has no runs.
+            pod.ended_at = runs
+                .filter_map(|run| run.ended_at)
+                .max()
+                .or_else(|| changed.max())
+                .or(pod.started_at)
+                .or(Some(pod.created_at));
         }
         Some(pod)
     }
@@ -167,6 +186,10 @@ fn labels(all: Option<&BTreeMap<String, String>>, kept: &[String]) -> BTreeMap<S
         .collect()
 }
 
+fn cut(text: &str) -> String {
+    text.chars().take(TEXT).collect()
+}
+
 fn timestamp(time: &Time) -> Option<Timestamp> {
     Timestamp::from_micros(time.0.as_microsecond())
 }
@@ -189,9 +212,9 @@ fn container(
     ContainerRecord {
         name: spec.name.clone(),
         role,
-        image: spec.image.clone(),
+        image: spec.image.as_deref().map(cut),
         image_id: status
-            .map(|status| status.image_id.clone())
+            .map(|status| cut(&status.image_id))
             .filter(|id| !id.is_empty()),
         cpu_request_millicores: scaled(requests, "cpu", 1000.0),
         cpu_limit_millicores: scaled(limits, "cpu", 1000.0),
@@ -215,7 +238,7 @@ fn runs(of: &ContainerStatus) -> Vec<ContainerRun> {
                 started_at: ended.started_at.as_ref().and_then(timestamp),
                 ended_at: ended.finished_at.as_ref().and_then(timestamp),
                 exit_code: Some(ended.exit_code),
-                reason: ended.reason.clone(),
+                reason: ended.reason.as_deref().map(cut),
             }
         } else if let Some(running) = &state.running {
             ContainerRun {
@@ -249,7 +272,7 @@ mod tests {
                 "name": "web-1", "namespace": "team-a", "uid": "u",
                 "creationTimestamp": "2026-03-01T13:00:00Z",
                 "labels": {"app": "web", "app.kubernetes.io/name": "web", "secret": "x"},
-                "annotations": {"kubernetes.io/config.hash": "hash"},
+                "annotations": {"kubernetes.io/config.hash": "0123456789abcdef0123456789abcdef"},
                 "ownerReferences": [
                     {"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "1"},
                     {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-abc", "uid": "2", "controller": true},
@@ -293,7 +316,7 @@ mod tests {
             .expect("whole");
         assert_eq!(
             (&*record.uid, record.static_uid.as_deref()),
-            ("u", Some("hash"))
+            ("u", Some("0123456789abcdef0123456789abcdef"))
         );
         assert_eq!(
             record.owner.map(|owner| owner.name).as_deref(),
@@ -347,11 +370,12 @@ mod tests {
             record.ended_at.map(|at| at.to_string()).as_deref(),
             Some("2026-03-01T13:09:59Z")
         );
-        // Nobody told what is above its owner.
-        assert_eq!(
-            record.workload.map(|workload| workload.kind).as_deref(),
-            Some("ReplicaSet")
-        );
+        // One that was not let in has ended too, when its last condition changed.
+        pod.status.phase = Some("Failed".to_owned());
+        pod.status.container_statuses.clear();
+        let record = pod.record(None, None, &[]).expect("whole");
+        assert_eq!(record.ended_at, record.started_at);
+        assert_eq!(record.workload, None);
         pod.metadata.uid = None;
         assert!(pod.record(None, None, &[]).is_none());
     }

@@ -94,6 +94,7 @@ struct Groups<'a> {
     /// where that cannot be known.
     processes: Option<HashMap<&'a str, f64>>,
     ticks_per_second: f64,
+    cpus: f64,
 }
 
 impl<'a> Groups<'a> {
@@ -121,12 +122,18 @@ impl<'a> Groups<'a> {
             previous: of_previous.into_iter().flatten().map(known).collect(),
             containers,
             ticks_per_second: f64::from(current.host.ticks_per_second.max(1)),
+            cpus: current.host.cpus.len().max(1) as f64,
         })
     }
 
     fn before(&self, group: &Cgroup) -> Option<(Span, Before<'a>)> {
         let pair = self.pair.as_ref()?;
         let before = self.previous.get(&(&*group.path, group.id));
+        // One that was missed in the sample before has used more since it was made than a span has.
+        let used = group.cpu.map_or(0, |cpu| cpu.usage_micros) as f64;
+        if before.is_none() && used > pair.span.micros() * self.cpus * 1.1 {
+            return None;
+        }
         Some((
             pair.span,
             before.map_or(Before::Unborn, |before| Before::Counters(before)),
@@ -240,7 +247,7 @@ fn processes<'a>(
     list: &'a [Cgroup],
     current: &Sample,
 ) -> Option<HashMap<&'a str, f64>> {
-    if current.processes.is_empty() {
+    if current.processes.is_empty() || pair.previous.processes.is_empty() {
         return None;
     }
     let ticks: HashMap<u32, f64> = current

@@ -19,6 +19,11 @@ impl Span {
         })
     }
 
+    /// How long it is.
+    pub(super) fn micros(self) -> f64 {
+        self.seconds * 1e6
+    }
+
     /// The growth of a counter per second. One that shrank was reset (an interface made anew, a
     /// device plugged in again) and has counted from zero since.
     pub(super) fn rate(self, previous: u64, current: u64) -> f64 {

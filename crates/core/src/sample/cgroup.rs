@@ -59,7 +59,28 @@ pub enum Kind {
     Slice,
 }
 
+/// Most groups of a host that are kept, bytes of the path of one (`PATH_MAX`), and devices or
+/// interfaces of one: what says more is no host.
+pub const GROUPS: usize = 20_000;
+/// See [`GROUPS`].
+pub const PATH: usize = 4096;
+/// See [`GROUPS`].
+pub const DEVICES: usize = 256;
+
 impl Cgroup {
+    /// Whether a host could have it.
+    pub fn is_plausible(&self) -> bool {
+        self.path.len() <= PATH
+            && self
+                .disks
+                .as_ref()
+                .is_none_or(|disks| disks.len() <= DEVICES)
+            && self
+                .interfaces
+                .as_ref()
+                .is_none_or(|all| all.len() <= DEVICES)
+    }
+
     /// The last part of its path, such as `ssh.service`.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()

@@ -220,9 +220,13 @@ impl PodRecord {
         self.created_at <= to && self.ended_at.is_none_or(|ended| ended >= from)
     }
 
-    /// Whether its groups are called so.
-    pub fn is_called(&self, uid: &str) -> bool {
-        self.uid == uid || self.static_uid.as_deref() == Some(uid)
+    /// Whether figures of this UID, of containers of these ids, are its own. By the other name of a
+    /// static pod they are only where a container is one that its node has told of: whoever may make a
+    /// pod may write that name.
+    pub fn owns<'a>(&self, uid: &str, mut containers: impl Iterator<Item = &'a str>) -> bool {
+        self.uid == uid
+            || self.static_uid.as_deref() == Some(uid)
+                && containers.any(|id| self.container(id).is_some())
     }
 
     /// The container of a run.
