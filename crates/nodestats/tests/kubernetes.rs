@@ -555,7 +555,8 @@ async fn no_service_account_may_do_more_than_its_work(version: Version) {
         for (verb, resource) in [
             ("get", "secrets"),
             ("list", "secrets"),
-            ("list", "pods"),
+            ("get", "pods"),
+            ("delete", "pods"),
             ("get", "pods/log"),
             ("create", "pods/exec"),
             ("get", "nodes/proxy"),
@@ -575,6 +576,18 @@ async fn no_service_account_may_do_more_than_its_work(version: Version) {
                 "{account} may {verb} {resource}"
             );
         }
+    }
+    // The controller alone tells what pods are called.
+    for (account, may_list) in [
+        ("nodestats-agent", false),
+        ("nodestats-api", false),
+        ("nodestats-controller", true),
+    ] {
+        assert_eq!(
+            may(account, "list", "pods", everywhere),
+            may_list,
+            "{account}"
+        );
     }
     for (verb, resource) in [
         ("list", "nodes"),

@@ -30,7 +30,9 @@ pub(super) fn scaled(text: &str, scale: f64) -> Option<u64> {
     };
     let value = number * factor * scale;
     // What floating point adds is no more that was asked for.
-    let value = (value - value.abs() * 1e-12).ceil();
+    let whole = value.round();
+    let is_whole = (value - whole).abs() <= whole.abs() * 1e-12;
+    let value = if is_whole { whole } else { value.ceil() };
     (0.0..1.8e19).contains(&value).then_some(value as u64)
 }
 
