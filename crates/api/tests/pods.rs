@@ -293,3 +293,49 @@ async fn a_team_sees_its_own_namespace_and_nothing_else() {
     assert_eq!(asked("/namespaces/team-b/pods").await, 403);
     assert_eq!(asked("/pods").await, 403);
 }
+
+/// The kubelet calls a pod that it has from a file by a hash, and the pod says which; so may a pod that
+/// somebody else makes.
+#[tokio::test]
+async fn the_other_name_of_a_static_pod_leads_to_its_own_containers_alone() {
+    const HASH: &str = "0123456789abcdef0123456789abcdef";
+    let server = with_pod().await;
+    let mut frames = Frames::new(time("2026-03-01 13:46:00Z")).in_pod(HASH, &"b2".repeat(32));
+    for _ in 0..2 {
+        let pushed = server.put_frames("uid-a", frames.next_frame()).await;
+        assert_eq!(pushed.status, 204);
+    }
+    let named = |namespace: &str, name: &str, container: &str| {
+        let mut pod = pod(
+            namespace,
+            name,
+            &format!("uid-of-{name}"),
+            "2026-03-01T13:00:00Z",
+        );
+        pod["static_uid"] = json!(HASH);
+        pod["containers"][0]["runs"][0]["container_id"] = json!(container);
+        pod
+    };
+    let own = named("kube-system", "etcd", &"b2".repeat(32));
+    assert_eq!(server.put("/pods", &told(&[own])).await.status, 204);
+    let cpu = server.get("/namespaces/kube-system/pods/etcd/cpu").await;
+    assert_eq!(cpu.json()["usage_millicores"], 200.0);
+    let name = async || server.get("/nodes/node-a/pods").await.json()["pods"][0]["name"].clone();
+    assert_eq!(name().await, "etcd");
+    let thief = named("team-a", "thief", &"c3".repeat(32));
+    assert_eq!(server.put("/pods", &told(&[thief])).await.status, 204);
+    for detail in ["cpu", "memory", "network", "proc"] {
+        let path = format!("/namespaces/team-a/pods/thief/{detail}");
+        assert_eq!(server.get(&path).await.status, 404, "{detail}");
+    }
+    let view = server.get("/namespaces/team-a/pods/thief").await.json();
+    assert_eq!(view.get("usage"), None, "{view}");
+    assert_ne!(name().await, "thief");
+    assert_eq!(
+        server
+            .get("/namespaces/kube-system/pods/etcd/proc")
+            .await
+            .json(),
+        json!([7])
+    );
+}
