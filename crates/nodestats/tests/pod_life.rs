@@ -328,7 +328,8 @@ async fn a_job_of_three_seconds_is_remembered(scene: &Scene) {
     );
     let cpu = number(&pod["usage"]["cpu"]["usage_seconds_total"]);
     println!("a job of three seconds: {cpu} s of CPU");
-    assert!((1.0..4.5).contains(&cpu), "{pod}");
+    // The last sample before its end is up to a second and a collection older.
+    assert!((0.5..4.5).contains(&cpu), "{pod}");
 }
 
 /// Ordinary RBAC of one namespace.
