@@ -299,9 +299,7 @@ impl<'a> Session<'a> {
         match self.teller.api.tell_of_pods(&changes).await {
             Ok(()) => {}
             // One of them is what the API does not take: the others are told without it.
-            Err(error) if !error.is_temporary() && changes.pods.len() > 1 => {
-                self.tell_each(&changes).await?;
-            }
+            Err(error) if is_of_one(&error) => self.tell_each(&changes).await?,
             Err(error) => return Err(Error::Tell(error)),
         }
         self.teller
@@ -337,7 +335,7 @@ impl<'a> Session<'a> {
                 gone: Vec::new(),
             };
             match self.teller.api.tell_of_pods(&one).await {
-                Err(error) if error.is_temporary() => return Err(Error::Tell(error)),
+                Err(error) if !is_of_one(&error) => return Err(Error::Tell(error)),
                 Err(error) => {
                     self.teller.metrics.pods_failed();
                     let (namespace, name) = (&told.pod.namespace, &told.pod.name);
@@ -405,6 +403,12 @@ async fn metadata_of<K: Clone + DeserializeOwned + std::fmt::Debug>(
             None
         }
     }
+}
+
+/// Whether it is what was told that the API does not take, and not who told it: 401 and 403 say nothing
+/// of a pod, and what they refuse is told again.
+fn is_of_one(error: &client::Error) -> bool {
+    matches!(error.status(), Some(400 | 413 | 422))
 }
 
 fn now() -> Timestamp {

@@ -48,15 +48,7 @@ impl Scene {
 
     /// What the plugin prints, with this kubeconfig and these words.
     fn ask(&self, words: &[&str]) -> Result<Value, String> {
-        let kubeconfig = self.cluster.kubeconfig().display().to_string();
-        let mut arguments = vec!["--kubeconfig", &kubeconfig, "get", "-o", "json"];
-        arguments.extend(words);
-        let run = Program::run("kubectl-nodestats", &arguments);
-        if run.status.success() {
-            Ok(serde_json::from_str(&run.stdout).expect("JSON"))
-        } else {
-            Err(run.stderr)
-        }
+        self.cluster.ask(words)
     }
 
     /// What the plugin finds on the way to the samples.
@@ -406,17 +398,8 @@ fn the_plugin_says_what_proc_says(scene: &Scene) {
 
 /// An image with one static program made of `load.c`, in every node.
 fn load_image(scene: &Scene) {
-    let folder = tempfile::tempdir().expect("temporary folder");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/helm/load.c");
-    let program = folder.path().join("load");
-    let mut compiler = std::process::Command::new("cc");
-    compiler.args(["-static", "-O1", "-s", "-o"]);
-    let status = compiler.arg(&program).arg(source).status().expect("cc");
-    assert!(status.success());
-    scene
-        .cluster
-        .load_program(&program, "localhost/load:1")
-        .expect("imported");
+    scene.cluster.load_source(&source, "localhost/load:1");
 }
 
 fn load_pod() -> String {

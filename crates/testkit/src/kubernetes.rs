@@ -9,7 +9,7 @@ use nodestats_cluster::{Cluster, Config, Level, Owned};
 use nodestats_wire::client::Client;
 use tempfile::TempDir;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, Program};
 
 pub use nodestats_cluster::{Version, sweep};
 
@@ -373,6 +373,37 @@ impl FullCluster {
         let client = Client::new("https://nodestats-api.nodestats.svc:8443", PATIENCE)?;
         let client = client.trust_at(authorities.as_bytes(), SocketAddr::new(ip, 8443))?;
         Ok(client.with_token_file(token.to_owned())?)
+    }
+
+    /// What `kubectl nodestats get` answers to these words as JSON, or what it says on standard error.
+    ///
+    /// # Panics
+    /// Where an answer is no JSON.
+    pub fn ask(&self, words: &[&str]) -> Result<serde_json::Value, String> {
+        let kubeconfig = self.kubeconfig().display().to_string();
+        let mut arguments = vec!["--kubeconfig", &kubeconfig, "get", "-o", "json"];
+        arguments.extend(words);
+        let run = Program::run("kubectl-nodestats", &arguments);
+        if run.status.success() {
+            Ok(serde_json::from_str(&run.stdout).expect("JSON"))
+        } else {
+            Err(run.stderr)
+        }
+    }
+
+    /// Makes an image of one program in C, static, and imports it into every node.
+    ///
+    /// # Panics
+    /// Where it cannot be compiled or imported.
+    pub fn load_source(&self, source: &Path, reference: &str) {
+        // Called as its source is: by that name its processes are found.
+        let name = source.file_stem().expect("a file");
+        let program = self.folder.path().join(name);
+        let mut compiler = std::process::Command::new("cc");
+        compiler.args(["-static", "-O1", "-s", "-o"]);
+        let status = compiler.arg(&program).arg(source).status().expect("cc");
+        assert!(status.success());
+        self.load_program(&program, reference).expect("imported");
     }
 
     /// Kills (SIGKILL) the processes of a node that run this program, in containers or not.
