@@ -231,7 +231,13 @@ impl Pusher {
             // All or nothing: one sample of many that the server will never take is found alone.
             Err(_) if guard.batch.len() > 1 => self.push_each(guard.keep()).await,
             Err(error) => {
-                self.metrics.dropped(guard.keep().len() as u64);
+                let refused = guard.keep();
+                self.metrics.dropped(refused.len() as u64);
+                self.queue.with(|queue| {
+                    for one in &refused {
+                        queue.lose(&one.frame, true);
+                    }
+                });
                 self.report.refused(&error);
                 Outcome::Done
             }

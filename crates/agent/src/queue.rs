@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use nodestats_core::Frame;
+use nodestats_core::sample::Note;
+use nodestats_core::sample::note::{Dropped, NOTES, What};
 use nodestats_runtime::telemetry::{self, Context};
 use tokio::sync::Notify;
 
@@ -25,6 +28,9 @@ pub(crate) enum Which {
     NotSpooled,
 }
 
+/// Notes of dropped samples that are carried on, at most.
+const CARRIED: usize = 16 * NOTES;
+
 /// What waits, in its order. Beyond its limit the oldest are dropped and counted.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -33,6 +39,10 @@ pub(crate) struct Queue {
     bytes: usize,
     limit: usize,
     dropped: u64,
+    /// Which samples were dropped, for a full buffer and by the server's refusal.
+    lost: [Option<Dropped>; 2],
+    /// What those samples had to tell.
+    carried: Vec<Note>,
 }
 
 impl Queue {
@@ -43,6 +53,8 @@ impl Queue {
             bytes: 0,
             limit,
             dropped: 0,
+            lost: [None; 2],
+            carried: Vec::new(),
         }
     }
 
@@ -68,8 +80,50 @@ impl Queue {
             if let Some((_, oldest)) = self.waiting.pop_first() {
                 self.bytes -= oldest.frame.len();
                 self.dropped += 1;
+                self.lose(&oldest.frame, false);
             }
         }
+    }
+
+    /// A frame is dropped: what it had to tell goes with the next one, and that it was dropped.
+    pub(crate) fn lose(&mut self, frame: &[u8], refused: bool) {
+        let Ok(frame) = Frame::read(frame) else {
+            return;
+        };
+        let time = frame.time.micros();
+        self.remember(Dropped {
+            samples: 1,
+            first_micros: time,
+            last_micros: time,
+            refused,
+        });
+        for note in frame.notes().unwrap_or_default() {
+            match note.what {
+                What::Dropped(dropped) => self.remember(dropped),
+                // A sample that was refused may have been so for what it tells.
+                _ if refused || self.carried.len() >= CARRIED => {}
+                _ => self.carried.push(note),
+            }
+        }
+    }
+
+    fn remember(&mut self, dropped: Dropped) {
+        let lost = &mut self.lost[usize::from(dropped.refused)];
+        *lost = Some(lost.map_or(dropped, |before| before.and(dropped)));
+    }
+
+    /// What is to be told with the next sample, at `now`: what was dropped, and what that had to tell.
+    pub(crate) fn take_notes(&mut self, now_micros: i64) -> Vec<Note> {
+        let lost = self.lost.iter_mut().filter_map(Option::take);
+        let mut notes: Vec<Note> = lost
+            .map(|dropped| Note {
+                time_micros: now_micros,
+                what: What::Dropped(dropped),
+            })
+            .collect();
+        let some = self.carried.len().min(NOTES / 2);
+        notes.extend(self.carried.drain(..some));
+        notes
     }
 
     /// Takes the newest frame.
@@ -165,6 +219,7 @@ impl SharedQueue {
 
 #[cfg(test)]
 mod tests {
+    use nodestats_core::{FrameId, Sample, Timestamp, frame};
     use proptest::prelude::*;
 
     use super::*;
@@ -183,6 +238,61 @@ mod tests {
         assert_eq!(orders(&queue.take_oldest(1)), [0]);
         assert_eq!(orders(&queue.take_oldest(1000)), [1, 2, 3]);
         assert_eq!(queue.take_newest(), None);
+    }
+
+    #[test]
+    fn what_a_dropped_sample_had_to_tell_goes_with_a_later_one() {
+        let frame = |seconds: i64, what| {
+            let note = Note {
+                time_micros: seconds * 1_000_000,
+                what,
+            };
+            let sample = Sample {
+                notes: vec![note],
+                ..Sample::default()
+            };
+            let time = Timestamp::from_micros(seconds * 1_000_000).expect("a time");
+            let id = FrameId {
+                agent_start: uuid::Uuid::nil(),
+                sequence: 0,
+            };
+            frame::encode(time, id, None, &sample)
+        };
+        let mut queue = Queue::new(1);
+        queue.add(frame(1, What::Stopping), false);
+        queue.add(frame(2, What::ClockStep { micros: 5 }), false);
+        queue.add(frame(3, What::Paused), false);
+        let notes = queue.take_notes(4_000_000);
+        let told: Vec<_> = notes
+            .iter()
+            .map(|note| (note.time_micros, &note.what))
+            .collect();
+        let dropped = Dropped {
+            samples: 2,
+            first_micros: 1_000_000,
+            last_micros: 2_000_000,
+            refused: false,
+        };
+        assert_eq!(
+            told,
+            [
+                (4_000_000, &What::Dropped(dropped)),
+                (1_000_000, &What::Stopping),
+                (2_000_000, &What::ClockStep { micros: 5 }),
+            ]
+        );
+        assert_eq!(queue.take_notes(5_000_000), []);
+        // One that tells of others is dropped too: all of them were.
+        queue.add(frame(6, What::Dropped(dropped)), false);
+        queue.add(frame(7, What::Paused), false);
+        let again = queue.take_notes(8_000_000);
+        let What::Dropped(all) = again[0].what else {
+            panic!("{again:?}")
+        };
+        assert_eq!(
+            (all.samples, all.first_micros, all.last_micros),
+            (4, 1_000_000, 6_000_000)
+        );
     }
 
     proptest! {

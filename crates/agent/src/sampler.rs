@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nodestats_collect::Reader;
+use nodestats_core::sample::Note;
+use nodestats_core::sample::note::{NOTES, What};
 use nodestats_core::{FrameId, Sample, frame};
 use nodestats_runtime::telemetry;
 use nodestats_wire::Timestamp;
@@ -22,6 +24,11 @@ use crate::settings::{Censor, Settings};
 const FIRST_GAP: Duration = Duration::from_millis(500);
 /// A collector has at most this long, and never longer than most of an interval.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// In the last sample before an end or a pause: whoever waits for that does not wait long.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
+/// A clock that is off by more than this from where it was going was set: it is slewed by 0.5 ms a
+/// second at most (adjtimex(2)), and read a moment before the time since boot is.
+const STEP_MICROS: i64 = 500_000;
 
 pub(crate) struct Sampler {
     reader: Reader,
@@ -31,6 +38,8 @@ pub(crate) struct Sampler {
     metrics: Arc<Metrics>,
     censor: Censor,
     id: FrameId,
+    /// Wall clock less time since boot in the last sample, in microseconds.
+    clock: Option<i64>,
 }
 
 /// Why a schedule ended.
@@ -59,25 +68,33 @@ impl Sampler {
             metrics,
             censor: Censor::default(),
             id,
+            clock: None,
         }
     }
 
-    /// Samples until `stop`; new settings begin a new schedule at once.
+    /// Samples until `stop`; new settings begin a new schedule at once. The last sample before an end
+    /// or a pause says so.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
             let settings = *self.settings.borrow_and_update();
-            let end;
-            (self, end) = if settings.paused {
+            if settings.paused {
                 let end = tokio::select! {
                     end = changed(&mut self.settings) => end,
                     () = stop.cancelled() => End::Stop,
                 };
-                (self, end)
-            } else {
-                self.keep_schedule(settings, &stop).await?
-            };
+                match end {
+                    End::Stop => return Ok(()),
+                    End::NewSettings => continue,
+                }
+            }
+            let end;
+            (self, end) = self.keep_schedule(settings, &stop).await?;
             if let End::Stop = end {
+                self.sample(settings, Some(What::Stopping)).await?;
                 return Ok(());
+            }
+            if self.settings.borrow().paused {
+                self = self.sample(settings, Some(What::Paused)).await?;
             }
         }
     }
@@ -88,11 +105,11 @@ impl Sampler {
         stop: &CancellationToken,
     ) -> anyhow::Result<(Self, End)> {
         let begin = Instant::now();
-        self = self.sample(settings).await?;
+        self = self.sample(settings, None).await?;
         if settings.interval > FIRST_GAP {
             tokio::select! {
                 () = tokio::time::sleep_until(begin + FIRST_GAP) => {
-                    self = self.sample(settings).await?;
+                    self = self.sample(settings, None).await?;
                 }
                 end = changed(&mut self.settings) => return Ok((self, end)),
                 () = stop.cancelled() => return Ok((self, End::Stop)),
@@ -104,21 +121,24 @@ impl Sampler {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self = self.sample(settings).await?,
+                _ = ticks.tick() => self = self.sample(settings, None).await?,
                 end = changed(&mut self.settings) => return Ok((self, end)),
                 () = stop.cancelled() => return Ok((self, End::Stop)),
             }
         }
     }
 
-    /// One sample into the queue. Reading blocks, so it leaves this thread and comes back.
-    async fn sample(mut self, settings: Settings) -> anyhow::Result<Self> {
+    /// One sample into the queue, the last one where it tells so. Reading blocks, so it leaves this
+    /// thread and comes back.
+    async fn sample(mut self, settings: Settings, last: Option<What>) -> anyhow::Result<Self> {
         let sampled = tokio::task::spawn_blocking(move || {
             let tick = tracing::info_span!("tick");
             let _in = tick.enter();
-            let patience = PATIENCE.min(settings.interval.mul_f64(0.8));
+            let longest = last.as_ref().map_or(PATIENCE, |_| LAST_PATIENCE);
+            let patience = longest.min(settings.interval.mul_f64(0.8));
             let (time, mut sample) = self.collect(patience);
             self.censor.apply(settings, &mut sample);
+            self.note(time, &mut sample, last);
             self.observed.send_if_modified(|observed| {
                 let next = Observed::of(&sample.host, observed.as_ref());
                 let modified = observed.as_ref() != Some(&next);
@@ -126,13 +146,40 @@ impl Sampler {
                 modified
             });
             let encoding = tracing::info_span!("encode").entered();
-            let frame = frame::encode(time, self.id, &sample);
+            let frame = frame::encode(time, self.id, Some(settings.interval), &sample);
             drop(encoding);
             self.queue.push(frame);
             self.id.sequence += 1;
             self
         });
         Ok(sampled.await?)
+    }
+
+    /// Adds what there is to tell beside what the collectors have seen.
+    fn note(&mut self, time: Timestamp, sample: &mut Sample, last: Option<What>) {
+        let begun = (self.id.sequence == 0).then(|| What::Started {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kills: self.reader.kill_sources(),
+        });
+        let uptime = i64::try_from(sample.host.uptime_micros).unwrap_or(i64::MAX);
+        let clock = time.micros().saturating_sub(uptime);
+        let before = self.clock.replace(clock).unwrap_or(clock);
+        let micros = clock.saturating_sub(before);
+        let step = (micros.abs() > STEP_MICROS).then_some(What::ClockStep { micros });
+        let note = |what| Note {
+            time_micros: time.micros(),
+            what,
+        };
+        // What is told of the agent itself has its place before what else there is.
+        let mut notes: Vec<Note> = [begun, step, last]
+            .into_iter()
+            .flatten()
+            .map(note)
+            .collect();
+        notes.extend(self.queue.with(|queue| queue.take_notes(time.micros())));
+        notes.append(&mut sample.notes);
+        notes.truncate(NOTES);
+        sample.notes = notes;
     }
 
     /// All collectors side by side, each with a span of its own.

@@ -313,7 +313,7 @@ mod tests {
             agent_start: uuid::Uuid::from_u128(1),
             sequence: second as u64,
         };
-        frame::encode(time, id, &Sample::default())
+        frame::encode(time, id, None, &Sample::default())
     }
 
     fn waiting(queue: &SharedQueue) -> Vec<Vec<u8>> {

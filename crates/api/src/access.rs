@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 
 pub use authority::{Accounts, Authority, Door, Question, Unreachable, User};
 pub(crate) use identity::{
-    EXTRA_HEADERS, GROUP_HEADER, Identity, METRICS, PROCESSES, Target, USER_HEADER, Want,
+    EVENTS, EXTRA_HEADERS, GROUP_HEADER, Identity, METRICS, PROCESSES, Target, USER_HEADER, Want,
 };
 pub use kubernetes::Kubernetes;
 

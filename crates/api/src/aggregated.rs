@@ -82,7 +82,7 @@ async fn only_reading(request: Request, next: Next) -> Response {
     }
     let path = request.extensions().get::<MatchedPath>();
     if !path.is_some_and(|path| is_below(path.as_str())) {
-        return ApiError::missing("there are nodes and pods here, and nothing else")
+        return ApiError::missing("there are nodes, pods and events here, and nothing else")
             .into_response();
     }
     next.run(request).await
@@ -113,7 +113,7 @@ fn group() -> Value {
 
 /// Whether a route of the API is one of the group's too.
 fn is_below(route: &str) -> bool {
-    let first = ["/nodes", "/pods", "/namespaces"];
+    let first = ["/nodes", "/pods", "/namespaces", "/events"];
     first.iter().any(|first| {
         route
             .strip_prefix(first)
@@ -128,15 +128,17 @@ struct Resource {
     singular: &'static str,
     kind: &'static str,
     namespaced: bool,
+    verbs: &'static [&'static str],
     details: &'static [&'static str],
 }
 
-const RESOURCES: [Resource; 2] = [
+const RESOURCES: [Resource; 3] = [
     Resource {
         name: "nodes",
         singular: "node",
         kind: "NodeStatistics",
         namespaced: false,
+        verbs: &["get", "list"],
         details: &routes::DETAILS,
     },
     Resource {
@@ -144,18 +146,23 @@ const RESOURCES: [Resource; 2] = [
         singular: "pod",
         kind: "PodStatistics",
         namespaced: true,
+        verbs: &["get", "list"],
         details: &routes::POD_DETAILS,
+    },
+    Resource {
+        name: "events",
+        singular: "event",
+        kind: "NodeEvent",
+        namespaced: false,
+        verbs: &["list"],
+        details: &[],
     },
 ];
 
 fn resources() -> Value {
     let entry = |resource: &Resource, detail: Option<&str>| {
         let (name, singular, verbs) = match detail {
-            None => (
-                resource.name.to_owned(),
-                resource.singular,
-                &["get", "list"][..],
-            ),
+            None => (resource.name.to_owned(), resource.singular, resource.verbs),
             Some(detail) => (format!("{}/{detail}", resource.name), "", &["get"][..]),
         };
         json!({
@@ -192,7 +199,7 @@ fn discovery() -> Value {
         json!({
             "resource": resource.name, "responseKind": kind,
             "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
-            "singularResource": resource.singular, "verbs": ["get", "list"],
+            "singularResource": resource.singular, "verbs": resource.verbs,
             "subresources": details,
         })
     };

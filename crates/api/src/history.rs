@@ -1,5 +1,7 @@
 //! Answers about a span of the past: an object keyed by time, oldest first, streamed, so that
-//! neither its length nor a slow reader costs memory.
+//! neither its length nor a slow reader costs memory. Where samples are missing an entry says why.
+
+mod gaps;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +15,16 @@ use http::{HeaderMap, HeaderValue, Uri, header};
 use nodestats_core::{Life, stored};
 use nodestats_runtime::telemetry;
 use nodestats_store::{Order, SampleKey};
+use nodestats_wire::v1::{Gap, GapEntry};
 use nodestats_wire::{Timestamp, routes};
+use serde::Serialize;
 use tracing::Instrument as _;
 
 use crate::answer::{Answer, Detail, Unpacked, answer, unpack};
 use crate::pods::Names;
 use crate::query::Span;
 use crate::{ApiError, App};
+use gaps::Gaps;
 
 /// Samples that are read from the store at once.
 const PAGE: usize = 64;
@@ -56,7 +61,7 @@ pub(crate) async fn respond(
             headers.insert(routes::RESOLUTION_HEADER, value);
         }
     }
-    let mut cursor = Cursor::start(app.clone(), life.uid.clone(), detail, span).await?;
+    let mut cursor = Cursor::start(app.clone(), life, detail, span).await?;
     // The first piece is made before the headers go out, so that a store that fails is a 503.
     let piece = cursor.next_piece().await?;
     let pieces = stream::unfold((Some(piece), cursor), |(ready, mut cursor)| async move {
@@ -130,10 +135,11 @@ struct Cursor {
     /// whether its key needs a fraction depends on what follows.
     held: Option<(Timestamp, Bytes)>,
     previous: Option<Unpacked>,
+    gaps: Gaps,
     /// What pods are called.
     names: Names,
-    /// Second of the entry that was written last.
-    written: Option<i64>,
+    /// Key of the entry that was written last.
+    written: Option<Timestamp>,
     empty: bool,
     finished: bool,
     /// The request, which lasts until the last piece is read.
@@ -143,20 +149,25 @@ struct Cursor {
 }
 
 impl Cursor {
-    async fn start(app: App, uid: String, detail: Detail, span: Span) -> Result<Self, ApiError> {
-        let mut previous = None;
+    async fn start(app: App, life: &Life, detail: Detail, span: Span) -> Result<Self, ApiError> {
+        let mut before = None;
         // The first entry's rates need the sample before the span.
         if span.from > Timestamp::MIN {
-            let before = (Timestamp::MIN, span.from.plus_micros(-1));
+            let range = (Timestamp::MIN, span.from.plus_micros(-1));
             let rows = app
                 .store
-                .samples(&uid, before, None, Order::Descending, 1)
+                .samples(&life.uid, range, None, Order::Descending, 1)
                 .await?;
-            previous = rows.first().map(|row| unpack(row, &detail)).transpose()?;
+            before = rows.into_iter().next();
         }
+        let previous = before
+            .as_ref()
+            .map(|row| unpack(row, &detail))
+            .transpose()?;
         Ok(Self {
             app,
-            uid,
+            gaps: Gaps::new(life, before),
+            uid: life.uid.clone(),
             detail,
             span,
             page: VecDeque::new(),
@@ -200,14 +211,22 @@ impl Cursor {
                 if let Some(held) = self.held.take() {
                     self.write(&mut piece, held, None).await?;
                 }
+                if let Some(gap) = self.gaps.after(&self.app, self.span.to).await? {
+                    self.write_gap(&mut piece, gap, None);
+                }
                 piece.extend_from_slice(if self.empty { b"{}" } else { b"}" });
                 self.finished = true;
                 break;
             };
+            let gap = self.gaps.before(&self.app, &payload).await?;
             let key = self.span.step.map_or(time, |step| time.floor_to(step));
             let same_step = |held: &(Timestamp, Bytes)| self.span.step.is_some() && held.0 == key;
             if let Some(held) = self.held.take_if(|held| !same_step(held)) {
                 self.write(&mut piece, held, Some(key)).await?;
+            }
+            // One within a step is not seen at that resolution.
+            if let Some(gap) = gap.filter(|_| self.held.is_none()) {
+                self.write_gap(&mut piece, gap, Some(key));
             }
             self.held = Some((key, payload));
         }
@@ -251,22 +270,62 @@ impl Cursor {
             if let Answer::Pods(pods) = &mut answer {
                 self.names.name(&self.app, &self.uid, pods).await?;
             }
-            let second = key.second();
-            let shared =
-                self.written == Some(second) || next.is_some_and(|next| next.second() == second);
-            let name = if shared {
-                key.to_precise_key()
-            } else {
-                key.to_key()
-            };
-            piece.push(if self.empty { b'{' } else { b',' });
-            serde_json::to_writer(&mut *piece, &name).expect("writing to memory");
-            piece.push(b':');
-            serde_json::to_writer(&mut *piece, &answer).expect("writing to memory");
-            self.empty = false;
-            self.written = Some(second);
+            self.write_entry(piece, key, next, &answer);
         }
         self.previous = Some(sample);
         Ok(())
+    }
+
+    /// An entry for a gap, under the time at which the first sample of it was due.
+    fn write_gap(
+        &mut self,
+        piece: &mut Vec<u8>,
+        (due, gap): (Timestamp, Gap),
+        next: Option<Timestamp>,
+    ) {
+        let due = due.max(self.span.from);
+        let key = match self.span.step {
+            None => due,
+            Some(step) => {
+                let after = self
+                    .written
+                    .map_or(Timestamp::MIN, |key| key.plus_micros(step));
+                due.floor_to(step).max(after)
+            }
+        };
+        // A pod that is over misses nothing, nor does one that has not begun.
+        let of_interest = match &self.detail {
+            Detail::Pod(pod, ..) => pod.lived(due, gap.to.unwrap_or(Timestamp::MAX)),
+            _ => true,
+        };
+        let in_between = of_interest
+            && self.written.is_none_or(|written| written < key)
+            && next.is_none_or(|next| key < next)
+            && key <= self.span.to;
+        if in_between {
+            self.write_entry(piece, key, next, &GapEntry { gap });
+        }
+    }
+
+    fn write_entry(
+        &mut self,
+        piece: &mut Vec<u8>,
+        key: Timestamp,
+        next: Option<Timestamp>,
+        entry: &impl Serialize,
+    ) {
+        let second = key.second();
+        let shares = |other: Option<Timestamp>| other.is_some_and(|other| other.second() == second);
+        let name = if shares(self.written) || shares(next) {
+            key.to_precise_key()
+        } else {
+            key.to_key()
+        };
+        piece.push(if self.empty { b'{' } else { b',' });
+        serde_json::to_writer(&mut *piece, &name).expect("writing to memory");
+        piece.push(b':');
+        serde_json::to_writer(&mut *piece, entry).expect("writing to memory");
+        self.empty = false;
+        self.written = Some(key);
     }
 }

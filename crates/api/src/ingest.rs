@@ -7,8 +7,8 @@ use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode, Uri, header};
 use nodestats_core::life::Life;
-use nodestats_core::{Frame, frame};
-use nodestats_store::{NewSample, Seen};
+use nodestats_core::{Frame, FrameId, Sample, event, frame};
+use nodestats_store::{NewEvent, NewSample, Seen};
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
 use tracing::{Instrument as _, Span};
@@ -147,10 +147,11 @@ fn frames(
         };
         let (frame, own, rest) = Frame::split_first(bytes).map_err(at)?;
         // What cannot be read later is refused now.
-        let values = frame.sample().map_err(at)?.values();
+        let sample = frame.sample().map_err(at)?;
         let field = format!("[{}].time", samples.len());
         check_time(app, life, frame.time, now, &field)?;
-        samples.push(NewSample::from_frame(frame.time, frame.id, own, values));
+        let new = NewSample::from_frame(frame.time, frame.id, own, sample.values());
+        samples.push(new.with_events(events(app, life, frame.id, &sample, now)));
         check_count(samples.len())?;
         bytes = rest;
     }
@@ -158,6 +159,21 @@ fn frames(
         return Err(ApiError::malformed("the body has no frame"));
     }
     Ok(samples)
+}
+
+/// What an agent tells beside figures, as far as it is of a time that is kept.
+fn events(app: &App, life: &Life, id: FrameId, sample: &Sample, now: Timestamp) -> Vec<NewEvent> {
+    let (oldest, latest) = (app.store.horizon(life, now), now.plus_micros(AHEAD_MICROS));
+    let happened = event::of_notes(&sample.notes, &sample.host, life.cluster.is_some());
+    let kept = happened.into_iter().filter(|event| {
+        event
+            .time
+            .is_some_and(|time| (oldest..=latest).contains(&time))
+    });
+    let numbered = kept.enumerate();
+    numbered
+        .map(|(number, event)| NewEvent::of_sample(&life.uid, id, number, event))
+        .collect()
 }
 
 fn readings(

@@ -8,6 +8,7 @@ pub mod aggregated;
 mod answer;
 mod body;
 mod error;
+mod events;
 mod exporter;
 mod forwarded;
 mod guard;

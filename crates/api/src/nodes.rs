@@ -10,7 +10,7 @@ use http::{StatusCode, Uri, header};
 use nodestats_core::life::{self, Life, When};
 use nodestats_runtime::telemetry;
 use nodestats_store::Seen;
-use nodestats_wire::v1::{Freshness, NodeState, NodeView, Origin, Registration};
+use nodestats_wire::v1::{EventKind, Freshness, NodeState, NodeView, Origin, Registration};
 use nodestats_wire::{Timestamp, routes};
 use tracing::Instrument as _;
 
@@ -152,8 +152,7 @@ pub(crate) async fn register(
         for mut life in taken_over(&app, &uid, &registration, now).await? {
             identity.audit("sign-off of a silent node", &life, None);
             tracing::info!(old = life.uid, new = uid, "a silent node is taken over");
-            life.retire(now);
-            app.store.save_life(&life).await?;
+            app.retire(&mut life, now).await?;
         }
     } else {
         retire_silent_namesakes(&app, &uid, &registration, now).await?;
@@ -174,6 +173,7 @@ pub(crate) async fn register(
         (life, true)
     };
     if new {
+        app.note(&life, EventKind::NodeRegistered, now).await?;
         identity.audit("registration", &life, None);
         tracing::info!(
             uid = life.uid,
@@ -218,6 +218,7 @@ pub(crate) async fn register_in_cluster(
         identity.audit("registration", &life, None);
     }
     if new {
+        app.note(&life, EventKind::NodeRegistered, now).await?;
         tracing::info!(
             uid = life.uid,
             name = life.registration.hostname,
@@ -247,8 +248,7 @@ async fn retire_silent_namesakes(
                 new = uid,
                 "a silent node's name and address are taken over"
             );
-            life.retire(now);
-            app.store.save_life(&life).await?;
+            app.retire(&mut life, now).await?;
         }
     }
     Ok(())
@@ -342,8 +342,7 @@ pub(crate) async fn deregister(
         let _turn = app.registrations.lock().await;
         let want = Want::SignOff;
         let mut life = app.resolve(&identity, want, &node, When::Now).await?;
-        life.retire(App::now());
-        app.store.save_life(&life).await?;
+        app.retire(&mut life, App::now()).await?;
         identity.audit("sign-off", &life, None);
         tracing::info!(
             uid = life.uid,
@@ -355,6 +354,17 @@ pub(crate) async fn deregister(
 }
 
 impl App {
+    /// A node is managed no more.
+    async fn retire(&self, life: &mut Life, now: Timestamp) -> Result<(), ApiError> {
+        let was_live = life.is_live();
+        life.retire(now);
+        self.store.save_life(life).await?;
+        if was_live {
+            self.note(life, EventKind::NodeGone, now).await?;
+        }
+        Ok(())
+    }
+
     /// The life that a name in a path means, for somebody who may do with it what they want to.
     pub(crate) async fn resolve(
         &self,

@@ -4,6 +4,7 @@
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
+use nodestats_wire::v1::GapEntry;
 use nodestats_wire::{Problem, routes};
 
 /// One method of one path.
@@ -105,11 +106,13 @@ impl Answers {
                 (None, [one]) => one.clone(),
                 (None, _) => json!({ "oneOf": each }),
             };
+            let gap = schema_of::<GapEntry>(generator);
             all.push(json!({
                 "type": "object",
                 "description": "With from and to: one entry a sample, keyed by its time in UTC, \
-                                YYYY-MM-DD HH:MM:SS, with a fraction where a second has several.",
-                "additionalProperties": one,
+                                YYYY-MM-DD HH:MM:SS, with a fraction where a second has several; \
+                                and one where samples are missing, with the reason.",
+                "additionalProperties": { "anyOf": [gap, one] },
             }));
         }
         let schema = match all.len() {

@@ -191,7 +191,12 @@ pub(crate) fn state(pod: &PodRecord) -> NodeState {
 impl App {
     /// The pod that had this name at that time: of several the one that lived last. One that is gone
     /// has its name until another one takes it.
-    async fn pod(&self, namespace: &str, name: &str, when: When) -> Result<PodRecord, ApiError> {
+    pub(crate) async fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        when: When,
+    ) -> Result<PodRecord, ApiError> {
         let (from, to) = match when {
             When::Now => (Timestamp::MIN, Timestamp::MAX),
             When::Span(from, to) => (from, to),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nodestats_core::life::When;
+use nodestats_wire::v1::{Event, EventKind};
 use nodestats_wire::{Timestamp, time};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -102,6 +103,20 @@ pub(crate) struct PodListQuery {
     /// `full` answers what each uses too; `digests` is the controller's.
     view: Option<String>,
     /// At most so many pods, 1 to 10000.
+    limit: Option<String>,
+}
+
+/// What happened, and when.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EventQuery {
+    /// Begin of the span. Without it a day before its end, and of a pod its begin.
+    from: Option<String>,
+    /// End of the span. Without it now.
+    to: Option<String>,
+    /// Of these kinds alone, with commas between them, such as `oom_kill,boot`.
+    kind: Option<String>,
+    /// The newest so many, 1 to 10000. Without it all of the span.
     limit: Option<String>,
 }
 
@@ -216,6 +231,59 @@ pub(crate) enum Sort {
     Memory,
     Read,
     Write,
+}
+
+/// Events that are asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Events {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    /// Empty for all.
+    kinds: Vec<EventKind>,
+    pub(crate) limit: Option<usize>,
+}
+
+/// Without a begin a span of events begins so long before its end.
+const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
+
+impl EventQuery {
+    pub(crate) fn events(&self, now: Timestamp) -> Result<Events, ApiError> {
+        let (from, to) = (self.from.as_deref(), self.to.as_deref());
+        // Clocks of nodes may be ahead: what they say happened a moment from now is of today.
+        let ahead = now.plus_micros(DAY_MICROS);
+        let (from, to) = match samples((from, to, None, None), None, ahead)? {
+            Samples::Span(span) if self.from.is_some() => (span.from, span.to),
+            Samples::Span(span) => (span.to.plus_micros(-DAY_MICROS), span.to),
+            Samples::Now | Samples::At(_) => (now.plus_micros(-DAY_MICROS), ahead),
+        };
+        let kinds = self.kind.as_deref().map(|kinds| kinds.split(','));
+        let kind = |name: &str| {
+            EventKind::of_name(name.trim()).ok_or_else(|| {
+                let known = EventKind::ALL.map(EventKind::name).join(", ");
+                ApiError::parameter("kind", format!("kind is one or more of {known}"))
+            })
+        };
+        Ok(Events {
+            from,
+            to,
+            kinds: kinds
+                .into_iter()
+                .flatten()
+                .map(kind)
+                .collect::<Result<_, _>>()?,
+            limit: limit(self.limit.as_deref())?,
+        })
+    }
+
+    pub(crate) fn has_times(&self) -> bool {
+        self.from.is_some() || self.to.is_some()
+    }
+}
+
+impl Events {
+    pub(crate) fn takes(&self, event: &Event) -> bool {
+        self.kinds.is_empty() || event.kind.is_some_and(|kind| self.kinds.contains(&kind))
+    }
 }
 
 impl SpanQuery {
@@ -517,6 +585,17 @@ mod tests {
             "from=0&from=1",
         ] {
             assert!(of_pod(query).is_err(), "{query}");
+        }
+        for query in [
+            "kind=oom",
+            "kind=boot,,paused",
+            "limit=0",
+            "from=x",
+            "kinds=boot",
+        ] {
+            let events = parse::<EventQuery>(Some(query));
+            let events = events.and_then(|query| query.events(Timestamp::MAX));
+            assert!(events.is_err(), "{query}");
         }
         for query in ["sort=cpu", "view=full&sort=name", "view=all", "limit=x"] {
             let table = parse::<ProcessQuery>(Some(query)).and_then(|query| query.table());

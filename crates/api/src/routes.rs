@@ -11,9 +11,9 @@ use http::Uri;
 use http::request::Parts;
 use nodestats_wire::routes;
 use nodestats_wire::v1::{
-    ClusterRegistration, Cpu, Disk, Filesystems, Freshness, GroupCpu, GroupDisk, GroupMemory, Join,
-    Memory, Network, NodePods, NodeView, Pod, PodChanges, PodDigest, PodView, Pressure, Process,
-    Processes, Reading, Registration, Stamped, Units,
+    ClusterRegistration, Cpu, Disk, Event, Filesystems, Freshness, GroupCpu, GroupDisk,
+    GroupMemory, Join, Memory, Network, NodePods, NodeView, PhaseChanges, Pod, PodChanges,
+    PodDigest, PodView, Pressure, Process, Processes, Reading, Registration, Stamped, Units,
 };
 
 use crate::access::{Identity, Want};
@@ -21,12 +21,12 @@ use crate::answer::{Detail, PodDetail};
 use crate::openapi::{Answers, Document, Operation};
 use crate::pods::Named;
 use crate::query::{
-    DeleteQuery, ExporterQuery, ListQuery, NoQuery, OfPod, PodListQuery, ProcessQuery, Samples,
-    SpanQuery,
+    DeleteQuery, EventQuery, ExporterQuery, ListQuery, NoQuery, OfPod, PodListQuery, ProcessQuery,
+    Samples, SpanQuery,
 };
 use crate::{
-    ApiError, App, exporter, guard, history, ingest, join, limits, nodes, now, observe, page, pods,
-    query, system,
+    ApiError, App, events, exporter, guard, history, ingest, join, limits, nodes, now, observe,
+    page, pods, query, system,
 };
 
 /// The name of a node in a path: a UID, a host name or an address.
@@ -125,6 +125,7 @@ fn table() -> Table {
     system_routes(&mut table);
     node_routes(&mut table);
     pod_routes(&mut table);
+    event_routes(&mut table);
     // The published transcript asks for a history without "/nodes"; both forms are the same.
     for node in ["/nodes/{node}", "/{node}"] {
         detail_routes(&mut table, node);
@@ -371,6 +372,43 @@ fn pod_routes(table: &mut Table) {
         .query::<OfPod<ProcessQuery>>()
         .answers(Answers::either::<Vec<u32>, Processes>().and_history())
         .errors(&[401, 404, 429, 503]),
+    );
+}
+
+fn event_routes(table: &mut Table) {
+    let operation = |id: &str, summary: &str| {
+        Operation::get(id, summary)
+            .query::<EventQuery>()
+            .answers(Answers::json::<Vec<Event>>())
+    };
+    table.add(
+        routes::EVENTS,
+        get(events::all),
+        operation("events", "What happened on all nodes, oldest first").errors(&[401, 429, 503]),
+    );
+    table.add(
+        &format!("{}/events", routes::POD),
+        get(events::of_pod),
+        operation("get_pod_events", "What happened to a pod, oldest first")
+            .errors(&[401, 404, 429, 503]),
+    );
+    table.add(
+        "/nodes/{node}/events",
+        get(events::of_node),
+        operation("get_events", "What happened to a node, oldest first")
+            .errors(&[401, 404, 409, 429, 503]),
+    );
+    table.add(
+        "/nodes/{node}/events",
+        put(events::tell),
+        Operation::put(
+            "put_events",
+            "Tells how a node's phase changed; its cluster's controller alone does",
+        )
+        .query::<NoQuery>()
+        .body::<PhaseChanges>()
+        .no_content()
+        .errors(&[401, 404, 408, 409, 413, 422, 429, 503]),
     );
 }
 

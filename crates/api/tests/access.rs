@@ -135,6 +135,7 @@ async fn processes_are_shown_by_their_own_rule_and_by_no_other() {
         "/units",
         "/pods",
         "/metrics",
+        "/events",
     ] {
         book = book.rule("viewer", &format!("get nodes{part}"), "*");
         book = book.rule("viewer", &format!("get pods{part}"), "*");

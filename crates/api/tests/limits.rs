@@ -38,7 +38,7 @@ fn bomb(mib: usize) -> Vec<u8> {
         agent_start: Uuid::new_v4(),
         sequence: 0,
     };
-    let bytes = frame::encode(now(), id, &sample);
+    let bytes = frame::encode(now(), id, None, &sample);
     assert!(bytes.len() < 10_000 * mib, "{}", bytes.len());
     bytes
 }

@@ -104,7 +104,8 @@ async fn a_pod_is_answered_by_its_name_with_what_it_uses() {
     // The past: each sample, and as it was.
     let path = "/namespaces/team-a/pods/web/memory?from=2026-03-01&to=2026-03-02";
     let history = server.get(path).await.json();
-    assert_eq!(history.as_object().map(serde_json::Map::len), Some(3));
+    // Three samples, and the silence after them.
+    assert_eq!(history.as_object().map(serde_json::Map::len), Some(4));
     let at = server
         .get("/namespaces/team-a/pods/web/cpu?at=2026-03-01+13:45:01")
         .await
@@ -216,7 +217,7 @@ async fn a_name_outlives_its_pod_and_is_another_life_when_it_is_used_again() {
             .json()
             .as_object()
             .map(serde_json::Map::len),
-        Some(3)
+        Some(4)
     );
     // What is told must name its pod.
     let nameless = pod("team-a", "", "u", "2026-03-02T10:00:00Z");

@@ -488,6 +488,7 @@ async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
     let body = match (method, path) {
         ("PUT", routes::PODS) => known_pod().to_string(),
         ("PUT", "/nodes/{node}/registration") => registration().to_string(),
+        ("PUT", "/nodes/{node}/events") => json!({ "changes": [] }).to_string(),
         ("PUT", _) => sample,
         ("POST", _) => json!({ "ip": "10.0.0.7", "hostname": "seven" }).to_string(),
         _ => String::new(),

@@ -4,13 +4,15 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use nodestats_core::Timestamp;
-use nodestats_core::sample::{Host, Sample};
+use nodestats_core::sample::note::KillSources;
+use nodestats_core::sample::{Host, Note, Sample};
 
 use crate::cgroups::{Cgroups, PodProcesses};
 use crate::collector::Worker;
 use crate::cpu::Cpu;
 use crate::disk::Disk;
 use crate::filesystems::Filesystems;
+use crate::kills::{Kills, Watch};
 use crate::load::Load;
 use crate::memory::Memory;
 use crate::network::Network;
@@ -73,7 +75,10 @@ struct Collectors {
     pressure: Worker<Pressure>,
     processes: Worker<Processes>,
     cgroups: Worker<Cgroups>,
+    kills: Worker<Kills>,
     pods: PodProcesses,
+    watch: Watch,
+    sources: KillSources,
 }
 
 impl Reader {
@@ -97,8 +102,16 @@ impl Reader {
     pub fn read(&mut self, patience: Duration) -> (Timestamp, Sample) {
         let time = Timestamp::from_system(SystemTime::now());
         match &mut self.0 {
-            Inner::Linux(collectors) => (time, collectors.read(patience)),
+            Inner::Linux(collectors) => (time, collectors.read(time, patience)),
             Inner::Other(reader) => (time, reader.read()),
+        }
+    }
+
+    /// Which sources told of kills for memory in the last pass.
+    pub fn kill_sources(&self) -> KillSources {
+        match &self.0 {
+            Inner::Linux(collectors) => collectors.sources,
+            Inner::Other(_) => KillSources::default(),
         }
     }
 }
@@ -116,12 +129,15 @@ impl Collectors {
             pressure: Worker::start(Pressure, root)?,
             processes: Worker::start(Processes::default(), root)?,
             cgroups: Worker::start(Cgroups::new(pods.clone()), root)?,
+            kills: Worker::start(Kills::default(), root)?,
             pods,
+            watch: Watch::default(),
+            sources: KillSources::default(),
             root: root.clone(),
         })
     }
 
-    fn read(&mut self, patience: Duration) -> Sample {
+    fn read(&mut self, time: Timestamp, patience: Duration) -> Sample {
         let uptime_micros = uptime_micros();
         let deadline = Instant::now() + patience;
         self.cpu.begin();
@@ -141,6 +157,9 @@ impl Collectors {
         let (pressure, pressure_run) = self.pressure.finish(deadline);
         let (processes, processes_run) = self.processes.finish(deadline);
         let (cgroups, cgroups_run) = self.cgroups.finish(deadline);
+        // After the groups: what they count is in the log by then.
+        self.kills.begin();
+        let (kills, kills_run) = self.kills.finish(deadline);
         let (filesystems, filesystems_run) = self.filesystems.finish(deadline);
         let (cpu_total, cpus, boot_time_seconds) = match cpu {
             Some(cpu) => (Some(cpu.total), cpu.cpus, cpu.boot_time_seconds),
@@ -174,12 +193,14 @@ impl Collectors {
                 pressure_run,
                 processes_run,
                 cgroups_run,
+                kills_run,
             ],
         };
         let mut sample = Sample {
             host,
             processes: processes.unwrap_or_default(),
             cgroups: None,
+            notes: Vec::new(),
         };
         self.pods.remember(&sample);
         match cgroups.flatten() {
@@ -187,6 +208,13 @@ impl Collectors {
             // What nobody lists nobody is in.
             None => sample.gather_members(),
         }
+        let happened = self.watch.compare(&sample, kills.as_ref());
+        self.sources = self.watch.sources(kills.as_ref());
+        let note = |what| Note {
+            time_micros: time.micros(),
+            what,
+        };
+        sample.notes = happened.into_iter().map(note).collect();
         sample
     }
 }

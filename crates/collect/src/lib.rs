@@ -10,6 +10,7 @@ mod cpu;
 mod disk;
 mod filesystems;
 mod host;
+mod kills;
 mod load;
 mod memory;
 mod network;

@@ -84,6 +84,7 @@ impl SysinfoReader {
             cgroups: None,
             host,
             processes: self.processes(boot_time.unwrap_or_default()),
+            notes: Vec::new(),
         }
     }
 

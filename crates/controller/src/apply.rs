@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt as _};
 use nodestats_k8s::condition::{self, Claim};
 use nodestats_k8s::{MonitoredNode, MonitoredNodeStatus, Phase, manager};
 use nodestats_wire::client::{self, Attempt};
+use nodestats_wire::v1::PhaseChange;
 use serde_json::{Value, json};
 use tracing::Instrument as _;
 
@@ -219,9 +220,71 @@ pub(crate) fn transition(object: &MonitoredNode, decision: &Decision) -> Option<
     })
 }
 
+/// How the phase of a node changed, for its history: what follows from the API's own absence is no news
+/// to it.
+pub(crate) fn phase_change(
+    object: &MonitoredNode,
+    decision: &Decision,
+    now: Timestamp,
+) -> Option<PhaseChange> {
+    let before = object.status.as_ref().and_then(|status| status.phase);
+    let after = decision.phase;
+    let nothing_new = before == Some(after)
+        || after == Phase::Unknown
+        || (before, after) == (Some(Phase::Unknown), Phase::Ready);
+    let time = nodestats_wire::Timestamp::from_micros(now.as_microsecond());
+    let told = transition(object, decision);
+    let (reason, message) = match &told {
+        Some(event) => (event.reason, &*event.note),
+        None => ("PhaseChanged", "The node's phase changed."),
+    };
+    Some(PhaseChange {
+        time: time.filter(|_| !nothing_new)?,
+        phase: format!("{after:?}"),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    })
+}
+
 /// How long to wait after the given number of failures in a row.
 pub(crate) fn backoff(failures: u32) -> Duration {
     Duration::from_millis(500)
         .saturating_mul(1 << failures.min(7))
         .min(Duration::from_mins(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use Phase::{Lost, Paused, Pending, Ready, Unknown};
+
+    use super::*;
+
+    #[test]
+    fn a_phase_is_news_to_the_history_unless_the_api_itself_was_away() {
+        let told = |before: Option<Phase>, after| {
+            let mut object = MonitoredNode::new("a", nodestats_k8s::MonitoredNodeSpec::default());
+            object.status = Some(MonitoredNodeStatus {
+                phase: before,
+                ..MonitoredNodeStatus::default()
+            });
+            let decision = Decision {
+                phase: after,
+                claims: Vec::new(),
+                register: None,
+                recheck: Duration::ZERO,
+                last_sample: None,
+            };
+            let change = phase_change(&object, &decision, Timestamp::UNIX_EPOCH);
+            change.map(|change| (change.phase, change.reason))
+        };
+        let told_as = |phase: &str, reason: &str| Some((phase.to_owned(), reason.to_owned()));
+        assert_eq!(told(None, Pending), told_as("Pending", "PhaseChanged"));
+        assert_eq!(told(Some(Ready), Lost), told_as("Lost", "NodeLost"));
+        assert_eq!(told(Some(Lost), Ready), told_as("Ready", "NodeReports"));
+        assert_eq!(told(Some(Paused), Ready), told_as("Ready", "PhaseChanged"));
+        assert_eq!(told(Some(Unknown), Lost), told_as("Lost", "NodeLost"));
+        for (before, after) in [(Ready, Ready), (Ready, Unknown), (Unknown, Ready)] {
+            assert_eq!(told(Some(before), after), None, "{before:?} {after:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What the replica that leads does: it reconciles each node when something about it changed or time
 //! alone may have changed it, and compares whole lists after each answer of the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use nodestats_k8s::MonitoredNode;
 use nodestats_k8s::condition::{self, controller::REPORTING};
 use nodestats_wire::client;
-use nodestats_wire::v1::DeletionPolicy;
+use nodestats_wire::v1::{DeletionPolicy, PhaseChange, PhaseChanges};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -49,7 +49,12 @@ struct Context {
     config: Config,
     /// Failures in a row, and the boot that was last seen, by the object's UID.
     memory: Mutex<BTreeMap<String, Memory>>,
+    /// Changes of phase that the API is to know, each with its node's UID.
+    phases: Mutex<VecDeque<(String, PhaseChange)>>,
 }
+
+/// Changes of phase that wait while the API takes none; of more the oldest are let go.
+const PHASES: usize = 10_000;
 
 #[derive(Debug, Clone, Default)]
 struct Memory {
@@ -84,6 +89,7 @@ pub(crate) async fn run(
         metrics: Arc::clone(metrics),
         config: config.clone(),
         memory: Mutex::default(),
+        phases: Mutex::default(),
     });
     let counted = Arc::clone(metrics);
     let unreadable = Arc::clone(metrics);
@@ -258,6 +264,9 @@ async fn look_at(object: &Guarded<MonitoredNode>, context: &Context) -> Result<A
         if written != version {
             context.remember(object, |memory| memory.superseded = version);
         }
+        if let Some(change) = apply::phase_change(object, &decision, now) {
+            context.is_to_tell(context.node_uid(object), change);
+        }
         if let Some(event) = apply::transition(object, &decision) {
             context.tell(object, &event).await;
         }
@@ -318,6 +327,14 @@ impl Context {
     fn remember<T>(&self, object: &MonitoredNode, change: impl FnOnce(&mut Memory) -> T) -> T {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         change(memory.entry(object.uid().unwrap_or_default()).or_default())
+    }
+
+    fn is_to_tell(&self, uid: String, change: PhaseChange) {
+        let mut phases = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
+        phases.push_back((uid, change));
+        while phases.len() > PHASES {
+            phases.pop_front();
+        }
     }
 
     /// A reboot is the same node with another boot id.
@@ -417,6 +434,7 @@ async fn compare_again_and_again(
     let mut without_agent = WithoutAgent::default();
     let mut departed_before: Vec<Departed> = Vec::new();
     while answers.changed().await.is_ok() {
+        tell_of_phases(context).await;
         if !is_complete(&context.nodes) || !is_complete(objects) {
             continue;
         }
@@ -446,6 +464,34 @@ async fn compare_again_and_again(
             .unwrap_or_else(PoisonError::into_inner);
         memory.retain(|uid, _| known.contains(uid));
     }
+}
+
+/// Tells the API of changes of phase; what it does not take now waits for its next answer.
+async fn tell_of_phases(context: &Context) {
+    let waiting = {
+        let mut phases = context
+            .phases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *phases)
+    };
+    futures_util::stream::iter(waiting)
+        .for_each_concurrent(DEPARTURES, async |(uid, change)| {
+            let changes = PhaseChanges {
+                changes: vec![change],
+            };
+            match context.api.tell_of_phases(&uid, &changes).await {
+                Ok(()) => {}
+                Err(error) if error.is_temporary() => {
+                    for change in changes.changes {
+                        context.is_to_tell(uid.clone(), change);
+                    }
+                }
+                // A node that was purged has no history any more.
+                Err(error) => tracing::debug!(uid, %error, "a change of phase is not kept"),
+            }
+        })
+        .await;
 }
 
 /// Whether the first list is in the store.

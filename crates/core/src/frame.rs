@@ -1,24 +1,31 @@
 //! The agent's push: a sample in a compact binary form, with what makes it count once.
 //!
-//! A frame is `length (u32) | version (u8) | time | agent start | sequence | host part | process
-//! part | cgroup part`, little-endian; each part is a length and a zstd frame of the postcard
-//! encoding of [`Host`], of the processes, or of the control groups. The parts are apart so that a
-//! question about the host never unpacks a process table. Version 1 has no cgroup part. Frames
+//! A frame is `length (u32) | version (u8) | time | agent start | sequence | interval (u32,
+//! milliseconds) | host part | process part | cgroup part | notes part`, little-endian; each part is a
+//! length and a zstd frame of the postcard encoding of [`Host`], of the processes, of the control
+//! groups, or of the notes. The parts are apart so that a question about the host never unpacks a
+//! process table. Version 2 has neither interval nor notes, version 1 no cgroup part either. Frames
 //! stand one after another in a push.
+
+use std::time::Duration;
 
 use nodestats_wire::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::sample::{Cgroup, Host, Process, Sample, cgroup};
+use crate::gap::Edge;
+use crate::sample::{Cgroup, Host, Note, Process, Sample, cgroup, note};
 
 /// The version that this code writes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// The oldest version that it reads.
 const OLDEST: u8 = 1;
+/// The first version with control groups, and the first with an interval and notes.
+const WITH_CGROUPS: u8 = 2;
+const WITH_NOTES: u8 = 3;
 /// Bytes before the parts, the leading length included.
-const HEADER: usize = 4 + 1 + 8 + 16 + 8;
+const HEADER: usize = 4 + 1 + 8 + 16 + 8 + 4;
 /// Most bytes that one part may unpack to: 16 MiB hold over 60,000 processes, and what a client
 /// sends must not make the server allocate without bound.
 const PART_LIMIT: usize = 16 << 20;
@@ -46,6 +53,9 @@ pub enum Error {
     /// More groups, or more of one group, than any host has.
     #[error("the frame has more control groups, or more in one of them, than any host has")]
     Groups,
+    /// More notes, or a longer one, than an agent writes.
+    #[error("the frame has more notes, or a longer one, than an agent writes")]
+    Notes,
     /// There are bytes after the last part.
     #[error("the frame has {0} bytes too many")]
     Surplus(usize),
@@ -67,18 +77,30 @@ pub struct Frame<'a> {
     pub time: Timestamp,
     /// What makes it count once.
     pub id: FrameId,
+    /// The time from this sample to the next one that was meant; `None` where it is not known.
+    pub interval: Option<Duration>,
     host: &'a [u8],
     processes: &'a [u8],
     /// `None` of version 1.
     cgroups: Option<&'a [u8]>,
+    /// `None` of versions 1 and 2.
+    notes: Option<&'a [u8]>,
 }
 
-/// Encodes a sample; the result is what [`Frame::split_first`] takes.
-pub fn encode(time: Timestamp, id: FrameId, sample: &Sample) -> Vec<u8> {
+/// Encodes a sample; the result is what [`Frame::split_first`] takes. `interval` is the time to the
+/// next one, where that is known.
+pub fn encode(
+    time: Timestamp,
+    id: FrameId,
+    interval: Option<Duration>,
+    sample: &Sample,
+) -> Vec<u8> {
     let host = pack(&sample.host);
     let processes = pack(&sample.processes);
     let cgroups = pack(&sample.cgroups);
-    let parts = [host, processes, cgroups];
+    let notes = pack(&sample.notes);
+    let parts = [host, processes, cgroups, notes];
+    let interval = interval.map_or(0, |interval| interval.as_millis());
     let length = HEADER + parts.iter().map(|part| 4 + part.len()).sum::<usize>();
     let mut frame = Vec::with_capacity(length);
     frame.extend_from_slice(&(length as u32).to_le_bytes());
@@ -86,6 +108,7 @@ pub fn encode(time: Timestamp, id: FrameId, sample: &Sample) -> Vec<u8> {
     frame.extend_from_slice(&time.micros().to_le_bytes());
     frame.extend_from_slice(id.agent_start.as_bytes());
     frame.extend_from_slice(&id.sequence.to_le_bytes());
+    frame.extend_from_slice(&u32::try_from(interval).unwrap_or(u32::MAX).to_le_bytes());
     for part in parts {
         frame.extend_from_slice(&(part.len() as u32).to_le_bytes());
         frame.extend_from_slice(&part);
@@ -113,12 +136,15 @@ impl<'a> Frame<'a> {
         let time = Timestamp::from_micros(time).ok_or(Error::Time)?;
         let agent_start = Uuid::from_bytes(reader.array()?);
         let sequence = u64::from_le_bytes(reader.array()?);
+        let interval = match version {
+            WITH_NOTES.. => u32::from_le_bytes(reader.array()?),
+            _ => 0,
+        };
         let host = reader.part()?;
         let processes = reader.part()?;
-        let cgroups = match version {
-            OLDEST => None,
-            _ => Some(reader.part()?),
-        };
+        let mut part_since = |first| (version >= first).then(|| reader.part()).transpose();
+        let cgroups = part_since(WITH_CGROUPS)?;
+        let notes = part_since(WITH_NOTES)?;
         if length > bytes.len() {
             return Err(Error::Truncated);
         }
@@ -131,16 +157,23 @@ impl<'a> Frame<'a> {
                 agent_start,
                 sequence,
             },
+            interval: (interval > 0).then(|| Duration::from_millis(interval.into())),
             host,
             processes,
             cgroups,
+            notes,
         })
     }
 
     /// At most so many bytes do its parts unpack to, by what they say of themselves; beyond it they
     /// cannot be unpacked.
     pub fn unpacked_bytes(&self) -> usize {
-        let parts = [Some(self.host), Some(self.processes), self.cgroups];
+        let parts = [
+            Some(self.host),
+            Some(self.processes),
+            self.cgroups,
+            self.notes,
+        ];
         parts.into_iter().flatten().map(capacity).sum()
     }
 
@@ -175,12 +208,40 @@ impl<'a> Frame<'a> {
         Ok(groups)
     }
 
+    /// Unpacks the notes.
+    pub fn notes(&self) -> Result<Vec<Note>, Error> {
+        let Some(packed) = self.notes else {
+            return Ok(Vec::new());
+        };
+        let plain = plain(packed)?;
+        // As of the groups.
+        let (count, _) = postcard::take_from_bytes::<u32>(&plain).map_err(Error::Decode)?;
+        if count as usize > note::NOTES {
+            return Err(Error::Notes);
+        }
+        let notes: Vec<Note> = postcard::from_bytes(&plain).map_err(Error::Decode)?;
+        if !notes.iter().all(Note::is_plausible) {
+            return Err(Error::Notes);
+        }
+        Ok(notes)
+    }
+
+    /// What it says of the time after it; `usual` is the interval where the frame says none.
+    pub fn edge(&self, usual: Option<Duration>) -> Edge {
+        Edge {
+            time: self.time,
+            id: self.id,
+            interval: self.interval.or(usual),
+        }
+    }
+
     /// Unpacks all parts.
     pub fn sample(&self) -> Result<Sample, Error> {
         let mut sample = Sample {
             host: self.host()?,
             processes: self.processes()?,
             cgroups: self.cgroups()?,
+            notes: self.notes()?,
         };
         sample.place_processes();
         Ok(sample)
@@ -253,6 +314,10 @@ mod tests {
                 ..Host::default()
             },
             processes: names.iter().enumerate().map(process).collect(),
+            notes: vec![Note {
+                time_micros: 9,
+                what: note::What::Stopping,
+            }],
             cgroups: (!names.is_empty()).then(|| {
                 vec![Cgroup {
                     path: "/a".into(),
@@ -263,16 +328,17 @@ mod tests {
         }
     }
 
-    /// As version 1 wrote it: without control groups.
-    fn in_version_1(frame: &[u8]) -> Vec<u8> {
+    /// As an older version wrote it: without an interval, and with fewer parts.
+    fn in_version(version: u8, frame: &[u8]) -> Vec<u8> {
         let mut end = HEADER;
-        for _ in 0..2 {
+        for _ in 0..=version {
             let length = frame[end..].first_chunk().expect("a length");
             end += 4 + u32::from_le_bytes(*length) as usize;
         }
-        let mut old = frame[..end].to_vec();
-        old[..4].copy_from_slice(&(end as u32).to_le_bytes());
-        old[4] = 1;
+        let mut old = [&frame[..HEADER - 4], &frame[HEADER..end]].concat();
+        let length = old.len() as u32;
+        old[..4].copy_from_slice(&length.to_le_bytes());
+        old[4] = version;
         old
     }
 
@@ -293,24 +359,54 @@ mod tests {
             ..Cgroup::default()
         };
         for groups in [many, vec![long], vec![wide]] {
-            let bytes = encode(time, id(1), &of(groups));
+            let bytes = encode(time, id(1), None, &of(groups));
             let frame = Frame::read(&bytes).expect("well formed");
             assert!(matches!(frame.cgroups(), Err(Error::Groups)));
         }
     }
 
     #[test]
-    fn frames_of_version_1_are_read() {
+    fn frames_of_older_versions_are_read() {
         let names = ["a".to_owned(), "b".to_owned()];
-        let old = in_version_1(&encode(Timestamp::MIN, id(7), &sample(&names)));
-        let frame = Frame::read(&old).expect("well formed");
-        let read = frame.sample().expect("well formed");
-        assert_eq!(read.host, sample(&names).host);
-        assert_eq!(read.processes.len(), 2);
-        assert_eq!((read.cgroups, frame.id), (None, id(7)));
-        let mut newer = encode(Timestamp::MIN, id(7), &sample(&names));
+        let interval = Some(Duration::from_millis(500));
+        let new = encode(Timestamp::MIN, id(7), interval, &sample(&names));
+        assert_eq!(Frame::read(&new).expect("well formed").interval, interval);
+        for version in 1..VERSION {
+            let old = in_version(version, &new);
+            let frame = Frame::read(&old).expect("well formed");
+            let read = frame.sample().expect("well formed");
+            assert_eq!(read.host, sample(&names).host);
+            assert_eq!(read.processes.len(), 2);
+            assert_eq!(read.cgroups.is_some(), version >= WITH_CGROUPS);
+            assert_eq!(
+                (read.notes, frame.id, frame.interval),
+                (vec![], id(7), None)
+            );
+        }
+        let mut newer = new;
         newer[4] = VERSION + 1;
-        assert!(matches!(Frame::read(&newer), Err(Error::Version(3))));
+        assert!(matches!(Frame::read(&newer), Err(Error::Version(4))));
+    }
+
+    #[test]
+    fn more_notes_than_an_agent_writes_are_not_unpacked() {
+        let stopping = sample(&[]).notes.remove(0);
+        let long = Note {
+            what: note::What::Started {
+                version: "x".repeat(5000),
+                kills: note::KillSources::default(),
+            },
+            ..stopping.clone()
+        };
+        for notes in [vec![stopping; note::NOTES + 1], vec![long]] {
+            let sample = Sample {
+                notes,
+                ..Sample::default()
+            };
+            let bytes = encode(Timestamp::MIN, id(1), None, &sample);
+            let frame = Frame::read(&bytes).expect("well formed");
+            assert!(matches!(frame.notes(), Err(Error::Notes)));
+        }
     }
 
     proptest! {
@@ -323,9 +419,9 @@ mod tests {
             let time = Timestamp::from_micros(micros).expect("in range");
             let mut sample = sample(&names);
             sample.place_processes();
-            let mut bytes = encode(time, id(sequence), &sample);
+            let mut bytes = encode(time, id(sequence), None, &sample);
             let length = bytes.len();
-            bytes.extend(encode(time, id(0), &sample));
+            bytes.extend(encode(time, id(0), None, &sample));
             let (frame, own, rest) = Frame::split_first(&bytes).expect("well formed");
             prop_assert_eq!(own.len(), length);
             prop_assert_eq!(frame.time, time);
@@ -343,7 +439,7 @@ mod tests {
 
         #[test]
         fn a_damaged_frame_is_an_error_or_a_sample(at in 0usize..200, bit in 0u8..8) {
-            let mut bytes = encode(Timestamp::MIN, id(1), &sample(&["a".into(), "b".into()]));
+            let mut bytes = encode(Timestamp::MIN, id(1), None, &sample(&["a".into(), "b".into()]));
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             if let Ok((frame, ..)) = Frame::split_first(&bytes) {
@@ -361,7 +457,7 @@ mod tests {
 
     #[test]
     fn cut_off_anywhere_is_an_error() {
-        let bytes = encode(Timestamp::MIN, id(1), &sample(&["a".into()]));
+        let bytes = encode(Timestamp::MIN, id(1), None, &sample(&["a".into()]));
         for end in 0..bytes.len() {
             assert!(Frame::split_first(&bytes[..end]).is_err(), "{end}");
         }

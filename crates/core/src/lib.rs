@@ -3,7 +3,9 @@
 //!
 //! Knows no runtime, no network, no database, and no clock: time is an argument.
 
+pub mod event;
 pub mod frame;
+pub mod gap;
 pub mod identity;
 pub mod life;
 pub mod pod;

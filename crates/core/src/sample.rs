@@ -5,6 +5,7 @@
 //! a new version of it.
 
 pub mod cgroup;
+pub mod note;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::Cgroup;
+pub use note::Note;
 
 /// A host at one moment: its own figures, its processes, and what groups them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,8 @@ pub struct Sample {
     pub processes: Vec<Process>,
     /// Containers, pods and units, by path; `None` where they could not be read.
     pub cgroups: Option<Vec<Cgroup>>,
+    /// What else the agent has to tell.
+    pub notes: Vec<Note>,
 }
 
 /// Figures of a process that are kept of each moment: what changes with time, and what it is known by.

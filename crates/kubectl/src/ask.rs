@@ -3,7 +3,7 @@
 use jiff::tz::TimeZone;
 use nodestats_wire::{routes, time};
 
-use crate::{Get, PodState, Sort, times};
+use crate::{Events, Get, PodState, Sort, times};
 
 /// Which shape the answer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub(crate) enum Kind {
     PodCpu,
     PodMemory,
     PodDisk,
+    Events,
 }
 
 /// Whether this is about pods and not about nodes.
@@ -97,6 +98,33 @@ impl Question {
         })
     }
 
+    /// What happened; `namespace` is that of the pod.
+    pub(crate) fn about_events(
+        events: &Events,
+        namespace: Option<&str>,
+        zone: &TimeZone,
+    ) -> anyhow::Result<Self> {
+        let path = match (&events.pod, &events.node) {
+            (Some(pod), _) => {
+                let Some(namespace) = namespace else {
+                    anyhow::bail!(NAMESPACE_MISSING);
+                };
+                routes::events_of_pod(namespace, pod)
+            }
+            (None, Some(node)) => routes::events_of_node(node),
+            (None, None) => routes::EVENTS.to_owned(),
+        };
+        let mut query = times_of(&events.from, &events.to, zone)?;
+        query.extend(events.kind.clone().map(|kind| ("kind", kind)));
+        query.push(("limit", events.limit.to_string()));
+        Ok(Self {
+            kind: Kind::Events,
+            path,
+            query,
+            history: false,
+        })
+    }
+
     fn about_pods(get: &Get, namespace: Option<&str>, zone: &TimeZone) -> anyhow::Result<Self> {
         let (mut query, mut history) = span(get, zone)?;
         let Some(name) = &get.name else {
@@ -128,7 +156,7 @@ impl Question {
             "--node, --selector and --state go with get pods"
         );
         let Some(namespace) = namespace else {
-            anyhow::bail!("a pod's name is one within its namespace: -n says which");
+            anyhow::bail!(NAMESPACE_MISSING);
         };
         anyhow::ensure!(
             !get.units && !get.pods && get.pid.is_none(),
@@ -161,14 +189,26 @@ impl Question {
     }
 }
 
-/// The span that is asked about, and whether there is one.
-fn span(get: &Get, zone: &TimeZone) -> anyhow::Result<(Vec<(&'static str, String)>, bool)> {
+const NAMESPACE_MISSING: &str = "a pod's name is one within its namespace: -n says which";
+
+/// Begin and end of a span, as the server takes them.
+fn times_of(
+    from: &Option<String>,
+    to: &Option<String>,
+    zone: &TimeZone,
+) -> anyhow::Result<Vec<(&'static str, String)>> {
     let mut query = Vec::new();
-    for (name, text) in [("from", &get.from), ("to", &get.to)] {
+    for (name, text) in [("from", from), ("to", to)] {
         if let Some(text) = text {
             query.push((name, times::parse(text, zone)?.to_string()));
         }
     }
+    Ok(query)
+}
+
+/// The span that is asked about, and whether there is one.
+fn span(get: &Get, zone: &TimeZone) -> anyhow::Result<(Vec<(&'static str, String)>, bool)> {
+    let mut query = times_of(&get.from, &get.to, zone)?;
     let history = !query.is_empty();
     if let Some(step) = &get.step {
         time::parse_span(step)?;
@@ -240,6 +280,40 @@ mod tests {
             };
             let asked = Question::new(&get, get.namespace.as_deref(), &TimeZone::UTC);
             assert!(asked.is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn events_are_of_all_nodes_of_one_or_of_a_pod() {
+        let asked = |line: &str| {
+            let words = ["kubectl-nodestats", "events"].into_iter();
+            let words = words.chain(line.split_whitespace());
+            let Command::Events(events) = Arguments::try_parse_from(words).ok()?.command else {
+                return None;
+            };
+            Question::about_events(&events, events.namespace.as_deref(), &TimeZone::UTC).ok()
+        };
+        let path = |line| asked(line).map(|question| question.path);
+        assert_eq!(path("").as_deref(), Some("/events"));
+        assert_eq!(path("web-1").as_deref(), Some("/nodes/web-1/events"));
+        assert_eq!(
+            path("--pod x -n shop").as_deref(),
+            Some("/namespaces/shop/pods/x/events")
+        );
+        let question = asked("--kind boot --from 2026-03-01 --limit 5").expect("a question");
+        let from = ("from", "2026-03-01T00:00:00Z".to_owned());
+        assert_eq!(
+            question.query,
+            [from, ("kind", "boot".to_owned()), ("limit", "5".to_owned())]
+        );
+        for line in [
+            "--pod x",
+            "web-1 --pod x -n a",
+            "-n a",
+            "--limit 0",
+            "--from yesterday",
+        ] {
+            assert_eq!(asked(line), None, "{line}");
         }
     }
 

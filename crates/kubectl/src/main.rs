@@ -61,6 +61,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Get(Box<Get>),
+    Events(Box<Events>),
     /// Looks at the way to nodestats in a cluster step by step, and says what to do about the first
     /// thing that is not right.
     Doctor,
@@ -147,6 +148,42 @@ pub(crate) struct Get {
     output: Output,
 }
 
+/// Shows what happened: boots, kills for memory, containers that started and ended, agents, clocks that
+/// were set, samples that were dropped; on all nodes, on one, or to a pod.
+///
+/// Times without a zone are your local time; write Z behind a time for UTC.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl nodestats events
+  kubectl nodestats events 192.168.2.10 --from '2026-03-01' --kind boot,oom_kill
+  kubectl nodestats events --pod web-6d4cf56db6-x2x7k -n shop")]
+pub(crate) struct Events {
+    /// Name, address or UID of a node; without it of all nodes.
+    #[arg(value_name = "NODE", conflicts_with = "pod")]
+    node: Option<String>,
+    /// Of this pod alone.
+    #[arg(long, value_name = "NAME")]
+    pod: Option<String>,
+    /// The namespace of the pod [default: that of the kubeconfig's context].
+    #[arg(short, long, value_name = "NAME", requires = "pod")]
+    namespace: Option<String>,
+    /// Begin of the span [default: a day before its end, and of a pod its begin].
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// End of the span [default: now].
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Events of these kinds alone, such as `oom_kill,boot`.
+    #[arg(long, value_name = "KINDS")]
+    kind: Option<String>,
+    /// The newest so many.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+    /// Form of the answer; json is the API's own bytes.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
 /// Which pods are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PodState {
@@ -216,19 +253,22 @@ async fn traced(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let get = match arguments.command {
-        Command::Get(get) => get,
-        Command::Doctor => return doctor::run(&arguments.access).await,
-    };
     let zone = jiff::tz::TimeZone::system();
-    let namespace = match &get.namespace {
-        Some(namespace) => Some(namespace.clone()),
-        None if get.all_namespaces || !ask::is_about_pods(&get) => None,
-        // A plain server has no context, and no namespace that goes without saying.
-        None if arguments.server.is_some() => None,
-        None => Some(arguments.access.pods_namespace().await?),
+    let (question, output) = match &arguments.command {
+        Command::Doctor => return doctor::run(&arguments.access).await,
+        Command::Get(get) => {
+            let about_pods = ask::is_about_pods(get) && !get.all_namespaces;
+            let namespace = namespace(&arguments, get.namespace.as_ref(), about_pods).await?;
+            let question = ask::Question::new(get, namespace.as_deref(), &zone)?;
+            (question, get.output)
+        }
+        Command::Events(events) => {
+            let about_pod = events.pod.is_some();
+            let namespace = namespace(&arguments, events.namespace.as_ref(), about_pod).await?;
+            let question = ask::Question::about_events(events, namespace.as_deref(), &zone)?;
+            (question, events.output)
+        }
     };
-    let question = ask::Question::new(&get, namespace.as_deref(), &zone)?;
     let (path, query) = (&question.path, &question.query);
     let body = match &arguments.server {
         Some(server) => {
@@ -242,7 +282,21 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         None if question.history => arguments.access.get_history(path, query).await?,
         None => arguments.access.get(path, query).await?,
     };
-    show::print(&get, &question, &body, &zone)
+    show::print(output, &question, &body, &zone)
+}
+
+/// The namespace that pods are asked about in; `None` for all of them.
+async fn namespace(
+    arguments: &Arguments,
+    given: Option<&String>,
+    about_pods: bool,
+) -> anyhow::Result<Option<String>> {
+    match given {
+        Some(namespace) => Ok(Some(namespace.clone())),
+        // A plain server has no context, and no namespace that goes without saying.
+        None if !about_pods || arguments.server.is_some() => Ok(None),
+        None => Ok(Some(arguments.access.pods_namespace().await?)),
+    }
 }
 
 /// The names that the server knows are the best help.

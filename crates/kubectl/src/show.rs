@@ -1,5 +1,6 @@
 //! Answers as tables, or as they came.
 
+mod events;
 mod groups;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -8,23 +9,24 @@ use anyhow::Context as _;
 use jiff::tz::TimeZone;
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
-    Cpu, CpuCore, Disk, Memory, Network, NodePods, NodeState, NodeView, PodView, Process,
-    Processes, Reading, Stamped, Units,
+    Cpu, CpuCore, Disk, Gap, GapEntry, Memory, Network, NodePods, NodeState, NodeView, PodView,
+    Process, Processes, Reading, Stamped, Units,
 };
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use crate::ask::{Kind, Question};
 use crate::table::{Table, bytes, or_dash, percent};
-use crate::{Get, Output, times};
+use crate::{Output, times};
 
 /// Prints an answer in the form that was asked for.
 pub(crate) fn print(
-    get: &Get,
+    output: Output,
     question: &Question,
     body: &[u8],
     zone: &TimeZone,
 ) -> anyhow::Result<()> {
-    let text = match get.output {
+    let text = match output {
         Output::Json => {
             let mut body = body.to_vec();
             // A program gets the API's bytes and none of ours.
@@ -36,7 +38,7 @@ pub(crate) fn print(
             serde_saphyr::to_string(&value)?.into_bytes()
         }
         Output::Table | Output::Wide => {
-            let wide = get.output == Output::Wide;
+            let wide = output == Output::Wide;
             render(question, body, wide, zone)
                 .context(FOREIGN)?
                 .into_bytes()
@@ -97,6 +99,7 @@ fn render(question: &Question, body: &[u8], wide: bool, zone: &TimeZone) -> anyh
             |pods| pods.time,
             |rows| groups::pods(rows, wide),
         )?,
+        Kind::Events => events::render(&serde_json::from_slice::<Vec<_>>(body)?, wide, zone),
         Kind::PodList => {
             groups::pod_list(&serde_json::from_slice::<Vec<PodView>>(body)?, wide).render()
         }
@@ -160,10 +163,17 @@ fn details<T: DeserializeOwned>(
         });
         return Ok(head + &table(&[(String::new(), value)]).render());
     }
-    let entries = serde_json::from_slice::<Ordered<T>>(body)?.0;
-    let Some(first) = entries.first().and_then(|(key, _)| times::key(key)) else {
+    let all = serde_json::from_slice::<Ordered<Entry<T>>>(body)?.0;
+    let Some(first) = all.first().and_then(|(key, _)| times::key(key)) else {
         return Ok("no samples in this span\n".to_owned());
     };
+    let (mut entries, mut gaps) = (Vec::new(), Vec::new());
+    for (key, entry) in all {
+        match entry {
+            Entry::Figures(figures) => entries.push((key, figures)),
+            Entry::Gap(entry) => gaps.push(entry.gap),
+        }
+    }
     let row = |(key, value): (String, T)| {
         let time = times::key(&key).map(|time| {
             let fraction = key.split_once('.').map_or("", |(_, fraction)| fraction);
@@ -173,20 +183,45 @@ fn details<T: DeserializeOwned>(
         (time.unwrap_or(key), value)
     };
     let rows: Vec<Row<T>> = entries.into_iter().map(row).collect();
-    Ok(format!(
-        "times are {}\n{}",
-        times::zone_name(zone, first),
+    let gaps: String = gaps.iter().map(|gap| gap_line(gap, zone)).collect();
+    let table = if rows.is_empty() {
+        String::new()
+    } else {
         table(&rows).render()
+    };
+    Ok(format!(
+        "times are {}\n{table}{gaps}",
+        times::zone_name(zone, first),
     ))
+}
+
+/// An entry of a history: figures, or why there are none.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry<T> {
+    Gap(GapEntry),
+    Figures(T),
+}
+
+fn gap_line(gap: &Gap, zone: &TimeZone) -> String {
+    let to = gap.to.map_or_else(
+        || "on".to_owned(),
+        |to| format!("to {}", times::local(zone, to)),
+    );
+    format!(
+        "no samples from {} {to}: {}\n",
+        times::local(zone, gap.from),
+        gap.reason.words()
+    )
 }
 
 /// An object whose entries keep the order in which they came.
 struct Ordered<T>(Vec<(String, T)>);
 
-impl<'de, T: serde::Deserialize<'de>> serde::Deserialize<'de> for Ordered<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries<T>(std::marker::PhantomData<T>);
-        impl<'de, T: serde::Deserialize<'de>> Visitor<'de> for Entries<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
             type Value = Ordered<T>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object keyed by time")
@@ -494,4 +529,48 @@ fn process_table<'a>(rows: impl Iterator<Item = (String, &'a Process)>, wide: bo
         table.row(time, row);
     }
     table.table
+}
+
+#[cfg(test)]
+mod tests {
+    use nodestats_wire::v1::GapReason;
+
+    use super::*;
+
+    #[test]
+    fn a_gap_is_said_below_the_figures() {
+        let question = Question {
+            kind: Kind::Memory,
+            path: String::new(),
+            query: Vec::new(),
+            history: true,
+        };
+        let gap = |to| Gap {
+            from: "2026-03-01 13:45:00".parse().expect("a time"),
+            to,
+            reason: GapReason::PoweredOff,
+        };
+        let end = "2026-03-01 13:50:00".parse().ok();
+        let body = serde_json::json!({
+            "2026-03-01 13:45:00": {"total_bytes": 1024},
+            "2026-03-01 13:45:10": {"gap": gap(end)},
+            "2026-03-01 13:50:10": {"gap": gap(None)},
+        });
+        let shown = render(
+            &question,
+            body.to_string().as_bytes(),
+            false,
+            &TimeZone::UTC,
+        );
+        let shown = shown.expect("a history");
+        assert!(shown.contains("2026-03-01 13:45:00   1.0Ki"), "{shown}");
+        let lines: Vec<&str> = shown.lines().skip(3).collect();
+        assert_eq!(
+            lines,
+            [
+                "no samples from 2026-03-01 13:45:00 to 2026-03-01 13:50:00: powered off",
+                "no samples from 2026-03-01 13:45:00 on: powered off",
+            ]
+        );
+    }
 }

@@ -166,6 +166,8 @@ impl Database {
             DEFINE TABLE IF NOT EXISTS pod SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS pod_uid SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS pod_end SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS event SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS event_time SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS meta SCHEMALESS;";
         database.query(define, Variables::new()).await?;
         Ok(database)

@@ -6,6 +6,7 @@
 
 mod database;
 mod directory;
+mod events;
 mod location;
 mod memory;
 mod metrics;
@@ -25,6 +26,7 @@ use nodestats_wire::Timestamp;
 use opentelemetry::metrics::Meter;
 
 pub use directory::is_made;
+pub use events::{EventKey, EventRange, NewEvent};
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use pods::PodKey;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use nodestats_core::event;
 use nodestats_core::pod::merge;
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{GonePod, PodDigest, PodRecord, ToldPod};
@@ -13,7 +14,8 @@ use surrealdb::types::{
 };
 
 use crate::database::bind;
-use crate::{Error, Store};
+use crate::events::{self, bind_events};
+use crate::{Error, NewEvent, Store};
 
 /// Rows that are read or deleted at once.
 const PAGE: usize = 500;
@@ -76,6 +78,8 @@ struct Rows {
     pods: Vec<Value>,
     uids: Vec<Value>,
     ends: Vec<Value>,
+    /// What happened to their containers.
+    events: Vec<NewEvent>,
     bytes: usize,
 }
 
@@ -105,12 +109,11 @@ impl Rows {
     }
 }
 
-const SAVE: &str = "BEGIN; \
+const SAVE: &str = "\
      INSERT INTO pod $pods ON DUPLICATE KEY UPDATE r = $input.r RETURN NONE; \
      INSERT INTO pod_uid $uids ON DUPLICATE KEY UPDATE \
          pod = $input.pod, digest = $input.digest, live = $input.live RETURN NONE; \
-     INSERT INTO pod_end $ends ON DUPLICATE KEY UPDATE id = id RETURN NONE; \
-     COMMIT;";
+     INSERT INTO pod_end $ends ON DUPLICATE KEY UPDATE id = id RETURN NONE; ";
 
 impl Store {
     /// Keeps what was told of pods, beside what was told before. One teller at a time.
@@ -128,8 +131,15 @@ impl Store {
             let mut rows = Rows::default();
             for told in part {
                 let before = known.remove(&told.pod.uid);
-                rows.add(&merge(before, told.pod.clone()), &told.digest);
+                let pod = merge(before.clone(), told.pod.clone());
+                let node = pod.node_uid.clone().unwrap_or_default();
+                let happened = event::of_pod(before.as_ref(), &pod);
+                let happened = happened.into_iter();
+                rows.events
+                    .extend(happened.map(|event| NewEvent::of_container(&node, event)));
+                rows.add(&pod, &told.digest);
             }
+            rows.events = self.reconcile_events(rows.events).await?;
             self.write_pods(rows).await?;
         }
         for part in gone.chunks(PAGE) {
@@ -152,13 +162,20 @@ impl Store {
         if rows.pods.is_empty() {
             return Ok(());
         }
-        let variables = bind([
+        let mut variables = bind([
             ("pods", rows.pods.into_value()),
             ("uids", rows.uids.into_value()),
             ("ends", rows.ends.into_value()),
         ]);
+        let mut bytes = rows.bytes;
+        let mut save_events = "";
+        if !rows.events.is_empty() {
+            bytes += bind_events(rows.events.iter(), &mut variables);
+            save_events = events::SAVE;
+        }
+        let statements = format!("BEGIN; {SAVE}{save_events}COMMIT");
         self.database
-            .write(SAVE, variables, rows.bytes)
+            .write(&statements, variables, bytes)
             .await
             .map_err(Error::Unavailable)
     }

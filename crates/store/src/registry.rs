@@ -1,6 +1,7 @@
 //! The registry: rows `node:uid`, one for each life of a node.
 
 use nodestats_core::Life;
+use nodestats_wire::Timestamp;
 use surrealdb::types::{SurrealValue, Value};
 
 use crate::database::{bind, node_record};
@@ -44,10 +45,10 @@ impl Store {
             .map_err(Error::Unavailable)
     }
 
-    /// Removes all samples of a life.
+    /// Removes all samples of a life, and what happened to it.
     pub async fn purge_history(&self, uid: &str) -> Result<(), Error> {
-        self.delete_before(uid, nodestats_wire::Timestamp::MAX)
-            .await
+        self.delete_before(uid, Timestamp::MAX).await?;
+        self.forget_events(uid, Timestamp::MAX).await
     }
 
     /// Removes a life and all its samples.

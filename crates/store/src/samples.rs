@@ -9,13 +9,13 @@ use nodestats_wire::v1::Reading;
 use surrealdb::types::{Array, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value};
 
 use crate::database::bind;
-use crate::{Error, Seen, Store};
+use crate::{Error, NewEvent, Seen, Store};
 
 /// Second part of each key: rows as they were pushed. Later kinds (blocks, rollups) sort after.
 const RAW: i64 = 0;
 
 /// A sample to keep.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NewSample {
     /// Where it belongs.
     pub(crate) key: SampleKey,
@@ -23,6 +23,8 @@ pub struct NewSample {
     pub(crate) payload: Vec<u8>,
     /// Figures of a frame; 0 of a reading.
     pub(crate) values: u64,
+    /// What it tells beside figures.
+    pub(crate) events: Vec<NewEvent>,
 }
 
 /// What makes a sample of one node count once, in the order of time.
@@ -53,7 +55,15 @@ impl NewSample {
             },
             payload: stored::from_frame(frame),
             values,
+            events: Vec::new(),
         }
+    }
+
+    /// With what it tells beside figures.
+    #[must_use]
+    pub fn with_events(mut self, events: Vec<NewEvent>) -> Self {
+        self.events = events;
+        self
     }
 
     /// When it was taken, by its node's clock.
@@ -68,6 +78,7 @@ impl NewSample {
             key: SampleKey { time, push: None },
             payload: stored::from_reading(&reading),
             values: 0,
+            events: Vec::new(),
         }
     }
 }
@@ -130,10 +141,18 @@ impl Store {
     pub async fn append(
         &self,
         node: &NodeIdentity,
-        samples: Vec<NewSample>,
+        mut samples: Vec<NewSample>,
         seen: Seen,
     ) -> Result<(), Error> {
         self.check_share(node.uid())?;
+        for sample in samples
+            .iter_mut()
+            .filter(|sample| !sample.events.is_empty())
+        {
+            sample.events = self
+                .reconcile_events(std::mem::take(&mut sample.events))
+                .await?;
+        }
         self.writer.write(node.uid(), samples, seen).await
     }
 

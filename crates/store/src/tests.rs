@@ -45,7 +45,7 @@ fn pushed(seconds: i64, sequence: u64) -> NewSample {
         agent_start: Uuid::from_u128(1),
         sequence,
     };
-    let bytes = frame::encode(at(seconds), id, &Sample::default());
+    let bytes = frame::encode(at(seconds), id, None, &Sample::default());
     NewSample::from_frame(at(seconds), id, &bytes, 1)
 }
 

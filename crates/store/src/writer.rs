@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use crate::Error;
 use crate::database::{self, Database, bind};
+use crate::events::{self, NewEvent, bind_events};
 use crate::metrics::Metrics;
 use crate::samples::NewSample;
 use crate::seen::{self, Seen};
@@ -266,20 +267,32 @@ async fn insert(
     inserted
 }
 
+/// What the samples of a batch tell beside figures.
+fn events_of(batch: &[Job]) -> Vec<&NewEvent> {
+    let samples = batch.iter().flat_map(|job| &job.samples);
+    samples.flat_map(|sample| &sample.events).collect()
+}
+
 async fn insert_rows(database: &Database, batch: &[Job]) -> Result<(), database::Error> {
     let rows: BTreeMap<Vec<u8>, Value> = batch.iter().flat_map(job_rows).collect();
     let array = |rows: Vec<Value>| Value::Array(Array::from(rows));
-    let statements = format!(
-        "BEGIN; \
-         INSERT INTO sample $rows ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
-         {}; COMMIT",
-        seen::UPSERT
-    );
-    let variables = bind([
+    let mut variables = bind([
         ("rows", array(rows.into_values().collect())),
         ("seen", array(seen_rows(batch))),
     ]);
-    let bytes = batch.iter().map(Job::bytes).sum();
+    let mut bytes: usize = batch.iter().map(Job::bytes).sum();
+    let mut save_events = "";
+    let events = events_of(batch);
+    if !events.is_empty() {
+        bytes += bind_events(events.into_iter(), &mut variables);
+        save_events = events::SAVE;
+    }
+    let statements = format!(
+        "BEGIN; \
+         INSERT INTO sample $rows ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
+         {save_events}{}; COMMIT",
+        seen::UPSERT
+    );
     database.write(&statements, variables, bytes).await
 }
 

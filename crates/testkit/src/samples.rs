@@ -1,9 +1,13 @@
 //! Samples as an agent sends them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nodestats_core::sample::cgroup::{Cpu, Disk, Kind, Memory};
-use nodestats_core::sample::{Cgroup, DirectionCounters, Host, InterfaceCounters, Process, Sample};
+use nodestats_core::sample::note::What;
+use nodestats_core::sample::{
+    Cgroup, DirectionCounters, Host, InterfaceCounters, Note, Process, Sample,
+};
 use nodestats_core::{FrameId, frame};
 use nodestats_wire::Timestamp;
 use uuid::Uuid;
@@ -15,6 +19,9 @@ pub struct Frames {
     begin: Timestamp,
     sequence: u64,
     pod: Option<(Arc<str>, Arc<str>)>,
+    boot_id: String,
+    interval: Option<Duration>,
+    notes: Vec<What>,
 }
 
 impl Frames {
@@ -25,7 +32,39 @@ impl Frames {
             begin,
             sequence: 0,
             pod: None,
+            boot_id: "test".to_owned(),
+            interval: None,
+            notes: Vec::new(),
         }
+    }
+
+    /// They say that the next one is due after a second.
+    #[must_use]
+    pub fn punctual(mut self) -> Self {
+        self.interval = Some(Duration::from_secs(1));
+        self
+    }
+
+    /// They are of this boot.
+    #[must_use]
+    pub fn of_boot(mut self, boot_id: &str) -> Self {
+        boot_id.clone_into(&mut self.boot_id);
+        self
+    }
+
+    /// The next one tells of this too.
+    pub fn note(&mut self, what: What) {
+        self.notes.push(what);
+    }
+
+    /// So many are taken, and never sent.
+    pub fn skip(&mut self, samples: u64) {
+        self.sequence += samples;
+    }
+
+    /// No sample is taken for so many seconds.
+    pub fn rest(&mut self, seconds: i64) {
+        self.begin = self.begin.plus_micros(seconds * 1_000_000);
     }
 
     /// Its process is in this container of this pod from now on, which uses 200 millicores.
@@ -106,7 +145,7 @@ impl Frames {
             ..Process::default()
         };
         let host = Host {
-            boot_id: "test".to_owned(),
+            boot_id: self.boot_id.clone(),
             uptime_micros: 1_000_000 * (n + 10),
             ticks_per_second: 100,
             boot_time_seconds: Some(1e9),
@@ -118,13 +157,20 @@ impl Frames {
             agent_start: self.agent_start,
             sequence: n,
         };
+        let notes = self.notes.drain(..).map(|what| Note {
+            time_micros: time.micros(),
+            what,
+        });
+        let notes = notes.collect();
         frame::encode(
             time,
             id,
+            self.interval,
             &Sample {
                 host,
                 processes: vec![process],
                 cgroups: self.groups(n),
+                notes,
             },
         )
     }

@@ -17,8 +17,8 @@ use crate::Timestamp;
 use crate::problem::Problem;
 use crate::routes;
 use crate::v1::{
-    ClusterRegistration, Freshness, Issued, Join, PodChanges, PodDigest, Reading, Registration,
-    Token, TokenRequest,
+    ClusterRegistration, Freshness, Issued, Join, PhaseChanges, PodChanges, PodDigest, Reading,
+    Registration, Token, TokenRequest,
 };
 
 pub use pin::{Fingerprint, FingerprintError};
@@ -362,6 +362,12 @@ impl Client {
     /// Tells what has changed of a cluster's pods.
     pub async fn tell_of_pods(&self, changes: &PodChanges) -> Result<(), Error> {
         let request = self.json(Method::PUT, routes::PODS, changes);
+        self.send(request).await.map(drop)
+    }
+
+    /// Tells how a node's phase in its cluster changed.
+    pub async fn tell_of_phases(&self, uid: &str, changes: &PhaseChanges) -> Result<(), Error> {
+        let request = self.json(Method::PUT, &routes::events_of_node(uid), changes);
         self.send(request).await.map(drop)
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub const NODES: &str = "/nodes";
 /// Pods, live and gone; PUT is the controller's, which tells of them.
 pub const PODS: &str = "/pods";
+/// What happened, on all nodes.
+pub const EVENTS: &str = "/events";
 /// An agent at its first start exchanges a join token for one of its own.
 pub const JOIN: &str = "/join";
 /// Tokens of hosts and people; at the server's own socket only.
@@ -94,6 +96,7 @@ pub fn template(path: &str) -> String {
         _ if [
             NODES,
             PODS,
+            EVENTS,
             JOIN,
             TOKENS,
             HEALTHZ,
@@ -112,7 +115,7 @@ pub fn template(path: &str) -> String {
 }
 
 /// The details of a node: what stands after it in a path, and its subresources where rules name them.
-pub const DETAILS: [&str; 9] = [
+pub const DETAILS: [&str; 10] = [
     "cpu",
     "memory",
     "disk",
@@ -122,13 +125,14 @@ pub const DETAILS: [&str; 9] = [
     "units",
     "pods",
     "proc",
+    "events",
 ];
 
 /// The route of one pod.
 pub const POD: &str = "/namespaces/{namespace}/pods/{pod}";
 
 /// The details of a pod, as [`DETAILS`] are of a node.
-pub const POD_DETAILS: [&str; 5] = ["cpu", "memory", "disk", "network", "proc"];
+pub const POD_DETAILS: [&str; 6] = ["cpu", "memory", "disk", "network", "proc", "events"];
 
 /// The path of a namespace's pods.
 pub fn pods_of(namespace: &str) -> String {
@@ -138,6 +142,16 @@ pub fn pods_of(namespace: &str) -> String {
 /// The path of one pod.
 pub fn pod(namespace: &str, name: &str) -> String {
     format!("{}/{}", pods_of(namespace), escape_segment(name))
+}
+
+/// The path of what happened to a node.
+pub fn events_of_node(name: &str) -> String {
+    format!("{}{EVENTS}", node(name))
+}
+
+/// The path of what happened to a pod.
+pub fn events_of_pod(namespace: &str, name: &str) -> String {
+    format!("{}{EVENTS}", pod(namespace, name))
 }
 
 /// The path of one node's figures in the names of `node_exporter`.

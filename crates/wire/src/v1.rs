@@ -4,6 +4,7 @@
 //! can be absent; absent means *not known*, never zero, and an unknown field is refused.
 
 mod cgroup;
+mod event;
 mod host;
 mod node;
 mod pod;
@@ -12,6 +13,10 @@ mod token;
 
 pub use cgroup::{
     Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, NodePods, Pod, Unit, UnitKind, Units,
+};
+pub use event::{
+    DropReason, Event, EventKind, EventSource, Gap, GapEntry, GapReason, PhaseChange, PhaseChanges,
+    Victim,
 };
 pub use host::{
     Cpu, CpuCore, CpuModes, Disk, DiskDevice, Filesystem, Filesystems, Memory, Network,

@@ -111,6 +111,8 @@ impl<'a> Target<'a> {
 
 /// All figures of a host together, in Prometheus' form.
 pub(crate) const METRICS: &str = "metrics";
+/// What happened stands under this detail.
+pub(crate) const EVENTS: &str = "events";
 /// Processes stand under this detail and under no other.
 pub(crate) const PROCESSES: &str = "proc";
 

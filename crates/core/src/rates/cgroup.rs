@@ -343,6 +343,7 @@ mod tests {
                     .chain(grown.iter().enumerate().map(container))
                     .collect(),
             ),
+            notes: Vec::new(),
         }
     }
 

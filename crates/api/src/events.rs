@@ -1,0 +1,386 @@
+//! What happened: to a node, to a pod, on all nodes. Written as it is read, oldest first.
+//!
+//! Some of it is completed when it is asked for, from what is stored by then: a sample that ended a boot
+//! may arrive long after the first of the next one, and a pod's name after what happened to it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{StatusCode, Uri, header};
+use nodestats_core::gap::Ending;
+use nodestats_core::life::{Life, When};
+use nodestats_core::{Frame, Stored, event, stored};
+use nodestats_store::{EventKey, EventRange, NewEvent, Order};
+use nodestats_wire::Timestamp;
+use nodestats_wire::v1::{Event, EventKind, PhaseChanges, PodRecord};
+
+use crate::access::{EVENTS, Identity, Want};
+use crate::answer::{Answer, Detail, PodDetail};
+use crate::pods::Named;
+use crate::query::{EventQuery, Events, NoQuery};
+use crate::routes::Node;
+use crate::{ApiError, App, body, now, query};
+
+/// Events that are read from the store at once.
+const PAGE: usize = 200;
+/// Pods whose names one answer remembers.
+const REMEMBERED: usize = 10_000;
+
+/// `GET /nodes/{node}/events`.
+pub(crate) async fn of_node(
+    State(app): State<App>,
+    identity: Identity,
+    node: Node,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let query: EventQuery = query::parse(uri.query())?;
+    let wanted = query.events(App::now())?;
+    let when = When::Span(wanted.from, wanted.to);
+    let want = Want::Read(EVENTS);
+    let life = match app.resolve(&identity, want, &node, When::Now).await {
+        Err(error) if error.status() == StatusCode::NOT_FOUND => {
+            app.resolve(&identity, want, &node, when).await?
+        }
+        found => found?,
+    };
+    let scope = Scope::Node(life.uid.clone());
+    Walk::begin(app, scope, wanted, vec![life]).respond().await
+}
+
+/// `GET /events`: of all nodes that the caller may read.
+pub(crate) async fn all(
+    State(app): State<App>,
+    identity: Identity,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let query: EventQuery = query::parse(uri.query())?;
+    let wanted = query.events(App::now())?;
+    let lives = app.store.lives().await?;
+    let count = lives.len();
+    let readable = app.readable(&identity, EVENTS, lives).await?;
+    let of = readable.iter().map(|life| life.uid.clone()).collect();
+    let scope = Scope::Nodes((readable.len() < count).then_some(of));
+    Walk::begin(app, scope, wanted, readable).respond().await
+}
+
+/// `GET /namespaces/{namespace}/pods/{pod}/events`: without times all of its life.
+pub(crate) async fn of_pod(
+    State(app): State<App>,
+    identity: Identity,
+    named: Named,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let query: EventQuery = query::parse(uri.query())?;
+    let mut wanted = query.events(App::now())?;
+    let name = named.name.unwrap_or_default();
+    app.permit_pod(&identity, EVENTS, &named.namespace, &name)
+        .await?;
+    let when = if query.has_times() {
+        When::Span(wanted.from, wanted.to)
+    } else {
+        When::Now
+    };
+    let pod = app.pod(&named.namespace, &name, when).await?;
+    let life = match &pod.node_uid {
+        Some(uid) => app.store.life(uid).await?,
+        None => None,
+    };
+    if !query.has_times() {
+        wanted.from = pod.created_at;
+    }
+    let scope = Scope::Pod(Arc::new(pod));
+    let lives = life.into_iter().collect();
+    Walk::begin(app, scope, wanted, lives).respond().await
+}
+
+/// `PUT /nodes/{node}/events`: how its phase changed, as the controller says.
+pub(crate) async fn tell(
+    State(app): State<App>,
+    identity: Identity,
+    node: Node,
+    uri: Uri,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let NoQuery {} = query::parse(uri.query())?;
+    let life = app
+        .resolve(&identity, Want::Control, &node, When::Now)
+        .await?;
+    let body = body::receive_small(&app, body).await?;
+    let told: PhaseChanges = body::json(&body.bytes)?;
+    let changes = told.changes.into_iter();
+    let events: Vec<NewEvent> = changes
+        .map(|change| NewEvent::of_node(&life.uid, event::of_phase(change)))
+        .collect();
+    app.store.save_events(&events).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl App {
+    /// Keeps that a node came or went.
+    pub(crate) async fn note(
+        &self,
+        life: &Life,
+        kind: EventKind,
+        time: Timestamp,
+    ) -> Result<(), ApiError> {
+        let event = NewEvent::of_node(&life.uid, event::of_node(kind, time));
+        Ok(self.store.save_events(&[event]).await?)
+    }
+}
+
+/// Whose events are asked for.
+enum Scope {
+    Node(String),
+    /// Of these nodes alone, or of all.
+    Nodes(Option<HashSet<String>>),
+    Pod(Arc<PodRecord>),
+}
+
+impl Scope {
+    fn node(&self) -> Option<&str> {
+        match self {
+            Self::Node(uid) => Some(uid),
+            Self::Nodes(_) => None,
+            Self::Pod(pod) => Some(pod.node_uid.as_deref().unwrap_or_default()),
+        }
+    }
+
+    fn takes(&self, event: &Event) -> bool {
+        match self {
+            Self::Node(_) | Self::Nodes(None) => true,
+            Self::Nodes(Some(of)) => event.node_uid.as_ref().is_some_and(|uid| of.contains(uid)),
+            Self::Pod(pod) => is_of(event, pod),
+        }
+    }
+}
+
+/// Whether something happened to this pod.
+fn is_of(event: &Event, pod: &PodRecord) -> bool {
+    let container = event.container_id.as_deref();
+    let uid = event.pod_uid.as_deref();
+    uid.is_some_and(|uid| pod.owns(uid, container.into_iter()))
+}
+
+/// A walk through events that writes JSON as it goes.
+struct Walk {
+    app: App,
+    scope: Scope,
+    wanted: Events,
+    /// What nodes are called, by their UIDs.
+    nodes: HashMap<String, String>,
+    pods: HashMap<String, Option<Arc<PodRecord>>>,
+    after: Option<EventKey>,
+    begun: bool,
+    finished: bool,
+}
+
+impl Walk {
+    fn begin(app: App, scope: Scope, wanted: Events, lives: Vec<Life>) -> Self {
+        let named = lives
+            .into_iter()
+            .map(|life| (life.uid, life.registration.hostname));
+        Self {
+            app,
+            scope,
+            wanted,
+            nodes: named.collect(),
+            pods: HashMap::new(),
+            after: None,
+            begun: false,
+            finished: false,
+        }
+    }
+
+    async fn respond(mut self) -> Result<Response, ApiError> {
+        // The first piece is made before the headers go out, so that a store that fails is a 503.
+        let piece = match self.wanted.limit {
+            Some(limit) => self.newest(limit).await?,
+            None => self.next_piece().await?,
+        };
+        let pieces = stream::unfold((Some(piece), self), |(ready, mut walk)| async move {
+            if let Some(piece) = ready {
+                return Some((Ok(piece), (None, walk)));
+            }
+            match walk.next_piece().await {
+                Ok(piece) if piece.is_empty() => None,
+                Ok(piece) => Some((Ok(piece), (None, walk))),
+                // Too late for a status: the connection is cut, so that nobody takes it as complete.
+                Err(error) => {
+                    walk.finished = true;
+                    Some((
+                        Err(std::io::Error::other(error.status().to_string())),
+                        (None, walk),
+                    ))
+                }
+            }
+        });
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        Ok((json, Body::from_stream(pieces)).into_response())
+    }
+
+    /// The newest ones, at most `limit`, oldest first.
+    async fn newest(&mut self, limit: usize) -> Result<Bytes, ApiError> {
+        let mut newest = VecDeque::new();
+        while newest.len() < limit && !self.finished {
+            for event in self.page(Order::Descending).await? {
+                if newest.len() < limit {
+                    newest.push_front(event);
+                }
+            }
+        }
+        self.finished = true;
+        Ok(serde_json::to_vec(&newest)
+            .expect("an event is plain data")
+            .into())
+    }
+
+    /// The next piece of the body; an empty one is the end.
+    async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
+        let mut piece = Vec::new();
+        if self.finished {
+            return Ok(piece.into());
+        }
+        while piece.is_empty() && !self.finished {
+            for event in self.page(Order::Ascending).await? {
+                piece.push(if self.begun { b',' } else { b'[' });
+                self.begun = true;
+                serde_json::to_writer(&mut piece, &event).expect("writing to memory");
+            }
+        }
+        if self.finished {
+            piece.extend_from_slice(if self.begun { b"]" } else { b"[]" });
+        }
+        Ok(piece.into())
+    }
+
+    /// The events of the next page that are wanted, completed.
+    async fn page(&mut self, order: Order) -> Result<Vec<Event>, ApiError> {
+        // As histories do: readers share what pushes leave.
+        let reading = Arc::clone(&self.app.reading);
+        let _turn = reading.acquire().await;
+        let range = EventRange {
+            node: self.scope.node(),
+            from: self.wanted.from,
+            to: self.wanted.to,
+        };
+        let store = &self.app.store;
+        let page = store
+            .events(range, self.after.as_ref(), order, PAGE)
+            .await?;
+        self.finished = page.len() < PAGE;
+        self.after = page
+            .last()
+            .map(|(key, _)| key.clone())
+            .or(self.after.take());
+        let page: Vec<Event> = page
+            .into_iter()
+            .map(|(_, event)| event)
+            .filter(|event| self.wanted.takes(event) && self.scope.takes(event))
+            .collect();
+        self.look_up_pods(&page).await?;
+        let mut events = Vec::with_capacity(page.len());
+        for event in page {
+            events.push(self.complete(event).await?);
+        }
+        Ok(events)
+    }
+
+    async fn look_up_pods(&mut self, page: &[Event]) -> Result<(), ApiError> {
+        if self.pods.len() > REMEMBERED {
+            self.pods.clear();
+        }
+        let uids: HashSet<&str> = page
+            .iter()
+            .filter_map(|event| event.pod_uid.as_deref())
+            .filter(|uid| !self.pods.contains_key(*uid))
+            .collect();
+        let uids: Vec<&str> = uids.into_iter().collect();
+        let mut found = self.app.store.pods_of(&uids).await?;
+        for uid in uids {
+            let pod = found.remove(uid).map(Arc::new);
+            self.pods.insert(uid.to_owned(), pod);
+        }
+        Ok(())
+    }
+
+    /// Says what is known by now: names, how a boot or an agent ended, what a container had in memory.
+    async fn complete(&self, mut event: Event) -> Result<Event, ApiError> {
+        let node = event.node_uid.clone().unwrap_or_default();
+        event.node = self.nodes.get(&node).cloned();
+        let pod = event.pod_uid.as_ref().and_then(|uid| self.pods.get(uid));
+        // What a node claims of pods that are not its own has no name.
+        let pod = pod.cloned().flatten().filter(|pod| {
+            is_of(&event, pod) && pod.node_uid.as_deref().unwrap_or_default() == node
+        });
+        if let Some(pod) = &pod {
+            let id = event.container_id.as_deref().unwrap_or_default();
+            let container = pod.container(id);
+            event.namespace = Some(pod.namespace.clone());
+            event.pod = Some(pod.name.clone());
+            event.pod_uid = Some(pod.uid.clone());
+            event.container = event
+                .container
+                .or_else(|| container.map(|container| container.name.clone()));
+            event.limit_bytes = event.limit_bytes.or_else(|| container?.memory_limit_bytes);
+        }
+        match event.kind {
+            Some(EventKind::Boot | EventKind::AgentStarted) => self.find_end(&mut event).await?,
+            Some(EventKind::OomKill) if event.memory_bytes.is_none() => {
+                if let Some(pod) = pod {
+                    event.memory_bytes = self.memory_before(&event, &pod, &node).await?;
+                }
+            }
+            _ => {}
+        }
+        event.message = Some(event::message(&event));
+        Ok(event)
+    }
+
+    /// The last sample before a boot or an agent, and how that ended.
+    async fn find_end(&self, event: &mut Event) -> Result<(), ApiError> {
+        let (Some(node), Some(time)) = (&event.node_uid, event.time) else {
+            return Ok(());
+        };
+        let before = (Timestamp::MIN, time.plus_micros(-1));
+        let store = &self.app.store;
+        let rows = store
+            .samples(node, before, None, Order::Descending, 1)
+            .await?;
+        let Some(Ok(Stored::Frame(frame))) = rows.first().map(|row| stored::read(row)) else {
+            return Ok(());
+        };
+        let same_boot = Some(boot_of(&frame)) == event.boot_id;
+        if same_boot == (event.kind == Some(EventKind::AgentStarted)) {
+            let ending = Ending::of(&frame.notes().unwrap_or_default());
+            event.previous_end = Some(frame.time);
+            event.orderly = Some(ending.stopping);
+        }
+        Ok(())
+    }
+
+    /// What a container had in memory when it was sampled last.
+    async fn memory_before(
+        &self,
+        event: &Event,
+        pod: &Arc<PodRecord>,
+        node: &str,
+    ) -> Result<Option<u64>, ApiError> {
+        let detail = Detail::Pod(Arc::clone(pod), event.container.clone(), PodDetail::Memory);
+        let until = event.time.unwrap_or(Timestamp::MAX);
+        let found = now::find(&self.app, node, &detail, until).await?;
+        Ok(match found {
+            Some((_, Answer::GroupMemory(memory))) => memory.figure.current_bytes,
+            _ => None,
+        })
+    }
+}
+
+/// The boot that a frame is of; empty where it cannot be read.
+fn boot_of(frame: &Frame<'_>) -> String {
+    frame.host().map(|host| host.boot_id).unwrap_or_default()
+}

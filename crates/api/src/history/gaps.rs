@@ -1,0 +1,190 @@
+//! Where samples are missing in a history, and why.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use nodestats_core::gap::{Edge, Ending, reason, reason_of_silence};
+use nodestats_core::{Frame, Life, Stored, stored};
+use nodestats_store::{EventRange, Order};
+use nodestats_wire::Timestamp;
+use nodestats_wire::v1::{EventKind, Gap};
+
+use crate::{ApiError, App};
+
+/// Events that are looked through for dropped samples, at most: pages, and of how many.
+const PAGES: usize = 20;
+const PAGE: usize = 500;
+
+/// Looks at each sample of a history in turn.
+pub(super) struct Gaps {
+    uid: String,
+    /// What the node's interval is where its samples do not say.
+    usual: Option<Duration>,
+    /// The last sample; `None` where it is no agent's.
+    last: Option<(Edge, Bytes)>,
+    /// Spans of dropped samples, once they were looked for.
+    dropped: Option<Vec<(Timestamp, Timestamp)>>,
+}
+
+impl Gaps {
+    /// `before` is the last sample before the history.
+    pub(super) fn new(life: &Life, before: Option<Bytes>) -> Self {
+        let usual = life
+            .registration
+            .interval_seconds
+            .filter(|seconds| *seconds > 0);
+        let mut gaps = Self {
+            uid: life.uid.clone(),
+            usual: usual.map(|seconds| Duration::from_secs(seconds.into())),
+            last: None,
+            dropped: None,
+        };
+        gaps.last = before.and_then(|payload| gaps.edge(payload));
+        gaps
+    }
+
+    fn edge(&self, payload: Bytes) -> Option<(Edge, Bytes)> {
+        let Ok(Stored::Frame(frame)) = stored::read(&payload) else {
+            return None;
+        };
+        Some((frame.edge(self.usual), payload))
+    }
+
+    /// What is missing between the last sample and this one, and when it was due.
+    pub(super) async fn before(
+        &mut self,
+        app: &App,
+        payload: &Bytes,
+    ) -> Result<Option<(Timestamp, Gap)>, ApiError> {
+        let next = self.edge(payload.clone());
+        let before = std::mem::replace(&mut self.last, next.clone());
+        match (before, next) {
+            (Some(before), Some(next)) => self.between(app, &before, &next).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// What is missing after the last sample of the history, which ends at `end`.
+    pub(super) async fn after(
+        &mut self,
+        app: &App,
+        end: Timestamp,
+    ) -> Result<Option<(Timestamp, Gap)>, ApiError> {
+        let Some(last) = self.last.take() else {
+            return Ok(None);
+        };
+        let later = (end.plus_micros(1), Timestamp::MAX);
+        let rows = app
+            .store
+            .samples(&self.uid, later, None, Order::Ascending, 1);
+        if let Some(next) = rows.await?.into_iter().next() {
+            let Some(next) = self.edge(next) else {
+                return Ok(None);
+            };
+            return self.between(app, &last, &next).await;
+        }
+        // By the node's own clock.
+        let seen = app.store.seen_of(&self.uid).await?;
+        let offset = seen.and_then(|seen| seen.clock_offset_micros);
+        let until = end.min(App::now().plus_micros(offset.unwrap_or_default()));
+        let (edge, payload) = last;
+        let Some(due) = edge.due().filter(|_| edge.is_before_silence(until)) else {
+            return Ok(None);
+        };
+        let ending = frame(&payload).map(|frame| ending(&frame));
+        let gap = Gap {
+            from: edge.time,
+            to: None,
+            reason: reason_of_silence(ending.unwrap_or_default()),
+        };
+        Ok(Some((due, gap)))
+    }
+
+    async fn between(
+        &mut self,
+        app: &App,
+        (before, before_payload): &(Edge, Bytes),
+        (after, after_payload): &(Edge, Bytes),
+    ) -> Result<Option<(Timestamp, Gap)>, ApiError> {
+        let Some(due) = before.due().filter(|_| before.is_before_gap(after)) else {
+            return Ok(None);
+        };
+        let (Some(first), Some(second)) = (frame(before_payload), frame(after_payload)) else {
+            return Ok(None);
+        };
+        let same_boot = match (first.host(), second.host()) {
+            (Ok(first), Ok(second)) => first.boot_id == second.boot_id,
+            _ => true,
+        };
+        let is_next = before.id.agent_start == after.id.agent_start
+            && after.id.sequence == before.id.sequence.wrapping_add(1);
+        let dropped = !is_next && self.were_dropped(app, before.time, after.time).await?;
+        let gap = Gap {
+            from: before.time,
+            to: Some(after.time),
+            reason: reason((before, ending(&first)), after, same_boot, dropped),
+        };
+        Ok(Some((due, gap)))
+    }
+
+    /// Whether samples of that time are known to have been dropped.
+    async fn were_dropped(
+        &mut self,
+        app: &App,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<bool, ApiError> {
+        let dropped = match self.dropped.take() {
+            Some(dropped) => dropped,
+            // It is told with a later sample: from here on.
+            None => self.find_dropped(app, from).await?,
+        };
+        let found = dropped
+            .iter()
+            .any(|(first, last)| *first < to && *last > from);
+        self.dropped = Some(dropped);
+        Ok(found)
+    }
+
+    async fn find_dropped(
+        &self,
+        app: &App,
+        from: Timestamp,
+    ) -> Result<Vec<(Timestamp, Timestamp)>, ApiError> {
+        let range = EventRange {
+            node: Some(&self.uid),
+            from,
+            to: Timestamp::MAX,
+        };
+        let (mut dropped, mut after) = (Vec::new(), None);
+        for _ in 0..PAGES {
+            let page = app
+                .store
+                .events(range, after.as_ref(), Order::Ascending, PAGE)
+                .await?;
+            let drops = page
+                .iter()
+                .filter(|(_, event)| event.kind == Some(EventKind::SamplesDropped));
+            dropped.extend(
+                drops.filter_map(|(_, event)| Some((event.first_dropped?, event.last_dropped?))),
+            );
+            let is_last = page.len() < PAGE;
+            after = page.into_iter().last().map(|(key, _)| key);
+            if is_last {
+                break;
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+fn frame(payload: &[u8]) -> Option<Frame<'_>> {
+    match stored::read(payload) {
+        Ok(Stored::Frame(frame)) => Some(frame),
+        _ => None,
+    }
+}
+
+fn ending(frame: &Frame<'_>) -> Ending {
+    Ending::of(&frame.notes().unwrap_or_default())
+}

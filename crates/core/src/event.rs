@@ -1,0 +1,603 @@
+//! Events: what happened, made of what agents note and Kubernetes tells, and how it is said.
+
+use nodestats_wire::Timestamp;
+use nodestats_wire::v1::{
+    ContainerRecord, ContainerRun, DropReason, Event, EventKind, EventSource, PhaseChange,
+    PodRecord, Victim,
+};
+
+use crate::sample::Host;
+use crate::sample::note::{Container, Kill, KillSource, Note, What};
+
+/// What Kubernetes calls a container whose process was killed for memory.
+const OOM_KILLED: &str = "OOMKilled";
+/// Two tellings of one kill differ by no more than this: what the kubelet sees it sees later.
+pub const SAME_KILL_SECONDS: f64 = 60.0;
+
+/// What happened by the notes of one sample. In a cluster the controller tells of containers of pods.
+pub fn of_notes(notes: &[Note], host: &Host, in_cluster: bool) -> Vec<Event> {
+    let mut events = Vec::new();
+    for note in notes {
+        let Some(time) = Timestamp::from_micros(note.time_micros) else {
+            continue;
+        };
+        let event = |kind| Event {
+            time: Some(time),
+            kind: Some(kind),
+            sources: Some(vec![EventSource::Agent]),
+            ..Event::default()
+        };
+        let boot_id = Some(host.boot_id.clone()).filter(|id| !id.is_empty());
+        match &note.what {
+            What::Started { version, kills } => {
+                if boot_id.is_some() {
+                    let uptime = i64::try_from(host.uptime_micros).unwrap_or(i64::MAX);
+                    events.push(Event {
+                        time: Some(time.plus_micros(-uptime)),
+                        boot_id: boot_id.clone(),
+                        ..event(EventKind::Boot)
+                    });
+                }
+                events.push(Event {
+                    agent_version: Some(version.clone()),
+                    boot_id,
+                    ..event(EventKind::AgentStarted)
+                });
+                if kills.is_blind() {
+                    events.push(event(EventKind::OomUnseen));
+                }
+            }
+            What::Stopping => events.push(event(EventKind::AgentStopped)),
+            What::Paused => events.push(event(EventKind::Paused)),
+            What::Dropped(dropped) => events.push(Event {
+                samples: Some(dropped.samples),
+                first_dropped: Timestamp::from_micros(dropped.first_micros),
+                last_dropped: Timestamp::from_micros(dropped.last_micros),
+                dropped_because: Some(if dropped.refused {
+                    DropReason::Refused
+                } else {
+                    DropReason::BufferFull
+                }),
+                ..event(EventKind::SamplesDropped)
+            }),
+            What::ClockStep { micros } => events.push(Event {
+                step_seconds: Some(*micros as f64 / 1e6),
+                ..event(EventKind::ClockStep)
+            }),
+            What::Kill(kill) => events.push(of_kill(kill, event(EventKind::OomKill))),
+            What::ContainerStarted(container) | What::ContainerEnded(container) => {
+                if in_cluster && container.pod_uid.is_some() {
+                    continue;
+                }
+                let kind = match note.what {
+                    What::ContainerStarted(_) => EventKind::ContainerStarted,
+                    _ => EventKind::ContainerEnded,
+                };
+                events.push(of_container(container, event(kind)));
+            }
+        }
+    }
+    events
+}
+
+fn of_kill(kill: &Kill, event: Event) -> Event {
+    let source = match kill.source {
+        KillSource::Log => EventSource::KernelLog,
+        KillSource::Cgroup => EventSource::Cgroup,
+        KillSource::Counter => EventSource::Vmstat,
+    };
+    let why_unknown = || {
+        if kill.log_read {
+            "the kernel's log does not name who was killed"
+        } else {
+            "the kernel's log, which names who was killed, may not be read on this node"
+        }
+    };
+    Event {
+        sources: Some(vec![source]),
+        count: Some(kill.count).filter(|count| *count > 1),
+        cgroup: kill.cgroup.clone(),
+        pod_uid: kill.pod_uid.clone(),
+        container_id: kill.container_id.clone(),
+        victim: kill.victim.as_ref().map(|(pid, name)| Victim {
+            pid: Some(*pid),
+            name: Some(name.clone()),
+        }),
+        victim_unknown: kill.victim.is_none().then(|| why_unknown().to_owned()),
+        memory_bytes: kill.memory_bytes,
+        limit_bytes: kill.limit_bytes,
+        ..event
+    }
+}
+
+fn of_container(container: &Container, event: Event) -> Event {
+    Event {
+        sources: Some(vec![EventSource::Cgroup]),
+        container_id: Some(container.id.clone()),
+        cgroup: Some(container.cgroup.clone()),
+        pod_uid: container.pod_uid.clone(),
+        ..event
+    }
+}
+
+/// What happened to a pod's containers between two states of what is known of it.
+pub fn of_pod(before: Option<&PodRecord>, after: &PodRecord) -> Vec<Event> {
+    let mut events = Vec::new();
+    for container in &after.containers {
+        let before = before.and_then(|before| {
+            let mut containers = before.containers.iter();
+            containers.find(|known| known.name == container.name)
+        });
+        let known = |run: &ContainerRun| {
+            let runs = &before?.runs;
+            runs.iter()
+                .find(|known| known.container_id == run.container_id)
+        };
+        for (number, run) in container.runs.iter().enumerate() {
+            let event = |kind, time| Event {
+                time: Some(time),
+                kind: Some(kind),
+                pod_uid: Some(after.uid.clone()),
+                container: Some(container.name.clone()),
+                container_id: Some(run.container_id.clone()),
+                sources: Some(vec![EventSource::Kubernetes]),
+                ..Event::default()
+            };
+            let known = known(run);
+            if let Some(started) = run.started_at
+                && known.is_none_or(|known| known.started_at.is_none())
+            {
+                events.push(started_event(
+                    container,
+                    number,
+                    event(EventKind::ContainerStarted, started),
+                ));
+            }
+            if let Some(ended) = run.ended_at
+                && known.is_none_or(|known| known.ended_at.is_none())
+            {
+                events.push(Event {
+                    exit_code: run.exit_code,
+                    reason: run.reason.clone(),
+                    ..event(EventKind::ContainerEnded, ended)
+                });
+                if run.reason.as_deref() == Some(OOM_KILLED) {
+                    events.push(Event {
+                        limit_bytes: container.memory_limit_bytes,
+                        ..event(EventKind::OomKill, ended)
+                    });
+                }
+            }
+        }
+    }
+    events
+}
+
+/// The runs that are known are the latest: how many there were before says the count of restarts.
+fn started_event(container: &ContainerRecord, number: usize, event: Event) -> Event {
+    let later = container.runs.len() - 1 - number;
+    let restarts = usize::try_from(container.restarts).unwrap_or(usize::MAX);
+    let restarts = restarts.saturating_sub(later).max(number);
+    if restarts == 0 {
+        return event;
+    }
+    Event {
+        kind: Some(EventKind::ContainerRestarted),
+        restarts: u32::try_from(restarts).ok(),
+        ..event
+    }
+}
+
+/// What a controller says of a node's phase.
+pub fn of_phase(change: PhaseChange) -> Event {
+    Event {
+        time: Some(change.time),
+        kind: Some(EventKind::NodePhase),
+        phase: Some(change.phase),
+        reason: Some(change.reason),
+        message: Some(change.message),
+        sources: Some(vec![EventSource::Kubernetes]),
+        ..Event::default()
+    }
+}
+
+/// A node came or went, as this server knows.
+pub fn of_node(kind: EventKind, time: Timestamp) -> Event {
+    Event {
+        time: Some(time),
+        kind: Some(kind),
+        sources: Some(vec![EventSource::Server]),
+        ..Event::default()
+    }
+}
+
+/// Whether Kubernetes has told of it.
+pub fn is_of_kubernetes(event: &Event) -> bool {
+    let sources = event.sources.as_deref().unwrap_or_default();
+    sources.contains(&EventSource::Kubernetes)
+}
+
+/// Whether both tell of one kill: of one pod, and of one container where both know it, from different
+/// sources and at nearly one time.
+pub fn is_same_kill(a: &Event, b: &Event) -> bool {
+    let is_kill = |event: &Event| event.kind == Some(EventKind::OomKill);
+    let (Some(first), Some(second)) = (a.time, b.time) else {
+        return false;
+    };
+    let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
+    is_kill(a)
+        && is_kill(b)
+        && a.pod_uid.is_some()
+        && a.pod_uid == b.pod_uid
+        && agree(&a.container_id, &b.container_id)
+        && is_of_kubernetes(a) != is_of_kubernetes(b)
+        && first.seconds_since(second).abs() <= SAME_KILL_SECONDS
+}
+
+/// Two tellings of one kill as one: what the node saw, with what Kubernetes adds.
+#[must_use]
+pub fn merge_kills(mut of_node: Event, of_kubernetes: Event) -> Event {
+    of_node.container = of_node.container.or(of_kubernetes.container);
+    of_node.container_id = of_node.container_id.or(of_kubernetes.container_id);
+    of_node.limit_bytes = of_kubernetes.limit_bytes.or(of_node.limit_bytes);
+    of_node.memory_bytes = of_node.memory_bytes.or(of_kubernetes.memory_bytes);
+    let sources = of_node.sources.get_or_insert_default();
+    for source in of_kubernetes.sources.into_iter().flatten() {
+        if !sources.contains(&source) {
+            sources.push(source);
+        }
+    }
+    of_node
+}
+
+/// An event in a sentence.
+pub fn message(event: &Event) -> String {
+    let Some(kind) = event.kind else {
+        return String::new();
+    };
+    match kind {
+        EventKind::Boot => format!("the node started{}", end_before(event, "it went down")),
+        EventKind::AgentStarted => {
+            let version = event.agent_version.as_deref().unwrap_or_default();
+            format!(
+                "an agent {version} started{}",
+                end_before(event, "the one before ended")
+            )
+        }
+        EventKind::AgentStopped => "the agent was told to end".to_owned(),
+        EventKind::Paused => "the agent was told to take no samples".to_owned(),
+        EventKind::ClockStep => {
+            let step = event.step_seconds.unwrap_or_default();
+            let way = if step < 0.0 { "back" } else { "forward" };
+            format!("the clock was set {way} by {:.3} s", step.abs())
+        }
+        EventKind::SamplesDropped => {
+            let why = match event.dropped_because {
+                Some(DropReason::Refused) => "the server refused them",
+                Some(DropReason::BufferFull) | None => "the agent's buffer was full",
+            };
+            let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+            format!(
+                "{} samples from {} to {} were dropped: {why}",
+                event.samples.unwrap_or_default(),
+                time(event.first_dropped).unwrap_or_default(),
+                time(event.last_dropped).unwrap_or_default(),
+            )
+        }
+        EventKind::OomKill => kill_message(event),
+        EventKind::OomUnseen => "kills for memory go unseen on this node: neither control groups \
+             nor the kernel's counter nor its log can be read"
+            .to_owned(),
+        EventKind::ContainerStarted => format!("{} started", container(event)),
+        EventKind::ContainerRestarted => format!(
+            "{} started again, for the {} time",
+            container(event),
+            ordinal(event.restarts.unwrap_or_default())
+        ),
+        EventKind::ContainerEnded => {
+            let code = event
+                .exit_code
+                .map(|code| format!(" with exit code {code}"));
+            let reason = event.reason.as_deref().map(|reason| format!(" ({reason})"));
+            format!(
+                "{} ended{}{}",
+                container(event),
+                code.unwrap_or_default(),
+                reason.unwrap_or_default()
+            )
+        }
+        EventKind::NodeRegistered => "the node registered".to_owned(),
+        EventKind::NodeGone => "the node signed off".to_owned(),
+        EventKind::NodePhase => {
+            let said = event.message.clone().unwrap_or_default();
+            let phase = event.phase.as_deref().unwrap_or_default();
+            format!("{phase}: {said}")
+        }
+    }
+}
+
+fn end_before(event: &Event, what: &str) -> String {
+    let Some(end) = event.previous_end else {
+        return String::new();
+    };
+    match event.orderly {
+        Some(true) => format!("; {what} in order at {end}"),
+        Some(false) => format!("; {what} in disorder after {end}"),
+        None => format!("; {what} after {end}"),
+    }
+}
+
+fn container(event: &Event) -> String {
+    match (&event.container, &event.container_id) {
+        (Some(name), _) => format!("container {name}"),
+        (None, Some(id)) => format!("container {}", short(id)),
+        (None, None) => "a container".to_owned(),
+    }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+fn kill_message(event: &Event) -> String {
+    let victim = event.victim.as_ref().map(|victim| {
+        let (name, pid) = (victim.name.clone().unwrap_or_default(), victim.pid);
+        format!("{name} ({})", pid.unwrap_or_default())
+    });
+    let many = event.count.unwrap_or(1);
+    let who = match victim {
+        Some(victim) => format!("process {victim}"),
+        None if many > 1 => format!("{many} processes"),
+        None => "a process".to_owned(),
+    };
+    let place = match (&event.container, &event.pod, &event.cgroup) {
+        (Some(container), ..) => format!(" of container {container}"),
+        (None, Some(_), _) => " of the pod".to_owned(),
+        (None, None, Some(cgroup)) => format!(" of {cgroup}"),
+        (None, None, None) if event.pod_uid.is_some() => " of a pod".to_owned(),
+        (None, None, None) => String::new(),
+    };
+    let with = event
+        .memory_bytes
+        .map(|bytes| format!(" with {}", mebibytes(bytes)));
+    let limit = event
+        .limit_bytes
+        .map(|bytes| format!(", limit {}", mebibytes(bytes)));
+    let was = if many > 1 && event.victim.is_none() {
+        "were"
+    } else {
+        "was"
+    };
+    let unknown = event
+        .victim_unknown
+        .as_deref()
+        .map(|why| format!("; {why}"));
+    format!(
+        "{who}{place} {was} killed for memory{}{}{}",
+        with.unwrap_or_default(),
+        limit.unwrap_or_default(),
+        unknown.unwrap_or_default()
+    )
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn ordinal(number: u32) -> String {
+    let end = match (number % 100, number % 10) {
+        (11..=13, _) => "th",
+        (_, 1) => "st",
+        (_, 2) => "nd",
+        (_, 3) => "rd",
+        _ => "th",
+    };
+    format!("{number}{end}")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sample::note::KillSources;
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000).expect("a time")
+    }
+
+    fn note(seconds: i64, what: What) -> Note {
+        Note {
+            time_micros: seconds * 1_000_000,
+            what,
+        }
+    }
+
+    fn kinds(events: &[Event]) -> Vec<EventKind> {
+        events.iter().filter_map(|event| event.kind).collect()
+    }
+
+    fn run(id: &str, started: i64, ended: Option<(i64, i32, &str)>) -> ContainerRun {
+        ContainerRun {
+            container_id: id.into(),
+            started_at: Some(at(started)),
+            ended_at: ended.map(|(time, ..)| at(time)),
+            exit_code: ended.map(|(_, code, _)| code),
+            reason: ended.map(|(_, _, reason)| reason.into()),
+        }
+    }
+
+    fn pod(restarts: u32, runs: Vec<ContainerRun>) -> PodRecord {
+        PodRecord {
+            uid: "u".into(),
+            containers: vec![ContainerRecord {
+                name: "app".into(),
+                restarts,
+                memory_limit_bytes: Some(64 << 20),
+                runs,
+                ..ContainerRecord::default()
+            }],
+            ..PodRecord::default()
+        }
+    }
+
+    #[test]
+    fn an_agent_that_starts_tells_of_its_boot_and_of_what_it_cannot_see() {
+        let host = Host {
+            boot_id: "b".into(),
+            uptime_micros: 40_000_000,
+            ..Host::default()
+        };
+        let started = |kills| {
+            let version = "1".to_owned();
+            of_notes(&[note(100, What::Started { version, kills })], &host, false)
+        };
+        let blind = started(KillSources::default());
+        assert_eq!(
+            kinds(&blind),
+            [
+                EventKind::Boot,
+                EventKind::AgentStarted,
+                EventKind::OomUnseen
+            ]
+        );
+        assert_eq!(blind[0].time, Some(at(60)));
+        let seeing = started(KillSources {
+            counter: true,
+            ..KillSources::default()
+        });
+        assert_eq!(kinds(&seeing), [EventKind::Boot, EventKind::AgentStarted]);
+    }
+
+    #[test]
+    fn containers_of_pods_are_the_controllers_to_tell_of() {
+        let container = |pod_uid: Option<&str>| Container {
+            id: "c".into(),
+            cgroup: "/c".into(),
+            pod_uid: pod_uid.map(str::to_owned),
+        };
+        let notes = [
+            note(1, What::ContainerStarted(container(None))),
+            note(1, What::ContainerEnded(container(Some("u")))),
+        ];
+        let host = Host::default();
+        assert_eq!(of_notes(&notes, &host, false).len(), 2);
+        assert_eq!(
+            kinds(&of_notes(&notes, &host, true)),
+            [EventKind::ContainerStarted]
+        );
+    }
+
+    #[test]
+    fn what_changed_of_a_pod_is_told_once() {
+        let first = pod(0, vec![run("a", 10, None)]);
+        assert_eq!(kinds(&of_pod(None, &first)), [EventKind::ContainerStarted]);
+        assert_eq!(of_pod(Some(&first), &first), []);
+        let second = pod(
+            1,
+            vec![
+                run("a", 10, Some((20, 137, "OOMKilled"))),
+                run("b", 21, None),
+            ],
+        );
+        let events = of_pod(Some(&first), &second);
+        assert_eq!(
+            kinds(&events),
+            [
+                EventKind::ContainerEnded,
+                EventKind::OomKill,
+                EventKind::ContainerRestarted
+            ]
+        );
+        assert_eq!(
+            (
+                events[0].exit_code,
+                events[1].limit_bytes,
+                events[2].restarts
+            ),
+            (Some(137), Some(64 << 20), Some(1))
+        );
+        // Of one that was seen late the count says which start it was.
+        let late = of_pod(
+            None,
+            &pod(
+                7,
+                vec![run("x", 10, Some((20, 1, "Error"))), run("y", 21, None)],
+            ),
+        );
+        let restarts: Vec<_> = late.iter().filter_map(|event| event.restarts).collect();
+        assert_eq!(restarts, [6, 7]);
+    }
+
+    #[test]
+    fn two_tellings_of_one_kill_are_one() {
+        let kill = Kill {
+            source: KillSource::Cgroup,
+            count: 1,
+            cgroup: Some("/kubepods/podu".into()),
+            pod_uid: Some("u".into()),
+            container_id: None,
+            victim: None,
+            memory_bytes: Some(60 << 20),
+            limit_bytes: None,
+            log_read: false,
+        };
+        let of_node = of_notes(&[note(19, What::Kill(kill))], &Host::default(), true).remove(0);
+        let told = of_pod(
+            None,
+            &pod(1, vec![run("a", 10, Some((20, 137, "OOMKilled")))]),
+        );
+        let told = told
+            .into_iter()
+            .find(|event| event.kind == Some(EventKind::OomKill));
+        let told = told.expect("a kill");
+        assert!(is_same_kill(&of_node, &told) && is_same_kill(&told, &of_node));
+        assert!(!is_same_kill(&of_node, &of_node) && !is_same_kill(&told, &told));
+        let later = Event {
+            time: Some(at(200)),
+            ..told.clone()
+        };
+        assert!(!is_same_kill(&of_node, &later));
+        let merged = merge_kills(of_node, told);
+        assert_eq!(
+            (
+                merged.container.as_deref(),
+                merged.limit_bytes,
+                merged.memory_bytes,
+                merged.time
+            ),
+            (Some("app"), Some(64 << 20), Some(60 << 20), Some(at(19)))
+        );
+        assert_eq!(
+            merged.sources.as_deref(),
+            Some(&[EventSource::Cgroup, EventSource::Kubernetes][..])
+        );
+        assert_eq!(
+            message(&merged),
+            "a process of container app was killed for memory with 60.0 MiB, limit 64.0 MiB; the \
+             kernel's log, which names who was killed, may not be read on this node"
+        );
+    }
+
+    #[test]
+    fn every_kind_has_a_sentence() {
+        for kind in EventKind::ALL {
+            let event = Event {
+                kind: Some(kind),
+                ..Event::default()
+            };
+            assert!(!message(&event).is_empty(), "{kind:?}");
+            assert_eq!(EventKind::of_name(kind.name()), Some(kind));
+            assert_eq!(serde_json::to_value(kind).expect("a text"), kind.name());
+        }
+        let boot = Event {
+            kind: Some(EventKind::Boot),
+            previous_end: Some(at(0)),
+            orderly: Some(false),
+            ..Event::default()
+        };
+        assert_eq!(
+            message(&boot),
+            "the node started; it went down in disorder after 1970-01-01T00:00:00Z"
+        );
+    }
+}

@@ -1,0 +1,491 @@
+//! Events: rows `event:[uid, time, id]`, so that what happened to a node is a range of keys, and
+//! `event_time:[time, uid, id]`, by which what happened on all nodes is one. What makes an event the
+//! same when it is told again is its id.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
+
+use nodestats_core::{FrameId, event};
+use nodestats_wire::Timestamp;
+use nodestats_wire::v1::{Event, EventKind};
+use surrealdb::types::{
+    Array, Bytes, Object, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value, Variables,
+};
+
+use crate::database::bind;
+use crate::samples::Order;
+use crate::{Error, Store};
+
+/// Rows that are read or deleted at once.
+const PAGE: usize = 500;
+
+/// An event to keep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    key: EventKey,
+    event: Event,
+}
+
+/// Where an event is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventKey {
+    /// When it happened.
+    pub time: Timestamp,
+    /// The node; empty where Kubernetes has not told it.
+    pub node: String,
+    /// What makes it the same when it is told again.
+    pub id: String,
+}
+
+impl NewEvent {
+    /// What an agent noted with a sample: the `number`th of its events.
+    pub fn of_sample(node: &str, id: FrameId, number: usize, event: Event) -> Self {
+        let id = format!("{}-{}-{number}", id.agent_start, id.sequence);
+        Self::new(node, id, event)
+    }
+
+    /// What Kubernetes tells of a container: of one run of it there is one of each kind.
+    pub fn of_container(node: &str, event: Event) -> Self {
+        let run = event.container_id.as_deref().unwrap_or_default();
+        let id = format!("{}-{run}", kind_name(&event));
+        Self::new(node, id, event)
+    }
+
+    /// What is told of a node as such: at one time there is one of each kind.
+    pub fn of_node(node: &str, event: Event) -> Self {
+        let id = kind_name(&event).to_owned();
+        Self::new(node, id, event)
+    }
+
+    fn new(node: &str, id: String, event: Event) -> Self {
+        Self {
+            key: EventKey {
+                time: event.time.unwrap_or(Timestamp::MIN),
+                node: node.to_owned(),
+                id,
+            },
+            event,
+        }
+    }
+}
+
+fn kind_name(event: &Event) -> &'static str {
+    event.kind.map_or("", EventKind::name)
+}
+
+impl EventKey {
+    fn by_node(&self) -> RecordIdKey {
+        Array::from(vec![
+            self.node.clone().into_value(),
+            self.time.micros().into_value(),
+            self.id.clone().into_value(),
+        ])
+        .into()
+    }
+
+    fn by_time(&self) -> RecordIdKey {
+        Array::from(vec![
+            self.time.micros().into_value(),
+            self.node.clone().into_value(),
+            self.id.clone().into_value(),
+        ])
+        .into()
+    }
+
+    fn records(&self) -> [Value; 2] {
+        [
+            RecordId::new("event", self.by_node()).into_value(),
+            RecordId::new("event_time", self.by_time()).into_value(),
+        ]
+    }
+
+    fn of_record(record: &RecordId) -> Option<Self> {
+        let RecordIdKey::Array(parts) = &record.key else {
+            return None;
+        };
+        let mut parts = parts.iter().cloned();
+        let (first, second) = (parts.next()?, parts.next()?);
+        let (node, time) = match (record.table.as_str(), first, second) {
+            ("event", node, time) | (_, time, node) => (node, time),
+        };
+        Some(Self {
+            time: Timestamp::from_micros(i64::from_value(time).ok()?)?,
+            node: String::from_value(node).ok()?,
+            id: String::from_value(parts.next()?).ok()?,
+        })
+    }
+}
+
+/// Statements that write events, for a transaction that has other ones too.
+pub(crate) const SAVE: &str = "INSERT INTO event $events ON DUPLICATE KEY UPDATE e = $input.e RETURN NONE; \
+     INSERT INTO event_time $event_times ON DUPLICATE KEY UPDATE id = id RETURN NONE; ";
+
+/// Binds the variables of [`SAVE`], and returns how many bytes of values they have.
+pub(crate) fn bind_events<'a>(
+    events: impl Iterator<Item = &'a NewEvent>,
+    variables: &mut Variables,
+) -> usize {
+    // Of one key the last: a statement takes each once.
+    let events: BTreeMap<&EventKey, &Event> = events.map(|new| (&new.key, &new.event)).collect();
+    let mut bytes = 0;
+    let (mut rows, mut times) = (Vec::new(), Vec::new());
+    for (key, event) in events {
+        let json = serde_json::to_vec(event).expect("an event is plain data");
+        bytes += json.len() + 256;
+        let [row, time] = key.records();
+        rows.push(
+            Object::from_iter([
+                ("id".to_owned(), row),
+                ("e".to_owned(), Bytes::from(json).into_value()),
+            ])
+            .into_value(),
+        );
+        times.push(Object::from_iter([("id".to_owned(), time)]).into_value());
+    }
+    variables.insert("events".to_owned(), rows.into_value());
+    variables.insert("event_times".to_owned(), times.into_value());
+    bytes
+}
+
+/// A range of events: of one node or of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventRange<'a> {
+    /// The node's UID; `None` for all nodes.
+    pub node: Option<&'a str>,
+    /// The first time that is in it.
+    pub from: Timestamp,
+    /// The last one.
+    pub to: Timestamp,
+}
+
+impl Store {
+    /// Keeps events, beside what is known.
+    pub async fn save_events(&self, events: &[NewEvent]) -> Result<(), Error> {
+        for part in events.chunks(PAGE) {
+            let mut variables = bind([]);
+            let bytes = bind_events(part.iter(), &mut variables);
+            self.database
+                .write(&format!("BEGIN; {SAVE} COMMIT"), variables, bytes)
+                .await
+                .map_err(Error::Unavailable)?;
+        }
+        Ok(())
+    }
+
+    /// At most `limit` events of a range in the order asked for, beyond `after`. Of each the node's UID
+    /// is there, and names are not.
+    pub async fn events(
+        &self,
+        range: EventRange<'_>,
+        after: Option<&EventKey>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<(EventKey, Event)>, Error> {
+        let (table, begin, end) = match range.node {
+            Some(node) => {
+                let bound = |time: i64| vec![node.to_owned().into_value(), time.into_value()];
+                (
+                    "event",
+                    bound(range.from.micros()),
+                    bound(range.to.micros() + 1),
+                )
+            }
+            None => (
+                "event_time",
+                vec![range.from.micros().into_value()],
+                vec![(range.to.micros() + 1).into_value()],
+            ),
+        };
+        let mut begin = Bound::Included(Array::from(begin).into());
+        let mut end = Bound::Excluded(Array::from(end).into());
+        let after = after.map(|after| match range.node {
+            Some(_) => after.by_node(),
+            None => after.by_time(),
+        });
+        let direction = match order {
+            Order::Ascending => {
+                begin = after.map_or(begin, Bound::Excluded);
+                "ASC"
+            }
+            Order::Descending => {
+                end = after.map_or(end, Bound::Excluded);
+                "DESC"
+            }
+        };
+        let keys = RecordIdKeyRange { start: begin, end };
+        let fields = range.node.map_or("id", |_| "id, e");
+        let statement = format!("SELECT {fields} FROM $event ORDER BY id {direction} LIMIT $limit");
+        let variables = bind([
+            ("event", RecordId::new(table, keys).into_value()),
+            ("limit", (limit as i64).into_value()),
+        ]);
+        let rows: Vec<Value> = self
+            .database
+            .select(&statement, variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        if range.node.is_some() {
+            return rows.into_iter().map(read).collect();
+        }
+        let key = |row| match row {
+            Value::Object(mut row) => match row.remove("id") {
+                Some(Value::RecordId(id)) => EventKey::of_record(&id),
+                _ => None,
+            },
+            _ => None,
+        };
+        let keys: Option<Vec<EventKey>> = rows.into_iter().map(key).collect();
+        self.events_at(keys.ok_or(Error::Damaged("event"))?).await
+    }
+
+    async fn events_at(&self, keys: Vec<EventKey>) -> Result<Vec<(EventKey, Event)>, Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records: Vec<Value> = keys
+            .iter()
+            .map(|key| RecordId::new("event", key.by_node()).into_value())
+            .collect();
+        let variables = bind([("event", records.into_value())]);
+        let rows: Vec<Value> = self
+            .database
+            .select("SELECT id, e FROM $event", variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        let found: Result<BTreeMap<EventKey, Event>, Error> = rows.into_iter().map(read).collect();
+        let mut found = found?;
+        // In the order in which they were asked for.
+        let found = keys.into_iter().filter_map(|key| {
+            let event = found.remove(&key)?;
+            Some((key, event))
+        });
+        Ok(found.collect())
+    }
+
+    /// Takes from `new` what the store knows already: a boot that an earlier agent has told of, and a kill
+    /// that was told by another source, which is told by both then.
+    pub async fn reconcile_events(&self, new: Vec<NewEvent>) -> Result<Vec<NewEvent>, Error> {
+        let mut events = Vec::with_capacity(new.len());
+        for mut one in new {
+            let margin = match one.event.kind {
+                // Boot times are counted back from the wall clock, which may be set meanwhile.
+                Some(EventKind::Boot) => BOOT_MARGIN_SECONDS,
+                Some(EventKind::OomKill) => event::SAME_KILL_SECONDS as i64,
+                _ => {
+                    events.push(one);
+                    continue;
+                }
+            };
+            let around = EventRange {
+                node: Some(&one.key.node),
+                from: one.key.time.plus_micros(-margin * 1_000_000),
+                to: one.key.time.plus_micros(margin * 1_000_000),
+            };
+            let known = self.events(around, None, Order::Ascending, PAGE).await?;
+            if one.event.kind == Some(EventKind::Boot) {
+                let is_known = known.iter().any(|(key, known)| {
+                    known.kind == Some(EventKind::Boot)
+                        && known.boot_id == one.event.boot_id
+                        && *key != one.key
+                });
+                if !is_known {
+                    events.push(one);
+                }
+                continue;
+            }
+            let told: HashSet<&EventKey> =
+                events.iter().map(|event: &NewEvent| &event.key).collect();
+            let same = known
+                .into_iter()
+                .find(|(key, known)| !told.contains(key) && event::is_same_kill(known, &one.event));
+            if let Some((key, known)) = same {
+                let mut merged = if event::is_of_kubernetes(&one.event) {
+                    event::merge_kills(known, one.event)
+                } else {
+                    event::merge_kills(one.event, known)
+                };
+                merged.time = Some(key.time);
+                merged.node_uid = None;
+                one = NewEvent { key, event: merged };
+            }
+            events.push(one);
+        }
+        Ok(events)
+    }
+
+    /// Forgets what happened to a node before `horizon`, in bounded pieces.
+    pub(crate) async fn forget_events(&self, node: &str, horizon: Timestamp) -> Result<(), Error> {
+        let range = EventRange {
+            node: Some(node),
+            from: Timestamp::MIN,
+            to: horizon.plus_micros(-1),
+        };
+        if horizon == Timestamp::MIN {
+            return Ok(());
+        }
+        loop {
+            let old = self.events(range, None, Order::Ascending, PAGE).await?;
+            if old.is_empty() {
+                return Ok(());
+            }
+            let rows: Vec<Value> = old.iter().flat_map(|(key, _)| key.records()).collect();
+            self.database
+                .delete(
+                    "DELETE $event RETURN NONE",
+                    bind([("event", rows.into_value())]),
+                )
+                .await
+                .map_err(Error::Unavailable)?;
+        }
+    }
+}
+
+/// See [`Store::reconcile_events`].
+const BOOT_MARGIN_SECONDS: i64 = 3600;
+
+fn read(row: Value) -> Result<(EventKey, Event), Error> {
+    let damaged = || Error::Damaged("event");
+    let Value::Object(mut row) = row else {
+        return Err(damaged());
+    };
+    let (Some(Value::RecordId(id)), Some(Value::Bytes(json))) = (row.remove("id"), row.remove("e"))
+    else {
+        return Err(damaged());
+    };
+    let key = EventKey::of_record(&id).ok_or_else(damaged)?;
+    let event = serde_json::from_slice(&json.into_inner()).map_err(|_| damaged())?;
+    let event = Event {
+        node_uid: Some(key.node.clone()).filter(|node| !node.is_empty()),
+        ..event
+    };
+    Ok((key, event))
+}
+
+#[cfg(test)]
+mod tests {
+    use nodestats_wire::v1::EventSource;
+
+    use super::*;
+    use crate::tests::{at, in_memory};
+
+    fn event(seconds: i64, kind: EventKind) -> Event {
+        Event {
+            time: Some(at(seconds)),
+            kind: Some(kind),
+            ..Event::default()
+        }
+    }
+
+    fn all(node: Option<&str>) -> EventRange<'_> {
+        EventRange {
+            node,
+            from: Timestamp::MIN,
+            to: Timestamp::MAX,
+        }
+    }
+
+    async fn times(
+        store: &Store,
+        range: EventRange<'_>,
+        after: Option<&EventKey>,
+        order: Order,
+        limit: usize,
+    ) -> Vec<(String, i64)> {
+        let events = store
+            .events(range, after, order, limit)
+            .await
+            .expect("events");
+        let of = |(key, event): (EventKey, Event)| {
+            assert_eq!(event.time, Some(key.time));
+            (event.node_uid.unwrap_or_default(), key.time.second())
+        };
+        events.into_iter().map(of).collect()
+    }
+
+    #[tokio::test]
+    async fn events_are_a_range_of_one_node_and_of_all() {
+        let store = in_memory().await;
+        let events = [
+            NewEvent::of_node("a", event(10, EventKind::NodeRegistered)),
+            NewEvent::of_node("b", event(20, EventKind::NodeRegistered)),
+            NewEvent::of_node("a", event(30, EventKind::NodeGone)),
+            NewEvent::of_node("ab", event(30, EventKind::NodeGone)),
+            // Told again.
+            NewEvent::of_node("a", event(10, EventKind::NodeRegistered)),
+        ];
+        store.save_events(&events).await.expect("saved");
+        let named = |all: &[(&str, i64)]| {
+            let all = all.iter().map(|(node, time)| ((*node).to_owned(), *time));
+            all.collect::<Vec<_>>()
+        };
+        let of_a = times(&store, all(Some("a")), None, Order::Ascending, 10).await;
+        assert_eq!(of_a, named(&[("a", 10), ("a", 30)]));
+        let newest = times(&store, all(None), None, Order::Descending, 2).await;
+        assert_eq!(newest, named(&[("ab", 30), ("a", 30)]));
+        let first = store
+            .events(all(None), None, Order::Ascending, 2)
+            .await
+            .expect("events");
+        let rest = times(&store, all(None), Some(&first[1].0), Order::Ascending, 10).await;
+        assert_eq!(rest, named(&[("a", 30), ("ab", 30)]));
+        let within = EventRange {
+            from: at(20),
+            to: at(29),
+            node: None,
+        };
+        assert_eq!(
+            times(&store, within, None, Order::Ascending, 10).await,
+            named(&[("b", 20)])
+        );
+        store.forget_events("a", at(30)).await.expect("forgotten");
+        let left = times(&store, all(None), None, Order::Ascending, 10).await;
+        assert_eq!(left, named(&[("b", 20), ("a", 30), ("ab", 30)]));
+    }
+
+    #[tokio::test]
+    async fn a_boot_is_one_and_a_kill_of_two_sources_too() {
+        let store = in_memory().await;
+        let save = async |event: Event| {
+            let id = FrameId {
+                agent_start: uuid::Uuid::new_v4(),
+                sequence: 0,
+            };
+            let new = match event.sources {
+                Some(_) => NewEvent::of_container("a", event),
+                None => NewEvent::of_sample("a", id, 0, event),
+            };
+            let new = store.reconcile_events(vec![new]).await.expect("reconciled");
+            store.save_events(&new).await.expect("saved");
+        };
+        let boot = |seconds, id: &str| Event {
+            boot_id: Some(id.to_owned()),
+            ..event(seconds, EventKind::Boot)
+        };
+        save(boot(10, "x")).await;
+        // Its next agent counts back to another moment.
+        save(boot(12, "x")).await;
+        save(boot(20, "y")).await;
+        let kill = |seconds, pod: &str| Event {
+            pod_uid: Some(pod.to_owned()),
+            ..event(seconds, EventKind::OomKill)
+        };
+        save(kill(100, "p")).await;
+        save(Event {
+            container_id: Some("c".to_owned()),
+            limit_bytes: Some(64),
+            sources: Some(vec![EventSource::Kubernetes]),
+            ..kill(102, "p")
+        })
+        .await;
+        save(kill(104, "q")).await;
+        let events = store
+            .events(all(Some("a")), None, Order::Ascending, 10)
+            .await
+            .expect("events");
+        let told: Vec<_> = events
+            .iter()
+            .map(|(key, event)| (key.time.second(), event.limit_bytes))
+            .collect();
+        assert_eq!(told, [(10, None), (20, None), (100, Some(64)), (104, None)]);
+    }
+}
