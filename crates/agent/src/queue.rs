@@ -41,6 +41,8 @@ pub(crate) struct Queue {
     dropped: u64,
     /// Which samples were dropped, for a full buffer and by the server's refusal.
     lost: [Option<Dropped>; 2],
+    /// Something was dropped since it was last asked for.
+    is_losing: bool,
     /// What those samples had to tell.
     carried: Vec<Note>,
 }
@@ -54,6 +56,7 @@ impl Queue {
             limit,
             dropped: 0,
             lost: [None; 2],
+            is_losing: false,
             carried: Vec::new(),
         }
     }
@@ -108,19 +111,24 @@ impl Queue {
     }
 
     fn remember(&mut self, dropped: Dropped) {
+        self.is_losing = true;
         let lost = &mut self.lost[usize::from(dropped.refused)];
         *lost = Some(lost.map_or(dropped, |before| before.and(dropped)));
     }
 
     /// What is to be told with the next sample, at `now`: what was dropped, and what that had to tell.
-    pub(crate) fn take_notes(&mut self, now_micros: i64) -> Vec<Note> {
-        let lost = self.lost.iter_mut().filter_map(Option::take);
-        let mut notes: Vec<Note> = lost
-            .map(|dropped| Note {
+    /// While more is dropped with each sample it waits, so that it is told as one; with the last
+    /// sample of all it does not.
+    pub(crate) fn take_notes(&mut self, now_micros: i64, is_last: bool) -> Vec<Note> {
+        let goes_on = std::mem::take(&mut self.is_losing) && !is_last;
+        let mut notes = Vec::new();
+        if !goes_on {
+            let lost = self.lost.iter_mut().filter_map(Option::take);
+            notes.extend(lost.map(|dropped| Note {
                 time_micros: now_micros,
                 what: What::Dropped(dropped),
-            })
-            .collect();
+            }));
+        }
         let some = self.carried.len().min(NOTES / 2);
         notes.extend(self.carried.drain(..some));
         notes
@@ -262,7 +270,11 @@ mod tests {
         queue.add(frame(1, What::Stopping), false);
         queue.add(frame(2, What::ClockStep { micros: 5 }), false);
         queue.add(frame(3, What::Paused), false);
-        let notes = queue.take_notes(4_000_000);
+        // More may be dropped with the next one.
+        let carried = queue.take_notes(3_000_000, false);
+        assert_eq!(carried.len(), 2);
+        let mut notes = queue.take_notes(4_000_000, false);
+        notes.extend(carried);
         let told: Vec<_> = notes
             .iter()
             .map(|note| (note.time_micros, &note.what))
@@ -281,11 +293,11 @@ mod tests {
                 (2_000_000, &What::ClockStep { micros: 5 }),
             ]
         );
-        assert_eq!(queue.take_notes(5_000_000), []);
+        assert_eq!(queue.take_notes(5_000_000, false), []);
         // One that tells of others is dropped too: all of them were.
         queue.add(frame(6, What::Dropped(dropped)), false);
         queue.add(frame(7, What::Paused), false);
-        let again = queue.take_notes(8_000_000);
+        let again = queue.take_notes(8_000_000, true);
         let What::Dropped(all) = again[0].what else {
             panic!("{again:?}")
         };

@@ -170,13 +170,17 @@ impl Sampler {
             time_micros: time.micros(),
             what,
         };
+        let is_last = last.is_some();
         // What is told of the agent itself has its place before what else there is.
         let mut notes: Vec<Note> = [begun, step, last]
             .into_iter()
             .flatten()
             .map(note)
             .collect();
-        notes.extend(self.queue.with(|queue| queue.take_notes(time.micros())));
+        notes.extend(
+            self.queue
+                .with(|queue| queue.take_notes(time.micros(), is_last)),
+        );
         notes.append(&mut sample.notes);
         notes.truncate(NOTES);
         sample.notes = notes;

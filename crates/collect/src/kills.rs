@@ -133,8 +133,23 @@ impl Watch {
         }
         let logged = seen.and_then(|seen| seen.logged.as_deref());
         let mut told = Vec::new();
-        for one in logged.unwrap_or_default() {
-            let path = one.cgroup.as_deref();
+        // The log leaves out who is in which group where much is killed (it is rate-limited): those
+        // last, when it is known which kills are left.
+        let (placed, unplaced): (Vec<&Logged>, Vec<&Logged>) = logged
+            .unwrap_or_default()
+            .iter()
+            .partition(|one| one.cgroup.is_some());
+        for one in placed.into_iter().chain(unplaced) {
+            let mut path = one.cgroup.clone();
+            if path.is_none() {
+                let mut left = own.iter().filter(|(_, kills)| **kills > 0);
+                path = left.next().map(|(path, _)| (*path).to_owned());
+                if left.next().is_some() {
+                    // Its group tells of it, and not who it was.
+                    continue;
+                }
+            }
+            let path = path.as_deref();
             let counted = path.is_some_and(|path| take_one(&mut own, path));
             if let Some(path) = path.filter(|_| !counted) {
                 self.ahead.push(path.to_owned());
@@ -428,6 +443,32 @@ mod tests {
             watch.compare(&sample(vec![group(POD, 2, 2)]), Some(&seen(3, &[]))),
             []
         );
+    }
+
+    #[test]
+    fn who_is_in_no_known_group_is_in_the_one_that_counts_a_kill() {
+        let mut watch = Watch::default();
+        let other = "/kubepods/podv";
+        let pass = |kills, others| sample(vec![group(APP, 3, kills), group(other, 4, others)]);
+        let unplaced = |counter| {
+            let mut seen = seen(counter, &[APP]);
+            seen.logged
+                .iter_mut()
+                .flatten()
+                .for_each(|one| one.cgroup = None);
+            seen
+        };
+        watch.compare(&pass(0, 0), Some(&seen(0, &[])));
+        let told = watch.compare(&pass(1, 0), Some(&unplaced(1)));
+        assert_eq!(kills(&told), [(KillSource::Log, Some(APP), Some("a"), 1)]);
+        let told = watch.compare(&pass(2, 1), Some(&unplaced(3)));
+        let two = [
+            (KillSource::Cgroup, Some(APP), Some("a"), 1),
+            (KillSource::Cgroup, Some(other), None, 1),
+        ];
+        assert_eq!(kills(&told), two);
+        let told = watch.compare(&pass(2, 1), Some(&unplaced(4)));
+        assert_eq!(kills(&told), [(KillSource::Log, None, None, 1)]);
     }
 
     #[test]

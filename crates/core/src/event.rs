@@ -211,32 +211,121 @@ pub fn of_node(kind: EventKind, time: Timestamp) -> Event {
     }
 }
 
+/// Where an event is to stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Under its own key.
+    New,
+    /// Where the known one of this index stands.
+    Known(usize),
+}
+
+/// What becomes of a kill that is told now, beside those that are known of that node and time: what is
+/// to stand where, and nothing where one has moved to another place. Node and Kubernetes tell of one
+/// kill each in its own time; it stands where the node's telling has its place, so that it is known
+/// when that is sent again.
+pub fn join_kill(new: &Event, known: &[Event]) -> Vec<(Place, Option<Event>)> {
+    let near = |known: &Event| match (known.time, new.time) {
+        (Some(known), Some(new)) => known.seconds_since(new).abs() <= SAME_KILL_SECONDS,
+        _ => false,
+    };
+    let find = |is_so: &dyn Fn(&Event) -> bool| {
+        let known = known.iter().enumerate();
+        let mut found = known.filter(|(_, known)| near(known) && is_so(known));
+        found.next()
+    };
+    if is_of_kubernetes(new) {
+        if let Some((at, of_node)) = find(&|known| !is_of_kubernetes(known) && is_same(known, new))
+        {
+            let merged = merge_kills(of_node.clone(), new.clone());
+            return vec![(Place::Known(at), Some(merged))];
+        }
+        if let Some((at, unnamed)) = find(&is_unnamed) {
+            let named = name_kill(unnamed, new);
+            let left = unnamed.count.unwrap_or(1) - 1;
+            if left == 0 {
+                return vec![(Place::Known(at), Some(named))];
+            }
+            let rest = with_count(unnamed, left);
+            let named = Event {
+                time: new.time,
+                ..named
+            };
+            return vec![(Place::Known(at), Some(rest)), (Place::New, Some(named))];
+        }
+        return vec![(Place::New, Some(new.clone()))];
+    }
+    if !is_unnamed(new) {
+        let told = find(&|known| is_of_kubernetes_alone(known) && is_same(new, known));
+        return match told {
+            Some((at, told)) => vec![
+                (Place::New, Some(merge_kills(new.clone(), told.clone()))),
+                (Place::Known(at), None),
+            ],
+            None => vec![(Place::New, Some(new.clone()))],
+        };
+    }
+    let mut left = new.count.unwrap_or(1);
+    let mut joined = Vec::new();
+    for (at, told) in known.iter().enumerate() {
+        if left > 0 && near(told) && is_of_kubernetes_alone(told) {
+            left -= 1;
+            let named = Event {
+                time: told.time,
+                ..name_kill(new, told)
+            };
+            joined.push((Place::Known(at), Some(named)));
+        }
+    }
+    if left > 0 {
+        joined.push((Place::New, Some(with_count(new, left))));
+    } else if let Some((Place::Known(at), Some(named))) = joined.pop() {
+        let time = new.time;
+        joined.push((Place::New, Some(Event { time, ..named })));
+        joined.push((Place::Known(at), None));
+    }
+    joined
+}
+
 /// Whether Kubernetes has told of it.
-pub fn is_of_kubernetes(event: &Event) -> bool {
+fn is_of_kubernetes(event: &Event) -> bool {
     let sources = event.sources.as_deref().unwrap_or_default();
     sources.contains(&EventSource::Kubernetes)
 }
 
-/// Whether both tell of one kill: of one pod, and of one container where both know it, from different
-/// sources and at nearly one time.
-pub fn is_same_kill(a: &Event, b: &Event) -> bool {
-    let is_kill = |event: &Event| event.kind == Some(EventKind::OomKill);
-    let (Some(first), Some(second)) = (a.time, b.time) else {
-        return false;
-    };
+fn is_of_kubernetes_alone(event: &Event) -> bool {
+    event.sources.as_deref() == Some(&[EventSource::Kubernetes])
+}
+
+/// Whether the node knows that it was, and nothing else.
+fn is_unnamed(event: &Event) -> bool {
+    event.sources.as_deref() == Some(&[EventSource::Vmstat])
+}
+
+/// Whether both may be of one container.
+fn is_same(a: &Event, b: &Event) -> bool {
     let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
-    is_kill(a)
-        && is_kill(b)
-        && a.pod_uid.is_some()
-        && a.pod_uid == b.pod_uid
-        && agree(&a.container_id, &b.container_id)
-        && is_of_kubernetes(a) != is_of_kubernetes(b)
-        && first.seconds_since(second).abs() <= SAME_KILL_SECONDS
+    a.pod_uid.is_some() && a.pod_uid == b.pod_uid && agree(&a.container_id, &b.container_id)
+}
+
+fn with_count(event: &Event, count: u64) -> Event {
+    Event {
+        count: Some(count).filter(|count| *count > 1),
+        ..event.clone()
+    }
+}
+
+/// A kill that the node counted, by what Kubernetes says of it.
+fn name_kill(unnamed: &Event, told: &Event) -> Event {
+    let one = with_count(unnamed, 1);
+    Event {
+        pod_uid: told.pod_uid.clone(),
+        ..merge_kills(one, told.clone())
+    }
 }
 
 /// Two tellings of one kill as one: what the node saw, with what Kubernetes adds.
-#[must_use]
-pub fn merge_kills(mut of_node: Event, of_kubernetes: Event) -> Event {
+fn merge_kills(mut of_node: Event, of_kubernetes: Event) -> Event {
     of_node.container = of_node.container.or(of_kubernetes.container);
     of_node.container_id = of_node.container_id.or(of_kubernetes.container_id);
     of_node.limit_bytes = of_kubernetes.limit_bytes.or(of_node.limit_bytes);
@@ -397,6 +486,8 @@ fn ordinal(number: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use crate::sample::note::KillSources;
 
     use super::*;
@@ -528,53 +619,121 @@ mod tests {
         assert_eq!(restarts, [6, 7]);
     }
 
-    #[test]
-    fn two_tellings_of_one_kill_are_one() {
+    fn of_node(seconds: i64, pod_uid: Option<&str>, count: u64) -> Event {
+        let source = match pod_uid {
+            Some(_) => KillSource::Cgroup,
+            None => KillSource::Counter,
+        };
         let kill = Kill {
-            source: KillSource::Cgroup,
-            count: 1,
-            cgroup: Some("/kubepods/podu".into()),
-            pod_uid: Some("u".into()),
+            source,
+            count,
+            cgroup: pod_uid.map(|uid| format!("/kubepods/pod{uid}")),
+            pod_uid: pod_uid.map(str::to_owned),
             container_id: None,
             victim: None,
-            memory_bytes: Some(60 << 20),
+            memory_bytes: pod_uid.map(|_| 60 << 20),
             limit_bytes: None,
             log_read: false,
         };
-        let of_node = of_notes(&[note(19, What::Kill(kill))], &Host::default(), true).remove(0);
-        let told = of_pod(
-            None,
-            &pod(1, vec![run("a", 10, Some((20, 137, "OOMKilled")))]),
-        );
-        let told = told
-            .into_iter()
-            .find(|event| event.kind == Some(EventKind::OomKill));
-        let told = told.expect("a kill");
-        assert!(is_same_kill(&of_node, &told) && is_same_kill(&told, &of_node));
-        assert!(!is_same_kill(&of_node, &of_node) && !is_same_kill(&told, &told));
-        let later = Event {
-            time: Some(at(200)),
-            ..told.clone()
+        of_notes(&[note(seconds, What::Kill(kill))], &Host::default(), true).remove(0)
+    }
+
+    fn of_kubernetes(seconds: i64, container: &str) -> Event {
+        let run = run(container, 10, Some((seconds, 137, "OOMKilled")));
+        let events = of_pod(None, &pod(1, vec![run]));
+        let mut kills = events.into_iter();
+        let kill = kills.find(|event| event.kind == Some(EventKind::OomKill));
+        kill.expect("a kill")
+    }
+
+    /// Seconds, number of sources, and count.
+    type Short = (i64, usize, u64);
+
+    fn joined(new: &Event, known: &[Event]) -> Vec<(Place, Option<Short>)> {
+        let joined = join_kill(new, known).into_iter();
+        let short = |event: Event| {
+            let seconds = event.time.expect("a time").second();
+            let sources = event.sources.map_or(0, |sources| sources.len());
+            (seconds, sources, event.count.unwrap_or(1))
         };
-        assert!(!is_same_kill(&of_node, &later));
-        let merged = merge_kills(of_node, told);
+        joined
+            .map(|(place, event)| (place, event.map(short)))
+            .collect()
+    }
+
+    #[test]
+    fn two_tellings_of_one_kill_are_one_at_the_place_of_the_nodes() {
+        let (node, told) = (of_node(19, Some("u"), 1), of_kubernetes(20, "a"));
+        let at_known = [(Place::Known(0), Some((19, 2, 1)))];
+        assert_eq!(joined(&told, from_ref(&node)), at_known);
+        let moved = [(Place::New, Some((19, 2, 1))), (Place::Known(0), None)];
+        assert_eq!(joined(&node, from_ref(&told)), moved);
+        let merged = join_kill(&told, from_ref(&node)).remove(0).1.expect("one");
         assert_eq!(
             (
                 merged.container.as_deref(),
                 merged.limit_bytes,
-                merged.memory_bytes,
-                merged.time
+                merged.memory_bytes
             ),
-            (Some("app"), Some(64 << 20), Some(60 << 20), Some(at(19)))
-        );
-        assert_eq!(
-            merged.sources.as_deref(),
-            Some(&[EventSource::Cgroup, EventSource::Kubernetes][..])
+            (Some("app"), Some(64 << 20), Some(60 << 20))
         );
         assert_eq!(
             message(&merged),
             "a process of container app was killed for memory with 60.0 MiB, limit 64.0 MiB; the \
              kernel's log, which names who was killed, may not be read on this node"
+        );
+        // Others are not one: of another time, another pod, or told already.
+        for known in [
+            of_node(200, Some("u"), 1),
+            of_node(19, Some("v"), 1),
+            merged,
+        ] {
+            assert_eq!(joined(&told, &[known]), [(Place::New, Some((20, 1, 1)))]);
+        }
+        assert_eq!(
+            joined(&node, from_ref(&node)),
+            [(Place::New, Some((19, 1, 1)))]
+        );
+    }
+
+    #[test]
+    fn what_the_node_only_counted_is_named_by_kubernetes() {
+        let (one, two) = (of_node(19, None, 1), of_node(19, None, 2));
+        let (first, second) = (of_kubernetes(20, "a"), of_kubernetes(21, "b"));
+        assert_eq!(
+            joined(&first, from_ref(&one)),
+            [(Place::Known(0), Some((19, 2, 1)))]
+        );
+        let named = join_kill(&first, from_ref(&one)).remove(0).1.expect("one");
+        assert_eq!(
+            (named.pod_uid.as_deref(), named.container.as_deref()),
+            (Some("u"), Some("app"))
+        );
+        assert_eq!(
+            joined(&first, from_ref(&two)),
+            [
+                (Place::Known(0), Some((19, 1, 1))),
+                (Place::New, Some((20, 2, 1)))
+            ]
+        );
+        // The other way around, the last of them stands where the node's telling is known again.
+        let known = [first, second];
+        assert_eq!(
+            joined(&two, &known),
+            [
+                (Place::Known(0), Some((20, 2, 1))),
+                (Place::New, Some((19, 2, 1))),
+                (Place::Known(1), None),
+            ]
+        );
+        let three = of_node(19, None, 3);
+        assert_eq!(
+            joined(&three, &known).last(),
+            Some(&(Place::New, Some((19, 1, 1))))
+        );
+        assert_eq!(
+            joined(&one, &[of_kubernetes(200, "a")]),
+            [(Place::New, Some((19, 1, 1)))]
         );
     }
 

@@ -114,7 +114,7 @@ impl Question {
             (None, Some(node)) => routes::events_of_node(node),
             (None, None) => routes::EVENTS.to_owned(),
         };
-        let mut query = times_of(&events.from, &events.to, zone)?;
+        let mut query = times_of(events.from.as_deref(), events.to.as_deref(), zone)?;
         query.extend(events.kind.clone().map(|kind| ("kind", kind)));
         query.push(("limit", events.limit.to_string()));
         Ok(Self {
@@ -193,8 +193,8 @@ const NAMESPACE_MISSING: &str = "a pod's name is one within its namespace: -n sa
 
 /// Begin and end of a span, as the server takes them.
 fn times_of(
-    from: &Option<String>,
-    to: &Option<String>,
+    from: Option<&str>,
+    to: Option<&str>,
     zone: &TimeZone,
 ) -> anyhow::Result<Vec<(&'static str, String)>> {
     let mut query = Vec::new();
@@ -208,7 +208,7 @@ fn times_of(
 
 /// The span that is asked about, and whether there is one.
 fn span(get: &Get, zone: &TimeZone) -> anyhow::Result<(Vec<(&'static str, String)>, bool)> {
-    let mut query = times_of(&get.from, &get.to, zone)?;
+    let mut query = times_of(get.from.as_deref(), get.to.as_deref(), zone)?;
     let history = !query.is_empty();
     if let Some(step) = &get.step {
         time::parse_span(step)?;

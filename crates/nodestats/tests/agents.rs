@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nodestats_core::Frame;
-use nodestats_testkit::{Program, eventually, get};
+use nodestats_testkit::{Program, eventually, get, sample_times};
 use nodestats_wire::client::Client;
 
 fn api(data_dir: &Path, port: u16) -> Program {
@@ -32,12 +32,7 @@ fn agent(server: &str, state_dir: &Path, ip: &str) -> Program {
 /// Times of all samples of a node, oldest first, in seconds.
 async fn times(client: &Client, node: &str) -> Option<Vec<f64>> {
     let history = get(client, &format!("/{node}?from=0")).await?;
-    let time = |key: &String| {
-        key.parse::<nodestats_wire::Timestamp>()
-            .expect("a time")
-            .seconds()
-    };
-    Some(history.as_object()?.keys().map(time).collect())
+    sample_times(&history)
 }
 
 #[tokio::test]
@@ -291,6 +286,16 @@ async fn the_plugin_shows_tables_to_people_and_the_apis_bytes_to_programs() {
     );
     // Once the agent is gone nothing changes any more.
     assert_eq!(agent.terminate().code(), Some(0));
+    eventually("the silence", async || {
+        let history = get(&client, "/nodes/test-node/memory?from=2026-01-01").await?;
+        history
+            .as_object()?
+            .values()
+            .next_back()?
+            .get("gap")
+            .cloned()
+    })
+    .await;
     let run = plugin(&[
         "test-node",
         "--memory",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nodestats_testkit::kubernetes::{FullCluster, Version, sweep};
-use nodestats_testkit::{eventually, get};
+use nodestats_testkit::{eventually, get, sample_times};
 use nodestats_wire::client::Client;
 use serde_json::{Value, json};
 
@@ -100,16 +100,7 @@ impl Scene {
         let history = get(&client, &format!("/{node}?from={from}"))
             .await
             .unwrap_or_default();
-        let times = history
-            .as_object()
-            .into_iter()
-            .flat_map(|history| history.keys())
-            .map(|key| {
-                key.parse::<nodestats_wire::Timestamp>()
-                    .expect("a time")
-                    .seconds()
-            });
-        times.collect()
+        sample_times(&history).unwrap_or_default()
     }
 
     /// Every sample that the node's agent has taken since it started is stored, once.

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use nodestats_testkit::jaeger::{Jaeger, Trace};
 use nodestats_testkit::kubernetes::{FullCluster, Version};
-use nodestats_testkit::{DatabaseServer, Frames, Program, eventually, eventually_within};
+use nodestats_testkit::{
+    DatabaseServer, Frames, Program, eventually, eventually_within, sample_times,
+};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::Registration;
 use serde_json::{Value, json};
@@ -709,9 +711,7 @@ async fn nothing_is_lost_since(scene: &Scene, begin: Timestamp, gap: f64) {
             let history = scene
                 .ask(&[node, "--memory", "--from", &begin.to_string()])
                 .ok()?;
-            let times = history.as_object()?.keys();
-            let times = times.map(|time| time.parse::<Timestamp>().expect("a time").seconds());
-            let times: Vec<f64> = times.collect();
+            let times = sample_times(&history)?;
             let (first, last) = (*times.first()?, *times.last()?);
             let now = Timestamp::from_system(std::time::SystemTime::now()).seconds();
             let complete = times.windows(2).all(|pair| pair[1] - pair[0] < gap);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nodestats_testkit::kubernetes::{ControlPlane, Version};
 use nodestats_testkit::logs::lines_of;
-use nodestats_testkit::{Frames, Program, eventually, eventually_within, get};
+use nodestats_testkit::{Frames, Program, eventually, eventually_within, get, sample_times};
 use nodestats_wire::Timestamp;
 use nodestats_wire::client::Client;
 use nodestats_wire::v1::Registration;
@@ -391,10 +391,7 @@ async fn an_agent_that_is_not_let_in_loses_nothing(scene: &Scene) {
     let from = format!("/nodes/node-a/memory?from={}", begin.seconds());
     eventually("all samples", async || {
         let history: Value = get(&viewer, &from).await?;
-        let times = history.as_object()?.keys();
-        let times: Vec<f64> = times
-            .map(|time| time.parse::<Timestamp>().expect("a time").seconds())
-            .collect();
+        let times = sample_times(&history)?;
         let is_whole = times.windows(2).all(|pair| pair[1] - pair[0] < 2.5);
         let is_new = now().seconds() - times.last()? < 3.0;
         (is_whole && is_new && times.first()? - begin.seconds() < 3.0).then_some(())
@@ -436,10 +433,7 @@ async fn an_agent_s_token_changes_and_no_push_is_lost(scene: &Scene) {
     }
     let from = format!("/nodes/node-a/memory?from={}", begin.seconds());
     let history: Value = get(&viewer, &from).await.expect("a history");
-    let times = history.as_object().expect("times").keys();
-    let times: Vec<f64> = times
-        .map(|time| time.parse::<Timestamp>().expect("a time").seconds())
-        .collect();
+    let times = sample_times(&history).expect("times");
     assert!(
         times.windows(2).all(|pair| pair[1] - pair[0] < 2.5),
         "{times:?}"

@@ -1,81 +1,8 @@
 //! A unit of a plain host, as systemd makes one, by a control group of this machine: its limit, its
 //! throttled time, and what its processes used. It needs root, as the tests on clusters do.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
-use nodestats_testkit::{Program, eventually, get};
+use nodestats_testkit::{ControlGroup, Limit, Program, eventually, get};
 use serde_json::Value;
-
-/// A service's group in every hierarchy, gone when it is dropped.
-struct Service {
-    slice: String,
-    groups: Vec<PathBuf>,
-    process: Child,
-}
-
-impl Service {
-    /// One with a process that wants a whole CPU, and may have a fifth of one.
-    fn start() -> Self {
-        let slice = format!("nodestatstest{}.slice", std::process::id());
-        let root = Path::new("/sys/fs/cgroup");
-        let groups: Vec<PathBuf> = if root.join("cgroup.controllers").exists() {
-            vec![root.join(&slice).join("work.service")]
-        } else {
-            ["cpu,cpuacct", "cpu", "cpuacct", "memory", "pids", "blkio"]
-                .iter()
-                .map(|hierarchy| root.join(hierarchy))
-                .filter(|hierarchy| hierarchy.exists())
-                .map(|hierarchy| hierarchy.join(&slice).join("work.service"))
-                .collect()
-        };
-        let process = Command::new("sh")
-            .args(["-c", "read go; while :; do :; done"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("a shell");
-        for group in &groups {
-            fs::create_dir_all(group).expect("a control group: this test needs root");
-            let controllers = group
-                .parent()
-                .expect("a slice")
-                .join("cgroup.subtree_control");
-            if controllers.exists() {
-                for folder in [root, controllers.parent().expect("a slice")] {
-                    let _ = fs::write(folder.join("cgroup.subtree_control"), "+cpu +memory +pids");
-                }
-                fs::write(group.join("cpu.max"), "20000 100000").expect("a limit");
-            }
-            let quota = group.join("cpu.cfs_quota_us");
-            if quota.exists() {
-                fs::write(group.join("cpu.cfs_period_us"), "100000").expect("a period");
-                fs::write(quota, "20000").expect("a limit");
-            }
-            let pid = process.id().to_string();
-            fs::write(group.join("cgroup.procs"), pid).expect("moved");
-        }
-        let mut service = Self {
-            slice,
-            groups,
-            process,
-        };
-        // It begins where it is to be.
-        drop(service.process.stdin.take());
-        service
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        for group in &self.groups {
-            let _ = fs::remove_dir(group);
-            let _ = fs::remove_dir(group.parent().expect("a slice"));
-        }
-    }
-}
 
 fn number(value: &Value, field: &str) -> f64 {
     value[field]
@@ -85,7 +12,8 @@ fn number(value: &Value, field: &str) -> f64 {
 
 #[tokio::test]
 async fn a_unit_is_shown_with_its_limit_and_its_books_close() {
-    let service = Service::start();
+    // Who wants a whole CPU, and may have a fifth of one.
+    let service = ControlGroup::start("while :; do :; done", Limit::CpuPercent(20));
     let folder = tempfile::tempdir().expect("temporary folder");
     let data_dir = folder.path().to_str().expect("UTF-8");
     let server = Program::serve(&[
@@ -103,7 +31,7 @@ async fn a_unit_is_shown_with_its_limit_and_its_books_close() {
         nodes[0].as_str().map(str::to_owned)
     })
     .await;
-    let cgroup = format!("/{}/work.service", service.slice);
+    let cgroup = service.path();
     let unit = |units: &Value| {
         let units = units["units"].as_array()?;
         units.iter().find(|unit| unit["cgroup"] == *cgroup).cloned()
@@ -142,14 +70,16 @@ async fn a_unit_is_shown_with_its_limit_and_its_books_close() {
     );
     assert_eq!(now["tasks"], 1);
     // The process says where it is.
-    let pid = service.process.id();
+    let pid = service.pid();
     let process = get(&client, &format!("/nodes/{node}/proc/{pid}")).await;
     assert_eq!(process.expect("its process")["cgroup"], *cgroup);
     // And the plugin shows it.
     let arguments = ["--server", server.url(), "get", &node, "--units"];
     let table = Program::run("kubectl-nodestats", &arguments).stdout;
-    let row = table.lines().find(|line| line.starts_with("work.service"));
-    assert!(row.is_some_and(|row| row.contains("200m")), "{table}");
+    let mut rows = table
+        .lines()
+        .filter(|line| line.starts_with("work.service"));
+    assert!(rows.any(|row| row.contains("200m")), "{table}");
     assert_eq!(server.terminate().code(), Some(0));
     // What is made anew with the same name counts from zero; what is gone is gone.
     drop(service);

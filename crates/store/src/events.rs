@@ -2,10 +2,11 @@
 //! `event_time:[time, uid, id]`, by which what happened on all nodes is one. What makes an event the
 //! same when it is told again is its id.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use nodestats_core::{FrameId, event};
+use nodestats_core::FrameId;
+use nodestats_core::event::{self, Place};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{Event, EventKind};
 use surrealdb::types::{
@@ -18,12 +19,15 @@ use crate::{Error, Store};
 
 /// Rows that are read or deleted at once.
 const PAGE: usize = 500;
+/// Pages that are looked through for what is told again, at most.
+const PAGES: usize = 20;
 
 /// An event to keep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
     key: EventKey,
-    event: Event,
+    /// `None`: what stands there is told in another place by now.
+    event: Option<Event>,
 }
 
 /// Where an event is.
@@ -64,13 +68,61 @@ impl NewEvent {
                 node: node.to_owned(),
                 id,
             },
-            event,
+            event: Some(event),
         }
     }
 }
 
 fn kind_name(event: &Event) -> &'static str {
     event.kind.map_or("", EventKind::name)
+}
+
+impl NewEvent {
+    fn kind(&self) -> &'static str {
+        self.event.as_ref().map_or("", kind_name)
+    }
+}
+
+/// What is to be kept of a boot or a kill beside those that are known of that time.
+fn beside(new: NewEvent, known: BTreeMap<EventKey, Event>) -> Vec<NewEvent> {
+    let NewEvent {
+        key,
+        event: Some(event),
+    } = new
+    else {
+        return vec![new];
+    };
+    if event.kind == Some(EventKind::Boot) {
+        let is_known = known.values().any(|known| known.boot_id == event.boot_id);
+        return if is_known {
+            Vec::new()
+        } else {
+            vec![NewEvent {
+                key,
+                event: Some(event),
+            }]
+        };
+    }
+    let (keys, known): (Vec<EventKey>, Vec<Event>) = known.into_iter().unzip();
+    let joined = event::join_kill(&event, &known).into_iter();
+    joined
+        .map(|(place, event)| {
+            let key = match place {
+                Place::New => key.clone(),
+                Place::Known(at) => keys[at].clone(),
+            };
+            let stored = |event| Event {
+                // The key says both.
+                time: Some(key.time),
+                node_uid: None,
+                ..event
+            };
+            NewEvent {
+                event: event.map(stored),
+                key,
+            }
+        })
+        .collect()
 }
 
 impl EventKey {
@@ -118,7 +170,8 @@ impl EventKey {
 
 /// Statements that write events, for a transaction that has other ones too.
 pub(crate) const SAVE: &str = "INSERT INTO event $events ON DUPLICATE KEY UPDATE e = $input.e RETURN NONE; \
-     INSERT INTO event_time $event_times ON DUPLICATE KEY UPDATE id = id RETURN NONE; ";
+     INSERT INTO event_time $event_times ON DUPLICATE KEY UPDATE id = id RETURN NONE; \
+     DELETE $event_moved RETURN NONE; ";
 
 /// Binds the variables of [`SAVE`], and returns how many bytes of values they have.
 pub(crate) fn bind_events<'a>(
@@ -126,10 +179,15 @@ pub(crate) fn bind_events<'a>(
     variables: &mut Variables,
 ) -> usize {
     // Of one key the last: a statement takes each once.
-    let events: BTreeMap<&EventKey, &Event> = events.map(|new| (&new.key, &new.event)).collect();
+    let events: BTreeMap<&EventKey, Option<&Event>> =
+        events.map(|new| (&new.key, new.event.as_ref())).collect();
     let mut bytes = 0;
-    let (mut rows, mut times) = (Vec::new(), Vec::new());
+    let (mut rows, mut times, mut moved) = (Vec::new(), Vec::new(), Vec::new());
     for (key, event) in events {
+        let Some(event) = event else {
+            moved.extend(key.records());
+            continue;
+        };
         let json = serde_json::to_vec(event).expect("an event is plain data");
         bytes += json.len() + 256;
         let [row, time] = key.records();
@@ -144,6 +202,7 @@ pub(crate) fn bind_events<'a>(
     }
     variables.insert("events".to_owned(), rows.into_value());
     variables.insert("event_times".to_owned(), times.into_value());
+    variables.insert("event_moved".to_owned(), moved.into_value());
     bytes
 }
 
@@ -262,55 +321,68 @@ impl Store {
         Ok(found.collect())
     }
 
-    /// Takes from `new` what the store knows already: a boot that an earlier agent has told of, and a kill
-    /// that was told by another source, which is told by both then.
+    /// What is to be kept of `new` beside what the store knows already: a boot that an earlier agent has
+    /// told of is told once, and so is a kill that two sources tell of.
     pub async fn reconcile_events(&self, new: Vec<NewEvent>) -> Result<Vec<NewEvent>, Error> {
-        let mut events = Vec::with_capacity(new.len());
-        for mut one in new {
-            let margin = match one.event.kind {
-                // Boot times are counted back from the wall clock, which may be set meanwhile.
+        let mut events: Vec<NewEvent> = Vec::with_capacity(new.len());
+        for new in new {
+            let margin_seconds = match new.event.as_ref().and_then(|event| event.kind) {
                 Some(EventKind::Boot) => BOOT_MARGIN_SECONDS,
                 Some(EventKind::OomKill) => event::SAME_KILL_SECONDS as i64,
                 _ => {
-                    events.push(one);
+                    events.push(new);
                     continue;
                 }
             };
-            let around = EventRange {
-                node: Some(&one.key.node),
-                from: one.key.time.plus_micros(-margin * 1_000_000),
-                to: one.key.time.plus_micros(margin * 1_000_000),
-            };
-            let known = self.events(around, None, Order::Ascending, PAGE).await?;
-            if one.event.kind == Some(EventKind::Boot) {
-                let is_known = known.iter().any(|(key, known)| {
-                    known.kind == Some(EventKind::Boot)
-                        && known.boot_id == one.event.boot_id
-                        && *key != one.key
-                });
-                if !is_known {
-                    events.push(one);
-                }
+            let mut known = self.around(&new.key, new.kind(), margin_seconds).await?;
+            // It was sent again, and what became of it stays.
+            if known.contains_key(&new.key) {
                 continue;
             }
-            let told: HashSet<&EventKey> =
-                events.iter().map(|event: &NewEvent| &event.key).collect();
-            let same = known
-                .into_iter()
-                .find(|(key, known)| !told.contains(key) && event::is_same_kill(known, &one.event));
-            if let Some((key, known)) = same {
-                let mut merged = if event::is_of_kubernetes(&one.event) {
-                    event::merge_kills(known, one.event)
-                } else {
-                    event::merge_kills(one.event, known)
+            let earlier = events
+                .iter()
+                .filter(|earlier| earlier.key.node == new.key.node && earlier.kind() == new.kind());
+            for earlier in earlier {
+                match &earlier.event {
+                    Some(event) => known.insert(earlier.key.clone(), event.clone()),
+                    None => known.remove(&earlier.key),
                 };
-                merged.time = Some(key.time);
-                merged.node_uid = None;
-                one = NewEvent { key, event: merged };
             }
-            events.push(one);
+            events.extend(beside(new, known));
         }
         Ok(events)
+    }
+
+    /// What of this kind happened to a node at nearly that time.
+    async fn around(
+        &self,
+        key: &EventKey,
+        kind: &str,
+        margin_seconds: i64,
+    ) -> Result<BTreeMap<EventKey, Event>, Error> {
+        let margin = margin_seconds * 1_000_000;
+        let range = EventRange {
+            node: Some(&key.node),
+            from: key.time.plus_micros(-margin),
+            to: key.time.plus_micros(margin),
+        };
+        let mut known = BTreeMap::new();
+        let mut after = None;
+        for _ in 0..PAGES {
+            let page = self
+                .events(range, after.as_ref(), Order::Ascending, PAGE)
+                .await?;
+            let is_last = page.len() < PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            known.extend(
+                page.into_iter()
+                    .filter(|(_, event)| kind_name(event) == kind),
+            );
+            if is_last {
+                break;
+            }
+        }
+        Ok(known)
     }
 
     /// Forgets what happened to a node before `horizon`, in bounded pieces.

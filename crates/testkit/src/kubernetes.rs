@@ -380,8 +380,20 @@ impl FullCluster {
     /// # Panics
     /// Where an answer is no JSON.
     pub fn ask(&self, words: &[&str]) -> Result<serde_json::Value, String> {
+        self.plugin("get", words)
+    }
+
+    /// The same of `kubectl nodestats events`.
+    ///
+    /// # Panics
+    /// Where an answer is no JSON.
+    pub fn events(&self, words: &[&str]) -> Result<serde_json::Value, String> {
+        self.plugin("events", words)
+    }
+
+    fn plugin(&self, command: &str, words: &[&str]) -> Result<serde_json::Value, String> {
         let kubeconfig = self.kubeconfig().display().to_string();
-        let mut arguments = vec!["--kubeconfig", &kubeconfig, "get", "-o", "json"];
+        let mut arguments = vec!["--kubeconfig", &kubeconfig, command, "-o", "json"];
         arguments.extend(words);
         let run = Program::run("kubectl-nodestats", &arguments);
         if run.status.success() {

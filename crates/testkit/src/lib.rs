@@ -3,6 +3,7 @@
 //! Tests wait for conditions, never for a guessed time.
 
 mod certificates;
+mod control_group;
 mod database;
 pub mod fake_api_server;
 pub mod jaeger;
@@ -15,6 +16,7 @@ mod samples;
 mod small_disk;
 
 pub use certificates::Authority;
+pub use control_group::{ControlGroup, Limit};
 pub use database::DatabaseServer;
 pub use lan::Lan;
 pub use program::{Program, Run};
@@ -93,4 +95,19 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 pub async fn get(client: &Client, path: &str) -> Option<Value> {
     let body = client.get(path, &[]).await.ok()?;
     serde_json::from_slice(&body).ok()
+}
+
+/// Times of the samples of a history, in its order, in seconds since 1970: of the entries that are no
+/// gaps. `None` where it is no history.
+///
+/// # Panics
+/// Where a key is no time.
+pub fn sample_times(history: &Value) -> Option<Vec<f64>> {
+    let entries = history.as_object()?.iter();
+    let samples = entries.filter(|(_, entry)| entry.get("gap").is_none());
+    let time = |(key, _): (&String, _)| {
+        let time = key.parse::<nodestats_wire::Timestamp>();
+        time.expect("a time").seconds()
+    };
+    Some(samples.map(time).collect())
 }
