@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodestats_core::rates::{host_reading, pods, process_rows, summary, units};
+use nodestats_core::rates::{host_reading, node_pods, pods, process_rows, summary, units};
 use nodestats_core::sample::Sample;
 use nodestats_core::{Stored, pod, stored};
 use nodestats_wire::Timestamp;
@@ -231,10 +231,7 @@ pub(crate) fn answer(
                 ..Units::default()
             }))
         } else {
-            Some(Answer::Pods(NodePods {
-                pods: Some(pods(previous, sample)?),
-                ..NodePods::default()
-            }))
+            Some(Answer::Pods(node_pods(previous, sample)?))
         };
     }
     let reading = match current {

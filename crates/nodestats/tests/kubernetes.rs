@@ -375,6 +375,34 @@ async fn a_person_the_agent_and_the_controller_never_fight(version: Version) {
             "{reasons:?}"
         );
     }
+    // And the node's own history has them, when Kubernetes has forgotten.
+    let phases = eventually("the phases in the history", async || {
+        let events = get(&client, &format!("/nodes/{uid}/events?kind=node_phase")).await?;
+        let phases = events.as_array()?.iter();
+        let phases: Vec<String> = phases
+            .filter_map(|event| event["phase"].as_str().map(str::to_owned))
+            .collect();
+        phases
+            .last()
+            .is_some_and(|phase| phase == "Stale")
+            .then_some(phases)
+    })
+    .await;
+    let kept = ["Ready", "Paused", "Ready", "Stale"];
+    assert!(phases.ends_with(&kept.map(str::to_owned)), "{phases:?}");
+    let told = get(
+        &client,
+        &format!("/nodes/{uid}/events?kind=paused,agent_stopped"),
+    )
+    .await;
+    let told = told.expect("events");
+    let told: Vec<&Value> = told
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|event| &event["kind"])
+        .collect();
+    assert_eq!(told, ["paused", "agent_stopped"]);
     // The Node is deleted: the API retires the life, by comparing.
     plane
         .kubectl(&["delete", "node", "node-a"])

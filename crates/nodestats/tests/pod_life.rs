@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nodestats_testkit::kubernetes::{FullCluster, Version};
 use nodestats_testkit::{eventually, eventually_within};
-use nodestats_wire::Timestamp;
+use nodestats_wire::{Timestamp, routes};
 use serde_json::{Value, json};
 
 const NODES: usize = 2;
@@ -77,6 +77,7 @@ async fn pods_are_named_limited_killed_and_remembered() {
     a_limit_is_shown_with_the_time_that_it_takes(&scene).await;
     figures_are_those_of_the_kubelet(&scene).await;
     a_node_lists_its_own_pods_and_no_other(&scene).await;
+    containers_and_the_rest_are_a_node(&scene).await;
     a_kill_for_memory_names_its_container(&scene).await;
     a_job_of_three_seconds_is_remembered(&scene).await;
     a_team_sees_its_own_namespace(&scene).await;
@@ -260,6 +261,87 @@ async fn a_kill_for_memory_names_its_container(scene: &Scene) {
         (&container["name"], &container["memory_limit_bytes"]),
         (&json!("work"), &json!(48 << 20))
     );
+    let words = ["--pod", "greedy", "-n", "shop", "--kind", "oom_kill"];
+    let kills = eventually("the event of both sources", async || {
+        let kills = scene.cluster.events(&words).ok()?;
+        // Kubernetes knows it, and the node saw it by its group or its counter.
+        (kills[0]["sources"].as_array()?.len() >= 2).then_some(kills)
+    })
+    .await;
+    println!("{kills}");
+    assert_eq!(kills.as_array().map(Vec::len), Some(1), "{kills}");
+    let kill = &kills[0];
+    assert_eq!(
+        (
+            &kill["namespace"],
+            &kill["pod"],
+            &kill["container"],
+            &kill["node"]
+        ),
+        (
+            &json!("shop"),
+            &json!("greedy"),
+            &json!("work"),
+            &json!("node-2")
+        )
+    );
+    assert_eq!(kill["limit_bytes"], 48 << 20);
+    // As it was sampled last, a second before at most: it takes a megabyte each twentieth of one.
+    let memory = number(&kill["memory_bytes"]) / f64::from(1 << 20);
+    assert!((1.0..=48.5).contains(&memory), "{kill}");
+    // An agent of the chart may not read the kernel's log, and that is said.
+    assert!(kill["victim_unknown"].is_string(), "{kill}");
+    let of_node = scene.cluster.events(&["node-2", "--kind", "oom_kill"]);
+    let of_node = of_node.expect("events");
+    let of_node = of_node.as_array().expect("a list").iter();
+    assert_eq!(of_node.filter(|kill| kill["pod"] == "greedy").count(), 1);
+}
+
+/// On a node Σ containers and a rest are its CPU, and the rest is at least what its processes outside
+/// of pods used: this machine's other processes are not in the node's own table.
+async fn containers_and_the_rest_are_a_node(scene: &Scene) {
+    let sum =
+        |values: &mut dyn Iterator<Item = &Value>| values.filter_map(Value::as_f64).sum::<f64>();
+    let mut seen = 0;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let books = scene.ask(&["node-2", "--pods"]).expect("pods");
+        let at = books["time"].as_str().expect("a time").to_owned();
+        let ask = |path: &str| {
+            let path = format!("{}/nodes/node-2/{path}at={at}", routes::AGGREGATED);
+            serde_json::from_str::<Value>(&scene.kubectl(&["get", "--raw", &path])).expect("JSON")
+        };
+        let (cpu, rows) = (ask("cpu?"), ask("proc?view=full&"));
+        let pods = books["pods"].as_array().expect("pods");
+        let containers: Vec<&Value> = pods
+            .iter()
+            .flat_map(|pod| pod["containers"].as_array().expect("containers"))
+            .collect();
+        let mut used = containers.iter().map(|one| &one["cpu"]["usage_millicores"]);
+        let of_containers = sum(&mut used);
+        let (node, rest) = (
+            number(&books["cpu"]["used_millicores"]),
+            number(&books["cpu"]["rest_millicores"]),
+        );
+        // The kernel counts a container's time in its pod too; one is read a moment after the other.
+        assert!((of_containers + rest - node).abs() < 30.0, "{books}");
+        let cpus = cpu["cpus"].as_array().expect("CPUs").len() as f64;
+        let modes = &cpu["modes"];
+        let busy = ["user", "nice", "system", "irq", "softirq"].map(|mode| number(&modes[mode]));
+        let busy = busy.iter().sum::<f64>() * cpus * 10.0;
+        assert!((busy - node).abs() < 10.0, "{busy} {node}");
+        let processes = rows["processes"].as_array().expect("rows").iter();
+        let outside = processes.filter(|row| row["pod_uid"].is_null() && row["pid"] != 0);
+        let mut outside = outside.map(|row| &row["cpu_percent"]);
+        let outside = sum(&mut outside) * 10.0;
+        // Of each process a tick of ten milliseconds more or less, in a second.
+        assert!(rest > outside - 100.0, "{rest} {outside}");
+        println!(
+            "{of_containers:.0} + {rest:.0} = {node:.0} millicores, {outside:.0} of known processes outside"
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, 10);
 }
 
 async fn a_job_of_three_seconds_is_remembered(scene: &Scene) {
@@ -317,6 +399,24 @@ async fn a_job_of_three_seconds_is_remembered(scene: &Scene) {
     println!("a job of three seconds: {cpu} s of CPU");
     // The last sample before its end is up to a second and a collection older.
     assert!((0.5..4.5).contains(&cpu), "{pod}");
+    let name = pod["name"].as_str().expect("a name");
+    let events = scene.cluster.events(&["--pod", name, "-n", "shop"]);
+    let events = events.expect("events");
+    let told: Vec<(&Value, &Value)> = events
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|event| (&event["kind"], &event["message"]))
+        .collect();
+    let said = [
+        ("container_started", "container work started"),
+        (
+            "container_ended",
+            "container work ended with exit code 7 (Error)",
+        ),
+    ];
+    let said = said.map(|(kind, message)| (json!(kind), json!(message)));
+    assert_eq!(told, said.each_ref().map(|(kind, message)| (kind, message)));
 }
 
 /// Ordinary RBAC of one namespace.
@@ -337,6 +437,17 @@ async fn a_team_sees_its_own_namespace(scene: &Scene) {
     );
     let refused = jane(&["pod", "limited", "-n", "shop", "--processes"]).expect_err("forbidden");
     assert!(refused.contains("pods/proc"), "{refused}");
+    let raw = |path: &str| {
+        let path = format!("{}{path}", routes::AGGREGATED);
+        scene
+            .cluster
+            .kubectl(&["get", "--raw", &path, "--as", "jane"])
+    };
+    let own = raw("/namespaces/shop/pods/limited/events").expect("her own");
+    assert!(own.contains("container_started"), "{own}");
+    assert!(raw("/namespaces/nodestats/pods/nodestats-api-0/events").is_err());
+    assert!(raw("/nodes/node-2/events").is_err());
+    assert!(raw("/events").is_err());
     let refused = jane(&["pods", "-n", "nodestats"]).expect_err("forbidden");
     assert!(refused.contains("list of pods"), "{refused}");
     assert!(jane(&["pods", "-A"]).is_err());

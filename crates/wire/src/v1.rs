@@ -12,7 +12,8 @@ mod process;
 mod token;
 
 pub use cgroup::{
-    Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, NodePods, Pod, Unit, UnitKind, Units,
+    Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, NodeCpu, NodePods, Pod, Unit,
+    UnitKind, Units,
 };
 pub use event::{
     DropReason, Event, EventKind, EventSource, Gap, GapEntry, GapReason, PhaseChange, PhaseChanges,

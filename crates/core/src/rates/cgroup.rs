@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use nodestats_wire::v1::{
-    Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, Pod, Unit, UnitKind,
+    Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, NodeCpu, NodePods, Pod, Unit,
+    UnitKind,
 };
 
 use super::counter::{Span, percent, round};
 use super::host::{network, pressure};
 use super::process::Pair;
 use crate::sample::cgroup::{Cpu, Disk, Kind, Memory};
-use crate::sample::{Cgroup, InterfaceCounters, Sample};
+use crate::sample::{Cgroup, Host, InterfaceCounters, Sample};
 
 /// The systemd units of `current`, and containers that are of no pod, by path; `None` where control
 /// groups are not known.
@@ -40,9 +41,48 @@ pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
     Some(groups.list.iter().filter_map(unit).collect())
 }
 
+/// The pods of `current`, by path, and the node's CPU beside theirs; `None` where control groups are
+/// not known.
+pub fn node_pods(previous: Option<&Sample>, current: &Sample) -> Option<NodePods> {
+    let groups = Groups::new(previous, current)?;
+    let pods = pods_of(&groups);
+    Some(NodePods {
+        cpu: node_cpu(groups.pair.as_ref(), previous, current, &pods),
+        pods: Some(pods),
+        ..NodePods::default()
+    })
+}
+
 /// The pods of `current`, by path; `None` where control groups are not known.
 pub fn pods(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Pod>> {
-    let groups = Groups::new(previous, current)?;
+    Some(pods_of(&Groups::new(previous, current)?))
+}
+
+fn node_cpu(
+    pair: Option<&Pair<'_>>,
+    previous: Option<&Sample>,
+    current: &Sample,
+    pods: &[Pod],
+) -> Option<NodeCpu> {
+    let used = |host: &Host| {
+        let times = host.cpu_total?;
+        Some(times.user + times.nice + times.system + times.irq + times.softirq)
+    };
+    let ticks = used(&current.host)?.checked_sub(used(&previous?.host)?)?;
+    let seconds = ticks as f64 / f64::from(current.host.ticks_per_second.max(1));
+    let used = seconds * 1e9 / pair?.span.micros();
+    let of_pods: f64 = pods
+        .iter()
+        .filter_map(|pod| pod.cpu.as_ref()?.usage_millicores)
+        .sum();
+    Some(NodeCpu {
+        used_millicores: Some(round(used)),
+        pods_millicores: Some(round(of_pods)),
+        rest_millicores: Some(round(used - of_pods)),
+    })
+}
+
+fn pods_of(groups: &Groups<'_>) -> Vec<Pod> {
     let pod = |group: &Cgroup| {
         let Kind::Pod { uid } = &group.kind else {
             return None;
@@ -64,7 +104,7 @@ pub fn pods(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Pod>> {
             ..Pod::default()
         })
     };
-    Some(groups.list.iter().filter_map(pod).collect())
+    groups.list.iter().filter_map(pod).collect()
 }
 
 /// What a group was at the sample before.
@@ -292,7 +332,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sample::{Host, Process};
+    use crate::sample::{CpuTimes, Process};
 
     /// Growth of a process's ticks and of its group's microseconds.
     type Grown = Vec<(u64, u64)>;
@@ -370,6 +410,29 @@ mod tests {
             let all = pod.cpu.expect("CPU");
             let off = sum(|cpu| cpu.processes_millicores) - all.processes_millicores.expect("known");
             prop_assert!(off.abs() < 0.05);
+        }
+
+        #[test]
+        fn pods_and_the_rest_are_a_node_s_cpu(
+            grown in prop::collection::vec((0u64..1000, 0u64..20_000_000), 1..6),
+            busy in prop::array::uniform8(0u64..1000),
+        ) {
+            let times = |[user, nice, system, idle, iowait, irq, softirq, steal]: [u64; 8]| CpuTimes {
+                user, nice, system, idle, iowait, irq, softirq, steal,
+            };
+            let mut before = sample(10, &grown, 0);
+            before.host.cpu_total = Some(times([7; 8]));
+            let mut now = sample(20, &grown, 1);
+            now.host.cpu_total = Some(times(busy.map(|ticks| 7 + ticks)));
+            let books = node_pods(Some(&before), &now).expect("groups");
+            let cpu = books.cpu.expect("CPU");
+            let (used, of_pods) = (cpu.used_millicores.expect("use"), cpu.pods_millicores.expect("use"));
+            // Ticks of ten milliseconds over ten seconds: a tick is a millicore.
+            let ticks = busy.iter().sum::<u64>() - busy[3] - busy[4] - busy[7];
+            prop_assert!((used - ticks as f64).abs() < 0.011);
+            let pod = books.pods.expect("pods").remove(0).cpu.expect("CPU");
+            prop_assert_eq!(Some(of_pods), pod.usage_millicores);
+            prop_assert!((of_pods + cpu.rest_millicores.expect("a rest") - used).abs() < 0.011);
         }
     }
 

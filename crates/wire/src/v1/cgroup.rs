@@ -69,8 +69,23 @@ api_type! {
         time: Timestamp,
         /// How old the sample was when it was answered, in seconds.
         age_seconds: f64,
+        /// Its CPU, and what of it its pods used.
+        cpu: NodeCpu,
         /// Its pods, by UID.
         pods: Vec<Pod>,
+    }
+}
+
+api_type! {
+    /// CPU of a node by whose it is, in millicores. The rest is what makes the sum true.
+    NodeCpu {
+        /// All that was used: user, nice, system, irq and softirq of `/proc/stat`.
+        used_millicores: f64,
+        /// By all its pods together.
+        pods_millicores: f64,
+        /// By everything else: services, kernel threads, processes of people. Negative where the two
+        /// are counted at different moments.
+        rest_millicores: f64,
     }
 }
 
