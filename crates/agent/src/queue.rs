@@ -1,6 +1,6 @@
 //! Samples on their way to the server: bounded, the newest first to go, then the oldest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use nodestats_core::Frame;
@@ -30,6 +30,8 @@ pub(crate) enum Which {
 
 /// Notes of dropped samples that are carried on, at most.
 const CARRIED: usize = 16 * NOTES;
+/// Stands for the time of the sample that carries a note.
+const NOW: i64 = i64::MIN;
 
 /// What waits, in its order. Beyond its limit the oldest are dropped and counted.
 #[derive(Debug)]
@@ -43,8 +45,8 @@ pub(crate) struct Queue {
     lost: [Option<Dropped>; 2],
     /// Something was dropped since it was last asked for.
     is_losing: bool,
-    /// What those samples had to tell.
-    carried: Vec<Note>,
+    /// What those samples had to tell, and what there was no room for.
+    carried: VecDeque<Note>,
 }
 
 impl Queue {
@@ -57,7 +59,7 @@ impl Queue {
             dropped: 0,
             lost: [None; 2],
             is_losing: false,
-            carried: Vec::new(),
+            carried: VecDeque::new(),
         }
     }
 
@@ -72,6 +74,26 @@ impl Queue {
             spooled,
             tick,
         });
+    }
+
+    /// Adds a frame of an earlier agent. What is beyond the limit was sent or told as dropped by that
+    /// one, whose file may hold more than what waits.
+    pub(crate) fn restore(&mut self, frame: Vec<u8>) {
+        let order = self.next;
+        self.next += 1;
+        self.bytes += frame.len();
+        let queued = Queued {
+            order,
+            frame,
+            spooled: true,
+            tick: telemetry::here(),
+        };
+        self.waiting.insert(order, queued);
+        while self.bytes > self.limit && self.waiting.len() > 1 {
+            if let Some((_, oldest)) = self.waiting.pop_first() {
+                self.bytes -= oldest.frame.len();
+            }
+        }
     }
 
     /// Adds a frame that was taken, to its old place.
@@ -100,14 +122,26 @@ impl Queue {
             last_micros: time,
             refused,
         });
-        for note in frame.notes().unwrap_or_default() {
-            match note.what {
-                What::Dropped(dropped) => self.remember(dropped),
-                // A sample that was refused may have been so for what it tells.
-                _ if refused || self.carried.len() >= CARRIED => {}
-                _ => self.carried.push(note),
+        for mut note in frame.notes().unwrap_or_default() {
+            if let What::Dropped(dropped) = note.what {
+                self.remember(dropped);
+                continue;
             }
+            if refused {
+                // It may have been refused for its time, or for what it tells: once more, as of now.
+                if note.time_micros != time {
+                    continue;
+                }
+                note.time_micros = NOW;
+            }
+            self.carry([note]);
         }
+    }
+
+    /// These go with later samples.
+    pub(crate) fn carry(&mut self, notes: impl IntoIterator<Item = Note>) {
+        let room = CARRIED.saturating_sub(self.carried.len());
+        self.carried.extend(notes.into_iter().take(room));
     }
 
     fn remember(&mut self, dropped: Dropped) {
@@ -129,8 +163,16 @@ impl Queue {
                 what: What::Dropped(dropped),
             }));
         }
-        let some = self.carried.len().min(NOTES / 2);
-        notes.extend(self.carried.drain(..some));
+        let some = if is_last { NOTES } else { NOTES / 2 };
+        let carried = self.carried.drain(..some.min(self.carried.len()));
+        notes.extend(carried.map(|note| Note {
+            time_micros: match note.time_micros {
+                // Beside the sample's own time, which says that a note is of it.
+                NOW => now_micros - 1,
+                time => time,
+            },
+            what: note.what,
+        }));
         notes
     }
 
@@ -248,24 +290,30 @@ mod tests {
         assert_eq!(queue.take_newest(), None);
     }
 
+    fn frame_of(seconds: i64, what: What) -> Vec<u8> {
+        let note = Note {
+            time_micros: seconds * 1_000_000,
+            what,
+        };
+        frame_with(seconds, note)
+    }
+
+    fn frame_with(seconds: i64, note: Note) -> Vec<u8> {
+        let sample = Sample {
+            notes: vec![note],
+            ..Sample::default()
+        };
+        let time = Timestamp::from_micros(seconds * 1_000_000).expect("a time");
+        let id = FrameId {
+            agent_start: uuid::Uuid::nil(),
+            sequence: 0,
+        };
+        frame::encode(time, id, None, &sample)
+    }
+
     #[test]
     fn what_a_dropped_sample_had_to_tell_goes_with_a_later_one() {
-        let frame = |seconds: i64, what| {
-            let note = Note {
-                time_micros: seconds * 1_000_000,
-                what,
-            };
-            let sample = Sample {
-                notes: vec![note],
-                ..Sample::default()
-            };
-            let time = Timestamp::from_micros(seconds * 1_000_000).expect("a time");
-            let id = FrameId {
-                agent_start: uuid::Uuid::nil(),
-                sequence: 0,
-            };
-            frame::encode(time, id, None, &sample)
-        };
+        let frame = frame_of;
         let mut queue = Queue::new(1);
         queue.add(frame(1, What::Stopping), false);
         queue.add(frame(2, What::ClockStep { micros: 5 }), false);
@@ -305,6 +353,38 @@ mod tests {
             (all.samples, all.first_micros, all.last_micros),
             (4, 1_000_000, 6_000_000)
         );
+    }
+
+    #[test]
+    fn what_a_refused_sample_had_to_tell_is_told_once_more_and_what_a_file_has_too_much_is_not() {
+        let mut queue = Queue::new(1);
+        let refused = frame_of(5, What::Stopping);
+        queue.lose(&refused, true);
+        let notes = queue.take_notes(9_000_000, true);
+        let times: Vec<i64> = notes.iter().map(|note| note.time_micros).collect();
+        assert_eq!(times, [9_000_000, 8_999_999]);
+        // Carried by another that is refused too.
+        let carried = Note {
+            time_micros: 8_999_999,
+            what: What::Stopping,
+        };
+        queue.lose(&frame_with(9, carried), true);
+        let notes = queue.take_notes(10_000_000, true);
+        assert!(
+            matches!(
+                &notes[..],
+                [Note {
+                    what: What::Dropped(_),
+                    ..
+                }]
+            ),
+            "{notes:?}"
+        );
+        // Of an earlier agent's file.
+        for seconds in 1..4 {
+            queue.restore(frame_of(seconds, What::Paused));
+        }
+        assert_eq!((queue.len(), queue.take_notes(1, true)), (1, vec![]));
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use nodestats_collect::Reader;
 use nodestats_core::sample::Note;
-use nodestats_core::sample::note::{NOTES, What};
+use nodestats_core::sample::note::{self, What};
 use nodestats_core::{FrameId, Sample, frame};
 use nodestats_runtime::telemetry;
 use nodestats_wire::Timestamp;
@@ -160,6 +160,8 @@ impl Sampler {
         let begun = (self.id.sequence == 0).then(|| What::Started {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kills: self.reader.kill_sources(),
+            boot_id: sample.host.boot_id.chars().take(64).collect(),
+            uptime_micros: sample.host.uptime_micros,
         });
         let uptime = i64::try_from(sample.host.uptime_micros).unwrap_or(i64::MAX);
         let clock = time.micros().saturating_sub(uptime);
@@ -182,7 +184,11 @@ impl Sampler {
                 .with(|queue| queue.take_notes(time.micros(), is_last)),
         );
         notes.append(&mut sample.notes);
-        notes.truncate(NOTES);
+        let fitting = note::fitting(&notes);
+        if notes.len() > fitting {
+            let rest = notes.split_off(fitting);
+            self.queue.with(|queue| queue.carry(rest));
+        }
         sample.notes = notes;
     }
 

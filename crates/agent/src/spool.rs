@@ -55,7 +55,7 @@ impl Spool {
         while let Some(frame) = next_frame(&mut reader, length - bytes)? {
             bytes += frame.len() as u64;
             frames += 1;
-            queue.with(|queue| queue.add(frame, true));
+            queue.with(|queue| queue.restore(frame));
         }
         if bytes < length {
             // What a crash cut off, as a rule.

@@ -22,6 +22,7 @@ use nodestats_core::life::{Life, When};
 use nodestats_core::token::{Grant, Token};
 use nodestats_runtime::telemetry;
 use nodestats_wire::routes;
+use nodestats_wire::v1::PodRecord;
 use tracing::Instrument as _;
 
 pub use authority::{Accounts, Authority, Door, Question, Unreachable, User};
@@ -188,6 +189,33 @@ impl App {
         };
         self.metrics.denied();
         Err(ApiError::forbidden(refused))
+    }
+
+    /// Whether they may see the processes of a node, or of all nodes.
+    pub(crate) async fn may_see_processes(
+        &self,
+        identity: &Identity,
+        node: Option<&Life>,
+    ) -> Result<bool, ApiError> {
+        let target = node.map_or(Target::missing("", ""), Target::of);
+        match identity.verdict(Want::Read(PROCESSES), target) {
+            Verdict::Yes => Ok(true),
+            Verdict::No(_) => Ok(false),
+            Verdict::Ask(user, question) => self.ask(user, &question).await,
+        }
+    }
+
+    /// The same of a pod.
+    pub(crate) async fn may_see_processes_of_pod(
+        &self,
+        identity: &Identity,
+        pod: &PodRecord,
+    ) -> Result<bool, ApiError> {
+        match identity.pod_verdict(PROCESSES, &pod.namespace, &pod.name) {
+            Verdict::Yes => Ok(true),
+            Verdict::No(_) => Ok(false),
+            Verdict::Ask(user, question) => self.ask(user, &question).await,
+        }
     }
 
     /// Whether they may list the pods of a namespace, or by an empty name of all.

@@ -28,6 +28,8 @@ use crate::{ApiError, App, body, now, query};
 
 /// Events that are read from the store at once.
 const PAGE: usize = 200;
+/// Samples that are looked at for what a container had in memory before it was killed.
+const SAMPLES_BEFORE: usize = 3;
 /// Pods whose names one answer remembers.
 const REMEMBERED: usize = 10_000;
 
@@ -40,16 +42,22 @@ pub(crate) async fn of_node(
 ) -> Result<Response, ApiError> {
     let query: EventQuery = query::parse(uri.query())?;
     let wanted = query.events(App::now())?;
-    let when = When::Span(wanted.from, wanted.to);
     let want = Want::Read(EVENTS);
-    let life = match app.resolve(&identity, want, &node, When::Now).await {
+    let then = When::Span(wanted.from, wanted.to);
+    // Without times what it is called now, else what it was called then.
+    let first = if query.has_times() { then } else { When::Now };
+    let life = match app.resolve(&identity, want, &node, first).await {
         Err(error) if error.status() == StatusCode::NOT_FOUND => {
-            app.resolve(&identity, want, &node, when).await?
+            let ever = When::Span(Timestamp::MIN, Timestamp::MAX);
+            app.resolve(&identity, want, &node, ever).await?
         }
         found => found?,
     };
     let scope = Scope::Node(life.uid.clone());
-    Walk::begin(app, scope, wanted, vec![life]).respond().await
+    let caller = (identity, uri);
+    Walk::begin(app, caller, scope, wanted, vec![life])
+        .respond()
+        .await
 }
 
 /// `GET /events`: of all nodes that the caller may read.
@@ -65,7 +73,9 @@ pub(crate) async fn all(
     let readable = app.readable(&identity, EVENTS, lives).await?;
     let of = readable.iter().map(|life| life.uid.clone()).collect();
     let scope = Scope::Nodes((readable.len() < count).then_some(of));
-    Walk::begin(app, scope, wanted, readable).respond().await
+    Walk::begin(app, (identity, uri), scope, wanted, readable)
+        .respond()
+        .await
 }
 
 /// `GET /namespaces/{namespace}/pods/{pod}/events`: without times all of its life.
@@ -91,11 +101,16 @@ pub(crate) async fn of_pod(
         None => None,
     };
     if !query.has_times() {
-        wanted.from = pod.created_at;
+        // A static pod runs before the API server hears of it.
+        let runs = pod.containers.iter().flat_map(|container| &container.runs);
+        let started = runs.filter_map(|run| run.started_at).min();
+        wanted.from = pod.created_at.min(started.unwrap_or(pod.created_at));
     }
     let scope = Scope::Pod(Arc::new(pod));
     let lives = life.into_iter().collect();
-    Walk::begin(app, scope, wanted, lives).respond().await
+    Walk::begin(app, (identity, uri), scope, wanted, lives)
+        .respond()
+        .await
 }
 
 /// `PUT /nodes/{node}/events`: how its phase changed, as the controller says.
@@ -112,11 +127,26 @@ pub(crate) async fn tell(
         .await?;
     let body = body::receive_small(&app, body).await?;
     let told: PhaseChanges = body::json(&body.bytes)?;
-    let changes = told.changes.into_iter();
-    let events: Vec<NewEvent> = changes
-        .map(|change| NewEvent::of_node(&life.uid, event::of_phase(change)))
-        .collect();
-    app.store.save_events(&events).await?;
+    for change in told.changes {
+        let before = EventRange {
+            node: Some(&life.uid),
+            from: Timestamp::MIN,
+            to: change.time,
+        };
+        let kind = EventKind::NodePhase;
+        let last = app
+            .store
+            .events_of_kind(before, kind, Order::Descending, 1)
+            .await?;
+        // A controller that has just begun does not know what was told.
+        let is_known = last
+            .first()
+            .is_some_and(|(_, last)| last.phase.as_ref() == Some(&change.phase));
+        if !is_known {
+            let event = NewEvent::of_node(&life.uid, event::of_phase(change));
+            app.store.save_events(&[event]).await?;
+        }
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -169,6 +199,10 @@ fn is_of(event: &Event, pod: &PodRecord) -> bool {
 /// A walk through events that writes JSON as it goes.
 struct Walk {
     app: App,
+    /// Who asks, and how.
+    caller: (Identity, Uri),
+    /// Whether they may see which process was killed, once it was asked.
+    sees_processes: Option<bool>,
     scope: Scope,
     wanted: Events,
     /// What nodes are called, by their UIDs.
@@ -180,12 +214,20 @@ struct Walk {
 }
 
 impl Walk {
-    fn begin(app: App, scope: Scope, wanted: Events, lives: Vec<Life>) -> Self {
+    fn begin(
+        app: App,
+        caller: (Identity, Uri),
+        scope: Scope,
+        wanted: Events,
+        lives: Vec<Life>,
+    ) -> Self {
         let named = lives
             .into_iter()
             .map(|life| (life.uid, life.registration.hostname));
         Self {
             app,
+            caller,
+            sees_processes: None,
             scope,
             wanted,
             nodes: named.collect(),
@@ -262,7 +304,7 @@ impl Walk {
     async fn page(&mut self, order: Order) -> Result<Vec<Event>, ApiError> {
         // As histories do: readers share what pushes leave.
         let reading = Arc::clone(&self.app.reading);
-        let _turn = reading.acquire().await;
+        let turn = reading.acquire().await;
         let range = EventRange {
             node: self.scope.node(),
             from: self.wanted.from,
@@ -272,19 +314,20 @@ impl Walk {
         let page = store
             .events(range, self.after.as_ref(), order, PAGE)
             .await?;
-        self.finished = page.len() < PAGE;
-        self.after = page
-            .last()
-            .map(|(key, _)| key.clone())
-            .or(self.after.take());
+        self.finished = page.is_last;
+        self.after = page.last.or(self.after.take());
         let page: Vec<Event> = page
+            .events
             .into_iter()
             .map(|(_, event)| event)
             .filter(|event| self.wanted.takes(event) && self.scope.takes(event))
             .collect();
         self.look_up_pods(&page).await?;
+        drop(turn);
         let mut events = Vec::with_capacity(page.len());
         for event in page {
+            // Each in turn: what completes it may be samples that are to be unpacked.
+            let _turn = reading.acquire().await;
             events.push(self.complete(event).await?);
         }
         Ok(events)
@@ -309,7 +352,7 @@ impl Walk {
     }
 
     /// Says what is known by now: names, how a boot or an agent ended, what a container had in memory.
-    async fn complete(&self, mut event: Event) -> Result<Event, ApiError> {
+    async fn complete(&mut self, mut event: Event) -> Result<Event, ApiError> {
         let node = event.node_uid.clone().unwrap_or_default();
         event.node = self.nodes.get(&node).cloned();
         let pod = event.pod_uid.as_ref().and_then(|uid| self.pods.get(uid));
@@ -337,8 +380,43 @@ impl Walk {
             }
             _ => {}
         }
+        if event.victim.is_some() && !self.sees_processes().await? {
+            event.victim = None;
+            event.victim_unknown = Some("who was killed is shown to who may see processes".into());
+        }
         event.message = Some(event::message(&event));
         Ok(event)
+    }
+
+    /// Which process was killed is shown to who may see processes, and to nobody else.
+    async fn sees_processes(&mut self) -> Result<bool, ApiError> {
+        if let Some(known) = self.sees_processes {
+            return Ok(known);
+        }
+        let (identity, uri) = &self.caller;
+        let (app, query) = (&self.app, uri.query());
+        let sees = match &self.scope {
+            Scope::Pod(pod) => {
+                let sees = app.may_see_processes_of_pod(identity, pod).await?;
+                if sees {
+                    identity.audit_pod("killed processes", pod, query);
+                }
+                sees
+            }
+            Scope::Node(uid) => match app.store.life(uid).await? {
+                Some(life) => {
+                    let sees = app.may_see_processes(identity, Some(&life)).await?;
+                    if sees {
+                        identity.audit("killed processes", &life, query);
+                    }
+                    sees
+                }
+                None => false,
+            },
+            Scope::Nodes(_) => app.may_see_processes(identity, None).await?,
+        };
+        self.sees_processes = Some(sees);
+        Ok(sees)
     }
 
     /// The last sample before a boot or an agent, and how that ended.
@@ -356,9 +434,10 @@ impl Walk {
         };
         let same_boot = Some(boot_of(&frame)) == event.boot_id;
         if same_boot == (event.kind == Some(EventKind::AgentStarted)) {
-            let ending = Ending::of(&frame.notes().unwrap_or_default());
+            let ending = Ending::of(&frame.notes().unwrap_or_default(), frame.time);
             event.previous_end = Some(frame.time);
-            event.orderly = Some(ending.stopping);
+            // One that takes no samples does not say that it ends.
+            event.orderly = Some(ending.stopping).filter(|stopping| *stopping || !ending.paused);
         }
         Ok(())
     }
@@ -372,7 +451,7 @@ impl Walk {
     ) -> Result<Option<u64>, ApiError> {
         let detail = Detail::Pod(Arc::clone(pod), event.container.clone(), PodDetail::Memory);
         let until = event.time.unwrap_or(Timestamp::MAX);
-        let found = now::find(&self.app, node, &detail, until).await?;
+        let found = now::find_within(&self.app, node, &detail, until, SAMPLES_BEFORE).await?;
         Ok(match found {
             Some((_, Answer::GroupMemory(memory))) => memory.figure.current_bytes,
             _ => None,

@@ -61,7 +61,7 @@ pub(crate) async fn respond(
             headers.insert(routes::RESOLUTION_HEADER, value);
         }
     }
-    let mut cursor = Cursor::start(app.clone(), life, detail, span).await?;
+    let mut cursor = Cursor::start(app.clone(), life, detail, (span, next)).await?;
     // The first piece is made before the headers go out, so that a store that fails is a 503.
     let piece = cursor.next_piece().await?;
     let pieces = stream::unfold((Some(piece), cursor), |(ready, mut cursor)| async move {
@@ -129,6 +129,8 @@ struct Cursor {
     uid: String,
     detail: Detail,
     span: Span,
+    /// The first sample of the next page.
+    next: Option<Timestamp>,
     page: VecDeque<Bytes>,
     after: Option<SampleKey>,
     /// The last sample of the step under way, not written yet: a later one may replace it, and
@@ -149,7 +151,12 @@ struct Cursor {
 }
 
 impl Cursor {
-    async fn start(app: App, life: &Life, detail: Detail, span: Span) -> Result<Self, ApiError> {
+    async fn start(
+        app: App,
+        life: &Life,
+        detail: Detail,
+        (span, next): (Span, Option<Timestamp>),
+    ) -> Result<Self, ApiError> {
         let mut before = None;
         // The first entry's rates need the sample before the span.
         if span.from > Timestamp::MIN {
@@ -170,6 +177,7 @@ impl Cursor {
             uid: life.uid.clone(),
             detail,
             span,
+            next,
             page: VecDeque::new(),
             after: None,
             held: None,
@@ -212,7 +220,11 @@ impl Cursor {
                     self.write(&mut piece, held, None).await?;
                 }
                 if let Some(gap) = self.gaps.after(&self.app, self.span.to).await? {
-                    self.write_gap(&mut piece, gap, None);
+                    let step = self.span.step;
+                    let next = self
+                        .next
+                        .map(|next| step.map_or(next, |step| next.floor_to(step)));
+                    self.write_gap(&mut piece, gap, next);
                 }
                 piece.extend_from_slice(if self.empty { b"{}" } else { b"}" });
                 self.finished = true;

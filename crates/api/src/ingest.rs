@@ -20,6 +20,8 @@ use crate::{ApiError, App, body, query};
 
 /// Most samples of one request.
 const SAMPLES_LIMIT: usize = 10_000;
+/// Most events that the samples of one request tell of.
+const EVENTS_LIMIT: usize = 2000;
 /// All frames of one request unpack to at most so many bytes: four of the largest, or thousands of
 /// usual ones. A body of some megabytes could else keep a processor busy for minutes.
 const UNPACKED_LIMIT: usize = 64 << 20;
@@ -134,6 +136,7 @@ fn frames(
 ) -> Result<Vec<NewSample>, ApiError> {
     let _span = tracing::info_span!("decode").entered();
     let mut samples = Vec::new();
+    let mut told_of = 0;
     while !bytes.is_empty() {
         let at = |error: frame::Error| match error {
             // An agent that was upgraded first keeps it until this server is.
@@ -151,7 +154,14 @@ fn frames(
         let field = format!("[{}].time", samples.len());
         check_time(app, life, frame.time, now, &field)?;
         let new = NewSample::from_frame(frame.time, frame.id, own, sample.values());
-        samples.push(new.with_events(events(app, life, frame.id, &sample, now)));
+        let told = events(app, life, frame.id, &sample, now);
+        told_of += told.len();
+        if told_of > EVENTS_LIMIT {
+            return Err(ApiError::too_large(format!(
+                "the frames of the body tell of more than {EVENTS_LIMIT} events"
+            )));
+        }
+        samples.push(new.with_events(told));
         check_count(samples.len())?;
         bytes = rest;
     }
@@ -163,15 +173,12 @@ fn frames(
 
 /// What an agent tells beside figures, as far as it is of a time that is kept.
 fn events(app: &App, life: &Life, id: FrameId, sample: &Sample, now: Timestamp) -> Vec<NewEvent> {
-    let (oldest, latest) = (app.store.horizon(life, now), now.plus_micros(AHEAD_MICROS));
-    let happened = event::of_notes(&sample.notes, &sample.host, life.cluster.is_some());
-    let kept = happened.into_iter().filter(|event| {
-        event
-            .time
-            .is_some_and(|time| (oldest..=latest).contains(&time))
-    });
-    let numbered = kept.enumerate();
+    let kept = app.store.horizon(life, now)..=now.plus_micros(AHEAD_MICROS);
+    let happened = event::of_notes(&sample.notes, life.cluster.is_some());
+    // What is sent again has the same numbers.
+    let numbered = happened.into_iter().enumerate();
     numbered
+        .filter(|(_, event)| event.time.is_some_and(|time| kept.contains(&time)))
         .map(|(number, event)| NewEvent::of_sample(&life.uid, id, number, event))
         .collect()
 }

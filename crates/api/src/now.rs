@@ -71,11 +71,22 @@ pub(crate) async fn find(
     detail: &Detail,
     until: Timestamp,
 ) -> Result<Option<(Timestamp, Answer)>, ApiError> {
+    find_within(app, uid, detail, until, LOOK_BACK).await
+}
+
+/// The same among the last samples alone.
+pub(crate) async fn find_within(
+    app: &App,
+    uid: &str,
+    detail: &Detail,
+    until: Timestamp,
+    samples: usize,
+) -> Result<Option<(Timestamp, Answer)>, ApiError> {
     let mut after: Option<SampleKey> = None;
     // Newest first; what a sample says needs the one before it.
     let mut current: Option<(Timestamp, Unpacked)> = None;
     let mut seen = 0;
-    while seen <= LOOK_BACK {
+    while seen <= samples {
         let range = (Timestamp::MIN, until);
         let page = app
             .store

@@ -18,13 +18,15 @@ fn time(text: &str) -> Timestamp {
     text.parse().expect("a time")
 }
 
-fn started() -> What {
+fn started(boot_id: &str, uptime_seconds: u64) -> What {
     What::Started {
         version: "1.2.3".to_owned(),
         kills: KillSources {
             cgroups: true,
             ..KillSources::default()
         },
+        boot_id: boot_id.to_owned(),
+        uptime_micros: uptime_seconds * 1_000_000,
     }
 }
 
@@ -38,6 +40,7 @@ fn kill(pod_uid: Option<&str>) -> What {
         victim: None,
         memory_bytes: Some(60 << 20),
         limit_bytes: None,
+        within_micros: 1_000_000,
         log_read: false,
     })
 }
@@ -82,17 +85,17 @@ async fn boots_and_agents_are_told_with_how_those_before_them_ended() {
     let server = Server::new().await;
     server.register("10.0.0.1", "a", "x").await;
     let mut first = Frames::new(time("2026-03-01 13:00:00Z")).of_boot("one");
-    first.note(started());
+    first.note(started("one", 10));
     push(&server, "x", &mut first, 3).await;
     // Told to end, and started again.
     first.note(What::Stopping);
     push(&server, "x", &mut first, 1).await;
     let mut second = Frames::new(time("2026-03-01 13:00:10Z")).of_boot("one");
-    second.note(started());
+    second.note(started("one", 20));
     push(&server, "x", &mut second, 2).await;
     // The power went.
     let mut third = Frames::new(time("2026-03-01 14:00:00Z")).of_boot("two");
-    third.note(started());
+    third.note(started("two", 10));
     push(&server, "x", &mut third, 1).await;
     let path = format!("/nodes/a/events?{DAY}");
     let events = server.get(&path).await.json();
@@ -153,6 +156,39 @@ async fn boots_and_agents_are_told_with_how_those_before_them_ended() {
         );
     }
     assert_eq!(server.get("/nodes/nobody/events").await.status, 404);
+    // Two agents of one boot in one push, as after the server was away: the boot is told once.
+    let mut both = Vec::new();
+    for (begin, uptime) in [("2026-03-01 16:00:00Z", 10), ("2026-03-01 16:00:30Z", 40)] {
+        let mut frames = Frames::new(time(begin)).of_boot("three");
+        frames.note(started("three", uptime));
+        both.extend(frames.next_frame());
+    }
+    assert_eq!(server.put_frames("x", both).await.status, 204);
+    let boots = server.get(&format!("{path}&kind=boot")).await.json();
+    let boots: Vec<&str> = told(&boots).into_iter().map(|(_, time)| time).collect();
+    assert_eq!(boots.last(), Some(&"2026-03-01T15:59:50Z"));
+    assert_eq!(boots.len(), 3);
+    // Of an agent that took no samples nobody knows how it ended.
+    let mut paused = Frames::new(time("2026-03-01 17:00:00Z")).of_boot("three");
+    paused.note(What::Paused);
+    push(&server, "x", &mut paused, 1).await;
+    let mut next = Frames::new(time("2026-03-01 17:30:00Z")).of_boot("three");
+    next.note(started("three", 5420));
+    push(&server, "x", &mut next, 1).await;
+    let last = server
+        .get(&format!("{path}&kind=agent_started&limit=1"))
+        .await
+        .json();
+    assert_eq!(last[0]["previous_end"], "2026-03-01T17:00:00Z");
+    assert_eq!(last[0].get("orderly"), None);
+    // More than an agent has to tell is refused.
+    let mut many = Frames::new(time("2026-03-01 18:00:00Z"));
+    let mut flood = Vec::new();
+    for _ in 0..9 {
+        (0..256).for_each(|_| many.note(What::Paused));
+        flood.extend(many.next_frame());
+    }
+    assert_eq!(server.put_frames("x", flood).await.status, 413);
     // They are kept with the node's history, and go with it.
     assert_eq!(server.call("DELETE", "/nodes/a", "").await.status, 204);
     let gone = server
@@ -374,6 +410,90 @@ async fn what_happened_on_all_nodes_is_one_list_of_those_that_one_may_read() {
     assert_eq!(server.ask(request.expect("a request")).await.json(), all);
 }
 
+#[tokio::test]
+async fn who_was_killed_is_shown_to_who_may_see_processes() {
+    let server = of_cluster().await;
+    let mut frames = Frames::new(time("2026-03-01 13:00:00Z"));
+    frames.note(What::Kill(Kill {
+        source: KillSource::Log,
+        count: 1,
+        cgroup: Some("/x".to_owned()),
+        pod_uid: None,
+        container_id: None,
+        victim: Some((4242, "payroll".to_owned())),
+        memory_bytes: Some(1 << 20),
+        limit_bytes: None,
+        within_micros: 0,
+        log_read: true,
+    }));
+    push(&server, "uid-a", &mut frames, 1).await;
+    let book = Book::default()
+        .token("jane", "jane", &[])
+        .token("john", "john", &[])
+        .rule("jane", "get nodes/events", "*")
+        .rule("john", "get nodes/events", "*")
+        .rule("john", "get nodes/proc", "*");
+    let asked = server.asking(book);
+    for path in [
+        format!("/events?{DAY}"),
+        format!("/nodes/node-a/events?{DAY}"),
+    ] {
+        let shown = async |token: &str| {
+            let answer = asked.call_as(token, ("GET", &path), "").await;
+            String::from_utf8_lossy(&answer.body).into_owned()
+        };
+        let (jane, john) = (shown("jane").await, shown("john").await);
+        assert!(
+            !jane.contains("payroll") && !jane.contains("4242"),
+            "{jane}"
+        );
+        assert!(
+            jane.contains("oom_kill") && jane.contains("may see processes"),
+            "{jane}"
+        );
+        assert!(
+            john.contains("process payroll (4242) of /x was killed"),
+            "{john}"
+        );
+        for (processes, is_shown) in [(false, false), (true, true)] {
+            let forwarded = server.forwarded(processes).get(&path).await;
+            let text = String::from_utf8_lossy(&forwarded.body).into_owned();
+            assert_eq!(text.contains("payroll"), is_shown, "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_leads_to_who_has_it_or_had_it_then() {
+    let server = Server::new().await;
+    for uid in ["old", "new"] {
+        assert_eq!(server.register("10.0.0.1", "a", uid).await.status, 201);
+        if uid == "old" {
+            assert_eq!(server.call("DELETE", "/nodes/a", "").await.status, 204);
+        }
+    }
+    let uids = async |path: &str| {
+        let events = server.get(path).await.json();
+        let events = events.as_array().expect("a list").clone();
+        let uid = |event: &Value| event["node_uid"].as_str().map(str::to_owned);
+        events.iter().filter_map(uid).collect::<Vec<_>>()
+    };
+    assert_eq!(uids("/nodes/a/events").await, ["new"]);
+    assert_eq!(uids("/nodes/old/events").await, ["old", "old"]);
+    // Of a time in which both had it one has to say whom, as of histories.
+    for path in [
+        "/nodes/a/events?from=2026-03-01",
+        "/nodes/a/cpu?from=2026-03-01",
+    ] {
+        let both = server.get(path).await;
+        assert_eq!(both.status, 409, "{path}");
+    }
+    // And when nobody has it any more.
+    assert_eq!(server.call("DELETE", "/nodes/new", "").await.status, 204);
+    assert_eq!(server.get("/nodes/a/events").await.status, 409);
+    assert_eq!(uids("/nodes/new/events").await, ["new", "new"]);
+}
+
 /// The gaps of a history: key, begin, end and reason.
 fn gaps(history: &Value) -> Vec<(String, String, Option<String>, String)> {
     let entries = history.as_object().expect("keyed by time");
@@ -467,16 +587,22 @@ async fn a_history_says_where_samples_are_missing_and_why() {
         ]
     );
     // Page by page the same, each once.
-    let mut paged = Vec::new();
-    let mut next = Some(format!("{path}&limit=2"));
-    while let Some(path) = next {
-        let page = server.get(&path).await;
-        paged.extend(gaps(&page.json()));
-        let link = page.header("link");
-        next = link
-            .strip_prefix('<')
-            .and_then(|link| link.split('>').next())
-            .map(str::to_owned);
+    for step in ["", "&step=30s"] {
+        let whole = server.get(&format!("{path}{step}")).await.json();
+        let mut paged = serde_json::Map::new();
+        let mut next = Some(format!("{path}{step}&limit=2"));
+        while let Some(path) = next {
+            let page = server.get(&path).await;
+            for (key, entry) in page.json().as_object().expect("keyed by time") {
+                let before = paged.insert(key.clone(), entry.clone());
+                assert_eq!(before, None, "{key}");
+            }
+            let link = page.header("link");
+            next = link
+                .strip_prefix('<')
+                .and_then(|link| link.split('>').next())
+                .map(str::to_owned);
+        }
+        assert_eq!(Value::from(paged), whole);
     }
-    assert_eq!(paged, gaps(&history));
 }

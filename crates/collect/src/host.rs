@@ -12,7 +12,7 @@ use crate::collector::Worker;
 use crate::cpu::Cpu;
 use crate::disk::Disk;
 use crate::filesystems::Filesystems;
-use crate::kills::{Kills, Watch};
+use crate::kills::{Kills, Told, Watch};
 use crate::load::Load;
 use crate::memory::Memory;
 use crate::network::Network;
@@ -75,7 +75,7 @@ struct Collectors {
     pressure: Worker<Pressure>,
     processes: Worker<Processes>,
     cgroups: Worker<Cgroups>,
-    kills: Worker<Kills>,
+    kills: Kills,
     pods: PodProcesses,
     watch: Watch,
     sources: KillSources,
@@ -129,7 +129,7 @@ impl Collectors {
             pressure: Worker::start(Pressure, root)?,
             processes: Worker::start(Processes::default(), root)?,
             cgroups: Worker::start(Cgroups::new(pods.clone()), root)?,
-            kills: Worker::start(Kills::default(), root)?,
+            kills: Kills::default(),
             pods,
             watch: Watch::default(),
             sources: KillSources::default(),
@@ -158,8 +158,7 @@ impl Collectors {
         let (processes, processes_run) = self.processes.finish(deadline);
         let (cgroups, cgroups_run) = self.cgroups.finish(deadline);
         // After the groups: what they count is in the log by then.
-        self.kills.begin();
-        let (kills, kills_run) = self.kills.finish(deadline);
+        let kills = self.kills.read(&self.root);
         let (filesystems, filesystems_run) = self.filesystems.finish(deadline);
         let (cpu_total, cpus, boot_time_seconds) = match cpu {
             Some(cpu) => (Some(cpu.total), cpu.cpus, cpu.boot_time_seconds),
@@ -193,7 +192,6 @@ impl Collectors {
                 pressure_run,
                 processes_run,
                 cgroups_run,
-                kills_run,
             ],
         };
         let mut sample = Sample {
@@ -208,11 +206,14 @@ impl Collectors {
             // What nobody lists nobody is in.
             None => sample.gather_members(),
         }
-        let happened = self.watch.compare(&sample, kills.as_ref());
-        self.sources = self.watch.sources(kills.as_ref());
-        let note = |what| Note {
-            time_micros: time.micros(),
-            what,
+        let happened = self.watch.compare(&sample, &kills);
+        self.sources = self.watch.sources(&kills);
+        let note = |told: Told| {
+            let age = i64::try_from(told.age_micros).unwrap_or_default();
+            Note {
+                time_micros: time.micros().saturating_sub(age),
+                what: told.what,
+            }
         };
         sample.notes = happened.into_iter().map(note).collect();
         sample

@@ -221,7 +221,7 @@ pub(crate) fn transition(object: &MonitoredNode, decision: &Decision) -> Option<
 }
 
 /// How the phase of a node changed, for its history: what follows from the API's own absence is no news
-/// to it.
+/// to it, and what it knows it does not keep twice.
 pub(crate) fn phase_change(
     object: &MonitoredNode,
     decision: &Decision,
@@ -229,9 +229,7 @@ pub(crate) fn phase_change(
 ) -> Option<PhaseChange> {
     let before = object.status.as_ref().and_then(|status| status.phase);
     let after = decision.phase;
-    let nothing_new = before == Some(after)
-        || after == Phase::Unknown
-        || (before, after) == (Some(Phase::Unknown), Phase::Ready);
+    let nothing_new = before == Some(after) || after == Phase::Unknown;
     let time = nodestats_wire::Timestamp::from_micros(now.as_microsecond());
     let told = transition(object, decision);
     let (reason, message) = match &told {
@@ -283,7 +281,8 @@ mod tests {
         assert_eq!(told(Some(Lost), Ready), told_as("Ready", "NodeReports"));
         assert_eq!(told(Some(Paused), Ready), told_as("Ready", "PhaseChanged"));
         assert_eq!(told(Some(Unknown), Lost), told_as("Lost", "NodeLost"));
-        for (before, after) in [(Ready, Ready), (Ready, Unknown), (Unknown, Ready)] {
+        assert_eq!(told(Some(Unknown), Ready), told_as("Ready", "PhaseChanged"));
+        for (before, after) in [(Ready, Ready), (Ready, Unknown)] {
             assert_eq!(told(Some(before), after), None, "{before:?} {after:?}");
         }
     }

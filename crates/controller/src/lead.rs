@@ -49,9 +49,21 @@ struct Context {
     config: Config,
     /// Failures in a row, and the boot that was last seen, by the object's UID.
     memory: Mutex<BTreeMap<String, Memory>>,
-    /// Changes of phase that the API is to know, each with its node's UID.
-    phases: Mutex<VecDeque<(String, PhaseChange)>>,
+    /// Changes of phase that the API is to know.
+    phases: Mutex<VecDeque<ToTell>>,
 }
+
+/// A change of phase that the API is to know.
+struct ToTell {
+    /// The node's.
+    uid: String,
+    change: PhaseChange,
+    /// How often the API did not know the node: it may be told of it in the next moment.
+    unknown: u8,
+}
+
+/// The API hears of a change of a node that it does not know so often.
+const UNKNOWN: u8 = 20;
 
 /// Changes of phase that wait while the API takes none; of more the oldest are let go.
 const PHASES: usize = 10_000;
@@ -265,7 +277,11 @@ async fn look_at(object: &Guarded<MonitoredNode>, context: &Context) -> Result<A
             context.remember(object, |memory| memory.superseded = version);
         }
         if let Some(change) = apply::phase_change(object, &decision, now) {
-            context.is_to_tell(context.node_uid(object), change);
+            context.is_to_tell(ToTell {
+                uid: context.node_uid(object),
+                change,
+                unknown: 0,
+            });
         }
         if let Some(event) = apply::transition(object, &decision) {
             context.tell(object, &event).await;
@@ -329,9 +345,9 @@ impl Context {
         change(memory.entry(object.uid().unwrap_or_default()).or_default())
     }
 
-    fn is_to_tell(&self, uid: String, change: PhaseChange) {
+    fn is_to_tell(&self, change: ToTell) {
         let mut phases = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
-        phases.push_back((uid, change));
+        phases.push_back(change);
         while phases.len() > PHASES {
             phases.pop_front();
         }
@@ -476,19 +492,19 @@ async fn tell_of_phases(context: &Context) {
         std::mem::take(&mut *phases)
     };
     futures_util::stream::iter(waiting)
-        .for_each_concurrent(DEPARTURES, async |(uid, change)| {
+        .for_each_concurrent(DEPARTURES, async |mut told| {
             let changes = PhaseChanges {
-                changes: vec![change],
+                changes: vec![told.change.clone()],
             };
-            match context.api.tell_of_phases(&uid, &changes).await {
+            match context.api.tell_of_phases(&told.uid, &changes).await {
                 Ok(()) => {}
-                Err(error) if error.is_temporary() => {
-                    for change in changes.changes {
-                        context.is_to_tell(uid.clone(), change);
-                    }
+                Err(error) if error.is_temporary() => context.is_to_tell(told),
+                Err(error) if error.status() == Some(404) && told.unknown < UNKNOWN => {
+                    told.unknown += 1;
+                    context.is_to_tell(told);
                 }
                 // A node that was purged has no history any more.
-                Err(error) => tracing::debug!(uid, %error, "a change of phase is not kept"),
+                Err(error) => tracing::debug!(told.uid, %error, "a change of phase is not kept"),
             }
         })
         .await;

@@ -6,16 +6,18 @@ use nodestats_wire::v1::{
     PodRecord, Victim,
 };
 
-use crate::sample::Host;
 use crate::sample::note::{Container, Kill, KillSource, Note, What};
 
 /// What Kubernetes calls a container whose process was killed for memory.
 const OOM_KILLED: &str = "OOMKilled";
-/// Two tellings of one kill differ by no more than this: what the kubelet sees it sees later.
-pub const SAME_KILL_SECONDS: f64 = 60.0;
+/// Two tellings of one kill differ by no more than this beyond what each says of its own time: what the
+/// kubelet sees it sees later.
+const SAME_KILL_SECONDS: f64 = 60.0;
+/// Beyond this they are never one: two of the longest intervals, in which a counter is read.
+pub const SAME_KILL_MOST_SECONDS: i64 = 2 * 3600 + 60;
 
 /// What happened by the notes of one sample. In a cluster the controller tells of containers of pods.
-pub fn of_notes(notes: &[Note], host: &Host, in_cluster: bool) -> Vec<Event> {
+pub fn of_notes(notes: &[Note], in_cluster: bool) -> Vec<Event> {
     let mut events = Vec::new();
     for note in notes {
         let Some(time) = Timestamp::from_micros(note.time_micros) else {
@@ -27,11 +29,16 @@ pub fn of_notes(notes: &[Note], host: &Host, in_cluster: bool) -> Vec<Event> {
             sources: Some(vec![EventSource::Agent]),
             ..Event::default()
         };
-        let boot_id = Some(host.boot_id.clone()).filter(|id| !id.is_empty());
         match &note.what {
-            What::Started { version, kills } => {
+            What::Started {
+                version,
+                kills,
+                boot_id,
+                uptime_micros,
+            } => {
+                let boot_id = Some(boot_id.clone()).filter(|id| !id.is_empty());
                 if boot_id.is_some() {
-                    let uptime = i64::try_from(host.uptime_micros).unwrap_or(i64::MAX);
+                    let uptime = i64::try_from(*uptime_micros).unwrap_or(i64::MAX);
                     events.push(Event {
                         time: Some(time.plus_micros(-uptime)),
                         boot_id: boot_id.clone(),
@@ -106,6 +113,7 @@ fn of_kill(kill: &Kill, event: Event) -> Event {
         victim_unknown: kill.victim.is_none().then(|| why_unknown().to_owned()),
         memory_bytes: kill.memory_bytes,
         limit_bytes: kill.limit_bytes,
+        within_seconds: (kill.within_micros > 0).then_some(kill.within_micros as f64 / 1e6),
         ..event
     }
 }
@@ -226,7 +234,11 @@ pub enum Place {
 /// when that is sent again.
 pub fn join_kill(new: &Event, known: &[Event]) -> Vec<(Place, Option<Event>)> {
     let near = |known: &Event| match (known.time, new.time) {
-        (Some(known), Some(new)) => known.seconds_since(new).abs() <= SAME_KILL_SECONDS,
+        (Some(before), Some(time)) => {
+            let within = |event: &Event| event.within_seconds.unwrap_or_default();
+            let most = SAME_KILL_SECONDS + within(known).max(within(new));
+            before.seconds_since(time).abs() <= most
+        }
         _ => false,
     };
     let find = |is_so: &dyn Fn(&Event) -> bool| {
@@ -302,10 +314,13 @@ fn is_unnamed(event: &Event) -> bool {
     event.sources.as_deref() == Some(&[EventSource::Vmstat])
 }
 
-/// Whether both may be of one container.
+/// Whether both may be of one container. A static pod has another UID on its node, and a container has
+/// one id.
 fn is_same(a: &Event, b: &Event) -> bool {
-    let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
-    a.pod_uid.is_some() && a.pod_uid == b.pod_uid && agree(&a.container_id, &b.container_id)
+    match (&a.container_id, &b.container_id) {
+        (Some(a), Some(b)) => a == b,
+        _ => a.pod_uid.is_some() && a.pod_uid == b.pod_uid,
+    }
 }
 
 fn with_count(event: &Event, count: u64) -> Event {
@@ -317,15 +332,12 @@ fn with_count(event: &Event, count: u64) -> Event {
 
 /// A kill that the node counted, by what Kubernetes says of it.
 fn name_kill(unnamed: &Event, told: &Event) -> Event {
-    let one = with_count(unnamed, 1);
-    Event {
-        pod_uid: told.pod_uid.clone(),
-        ..merge_kills(one, told.clone())
-    }
+    merge_kills(with_count(unnamed, 1), told.clone())
 }
 
 /// Two tellings of one kill as one: what the node saw, with what Kubernetes adds.
 fn merge_kills(mut of_node: Event, of_kubernetes: Event) -> Event {
+    of_node.pod_uid = of_kubernetes.pod_uid.or(of_node.pod_uid);
     of_node.container = of_node.container.or(of_kubernetes.container);
     of_node.container_id = of_node.container_id.or(of_kubernetes.container_id);
     of_node.limit_bytes = of_kubernetes.limit_bytes.or(of_node.limit_bytes);
@@ -533,14 +545,14 @@ mod tests {
 
     #[test]
     fn an_agent_that_starts_tells_of_its_boot_and_of_what_it_cannot_see() {
-        let host = Host {
-            boot_id: "b".into(),
-            uptime_micros: 40_000_000,
-            ..Host::default()
-        };
         let started = |kills| {
-            let version = "1".to_owned();
-            of_notes(&[note(100, What::Started { version, kills })], &host, false)
+            let what = What::Started {
+                version: "1".to_owned(),
+                kills,
+                boot_id: "b".to_owned(),
+                uptime_micros: 40_000_000,
+            };
+            of_notes(&[note(100, what)], false)
         };
         let blind = started(KillSources::default());
         assert_eq!(
@@ -570,10 +582,9 @@ mod tests {
             note(1, What::ContainerStarted(container(None))),
             note(1, What::ContainerEnded(container(Some("u")))),
         ];
-        let host = Host::default();
-        assert_eq!(of_notes(&notes, &host, false).len(), 2);
+        assert_eq!(of_notes(&notes, false).len(), 2);
         assert_eq!(
-            kinds(&of_notes(&notes, &host, true)),
+            kinds(&of_notes(&notes, true)),
             [EventKind::ContainerStarted]
         );
     }
@@ -633,9 +644,10 @@ mod tests {
             victim: None,
             memory_bytes: pod_uid.map(|_| 60 << 20),
             limit_bytes: None,
+            within_micros: 10_000_000,
             log_read: false,
         };
-        of_notes(&[note(seconds, What::Kill(kill))], &Host::default(), true).remove(0)
+        of_notes(&[note(seconds, What::Kill(kill))], true).remove(0)
     }
 
     fn of_kubernetes(seconds: i64, container: &str) -> Event {
@@ -694,6 +706,25 @@ mod tests {
             joined(&node, from_ref(&node)),
             [(Place::New, Some((19, 1, 1)))]
         );
+    }
+
+    #[test]
+    fn a_counter_that_is_read_each_hour_tells_of_the_same_kill() {
+        let told = of_kubernetes(20, "a");
+        let mut node = of_node(2000, Some("u"), 1);
+        assert_eq!(
+            joined(&node, from_ref(&told)),
+            [(Place::New, Some((2000, 1, 1)))]
+        );
+        node.within_seconds = Some(3600.0);
+        assert_eq!(joined(&node, from_ref(&told)).len(), 2);
+        // A static pod is called by another UID on its node; its container is not.
+        node.pod_uid = Some("hash".to_owned());
+        assert_eq!(joined(&node, from_ref(&told)).len(), 1);
+        node.container_id = Some("a".to_owned());
+        assert_eq!(joined(&node, from_ref(&told)).len(), 2);
+        let merged = join_kill(&node, &[told]).remove(0).1.expect("one");
+        assert_eq!(merged.pod_uid.as_deref(), Some("u"));
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl<'a> Frame<'a> {
         let plain = plain(packed)?;
         // As of the groups.
         let (count, _) = postcard::take_from_bytes::<u32>(&plain).map_err(Error::Decode)?;
-        if count as usize > note::NOTES {
+        if count as usize > note::NOTES || plain.len() > note::NOTES_BYTES {
             return Err(Error::Notes);
         }
         let notes: Vec<Note> = postcard::from_bytes(&plain).map_err(Error::Decode)?;
@@ -395,6 +395,8 @@ mod tests {
             what: note::What::Started {
                 version: "x".repeat(5000),
                 kills: note::KillSources::default(),
+                boot_id: String::new(),
+                uptime_micros: 0,
             },
             ..stopping.clone()
         };
@@ -407,6 +409,26 @@ mod tests {
             let frame = Frame::read(&bytes).expect("well formed");
             assert!(matches!(frame.notes(), Err(Error::Notes)));
         }
+        // What an agent has too much of waits.
+        let container = note::Container {
+            id: "x".repeat(64),
+            cgroup: "/".repeat(4096),
+            pod_uid: None,
+        };
+        let note = Note {
+            time_micros: 9,
+            what: note::What::ContainerEnded(container),
+        };
+        let mut notes = vec![note; 300];
+        let fitting = note::fitting(&notes);
+        assert!((60..64).contains(&fitting), "{fitting}");
+        notes.truncate(fitting);
+        let sample = Sample {
+            notes,
+            ..Sample::default()
+        };
+        let bytes = encode(Timestamp::MIN, id(1), None, &sample);
+        assert!(Frame::read(&bytes).expect("well formed").notes().is_ok());
     }
 
     proptest! {

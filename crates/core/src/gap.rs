@@ -35,9 +35,11 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// What these notes of a sample say.
-    pub fn of(notes: &[Note]) -> Self {
-        let says = |what: &What| notes.iter().any(|note| note.what == *what);
+    /// What the notes of a sample of this time say; those of earlier samples, which it carries, say
+    /// nothing of it.
+    pub fn of(notes: &[Note], time: Timestamp) -> Self {
+        let own = |note: &&Note| note.time_micros == time.micros();
+        let says = |what: &What| notes.iter().filter(own).any(|note| note.what == *what);
         Self {
             stopping: says(&What::Stopping),
             paused: says(&What::Paused),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use nodestats_core::FrameId;
 use nodestats_core::event::{self, Place};
@@ -12,6 +13,7 @@ use nodestats_wire::v1::{Event, EventKind};
 use surrealdb::types::{
     Array, Bytes, Object, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value, Variables,
 };
+use tokio::sync::OwnedMutexGuard;
 
 use crate::database::bind;
 use crate::samples::Order;
@@ -19,8 +21,11 @@ use crate::{Error, Store};
 
 /// Rows that are read or deleted at once.
 const PAGE: usize = 500;
-/// Pages that are looked through for what is told again, at most.
-const PAGES: usize = 20;
+/// Keys that are read at once, and pages of them that are looked through for events of one kind.
+const KEYS: usize = 1000;
+const PAGES: usize = 10;
+/// Events of one telling that are compared with what is known, and what each is compared with, at most.
+const RECONCILED: usize = 100;
 
 /// An event to keep.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +35,9 @@ pub struct NewEvent {
     event: Option<Event>,
 }
 
+/// Bytes of an event and its keys without its path.
+const EVENT_BYTES: usize = 1024;
+
 /// Where an event is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKey {
@@ -37,36 +45,34 @@ pub struct EventKey {
     pub time: Timestamp,
     /// The node; empty where Kubernetes has not told it.
     pub node: String,
-    /// What makes it the same when it is told again.
+    /// Its kind, and what makes it the same when it is told again.
     pub id: String,
 }
 
 impl NewEvent {
     /// What an agent noted with a sample: the `number`th of its events.
     pub fn of_sample(node: &str, id: FrameId, number: usize, event: Event) -> Self {
-        let id = format!("{}-{}-{number}", id.agent_start, id.sequence);
-        Self::new(node, id, event)
+        let which = format!("{}/{}/{number}", id.agent_start, id.sequence);
+        Self::new(node, &which, event)
     }
 
     /// What Kubernetes tells of a container: of one run of it there is one of each kind.
     pub fn of_container(node: &str, event: Event) -> Self {
-        let run = event.container_id.as_deref().unwrap_or_default();
-        let id = format!("{}-{run}", kind_name(&event));
-        Self::new(node, id, event)
+        let run = event.container_id.clone().unwrap_or_default();
+        Self::new(node, &run, event)
     }
 
     /// What is told of a node as such: at one time there is one of each kind.
     pub fn of_node(node: &str, event: Event) -> Self {
-        let id = kind_name(&event).to_owned();
-        Self::new(node, id, event)
+        Self::new(node, "", event)
     }
 
-    fn new(node: &str, id: String, event: Event) -> Self {
+    fn new(node: &str, which: &str, event: Event) -> Self {
         Self {
             key: EventKey {
                 time: event.time.unwrap_or(Timestamp::MIN),
                 node: node.to_owned(),
-                id,
+                id: format!("{}/{which}", kind_name(&event)),
             },
             event: Some(event),
         }
@@ -78,8 +84,19 @@ fn kind_name(event: &Event) -> &'static str {
 }
 
 impl NewEvent {
-    fn kind(&self) -> &'static str {
-        self.event.as_ref().map_or("", kind_name)
+    fn kind(&self) -> Option<EventKind> {
+        self.event.as_ref()?.kind
+    }
+
+    /// Whether what is known says what is to be kept of it.
+    pub(crate) fn is_reconciled(&self) -> bool {
+        matches!(self.kind(), Some(EventKind::Boot | EventKind::OomKill))
+    }
+
+    /// Bytes that it takes, nearly: fields that have a bound, and its control group's path.
+    pub(crate) fn bytes(&self) -> usize {
+        let path = |event: &Event| event.cgroup.as_ref().map_or(0, String::len);
+        EVENT_BYTES + self.event.as_ref().map_or(0, path)
     }
 }
 
@@ -126,6 +143,10 @@ fn beside(new: NewEvent, known: BTreeMap<EventKey, Event>) -> Vec<NewEvent> {
 }
 
 impl EventKey {
+    fn kind(&self) -> &str {
+        self.id.split('/').next().unwrap_or_default()
+    }
+
     fn by_node(&self) -> RecordIdKey {
         Array::from(vec![
             self.node.clone().into_value(),
@@ -206,6 +227,17 @@ pub(crate) fn bind_events<'a>(
     bytes
 }
 
+/// A page of events.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventPage {
+    /// The events, with where they are.
+    pub events: Vec<(EventKey, Event)>,
+    /// The last one that was looked at: the next page is beyond it.
+    pub last: Option<EventKey>,
+    /// There is no next page.
+    pub is_last: bool,
+}
+
 /// A range of events: of one node or of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventRange<'a> {
@@ -239,7 +271,22 @@ impl Store {
         after: Option<&EventKey>,
         order: Order,
         limit: usize,
-    ) -> Result<Vec<(EventKey, Event)>, Error> {
+    ) -> Result<EventPage, Error> {
+        let keys = self.event_keys(range, after, order, limit).await?;
+        Ok(EventPage {
+            is_last: keys.len() < limit,
+            last: keys.last().cloned(),
+            events: self.events_at(keys).await?,
+        })
+    }
+
+    async fn event_keys(
+        &self,
+        range: EventRange<'_>,
+        after: Option<&EventKey>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<EventKey>, Error> {
         let (table, begin, end) = match range.node {
             Some(node) => {
                 let bound = |time: i64| vec![node.to_owned().into_value(), time.into_value()];
@@ -272,8 +319,7 @@ impl Store {
             }
         };
         let keys = RecordIdKeyRange { start: begin, end };
-        let fields = range.node.map_or("id", |_| "id, e");
-        let statement = format!("SELECT {fields} FROM $event ORDER BY id {direction} LIMIT $limit");
+        let statement = format!("SELECT id FROM $event ORDER BY id {direction} LIMIT $limit");
         let variables = bind([
             ("event", RecordId::new(table, keys).into_value()),
             ("limit", (limit as i64).into_value()),
@@ -283,9 +329,6 @@ impl Store {
             .select(&statement, variables)
             .await
             .map_err(Error::Unavailable)?;
-        if range.node.is_some() {
-            return rows.into_iter().map(read).collect();
-        }
         let key = |row| match row {
             Value::Object(mut row) => match row.remove("id") {
                 Some(Value::RecordId(id)) => EventKey::of_record(&id),
@@ -294,7 +337,42 @@ impl Store {
             _ => None,
         };
         let keys: Option<Vec<EventKey>> = rows.into_iter().map(key).collect();
-        self.events_at(keys.ok_or(Error::Damaged("event"))?).await
+        keys.ok_or(Error::Damaged("event"))
+    }
+
+    /// The first `limit` events of a kind in the order asked for, as far as the first ten thousand of the
+    /// range have any.
+    pub async fn events_of_kind(
+        &self,
+        range: EventRange<'_>,
+        kind: EventKind,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<(EventKey, Event)>, Error> {
+        let keys = self.keys_of_kind(range, kind, order, limit).await?;
+        self.events_at(keys).await
+    }
+
+    /// The first `limit` keys of a kind, as far as so many events are looked through.
+    async fn keys_of_kind(
+        &self,
+        range: EventRange<'_>,
+        kind: EventKind,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<EventKey>, Error> {
+        let (mut found, mut after) = (Vec::new(), None);
+        for _ in 0..PAGES {
+            let page = self.event_keys(range, after.as_ref(), order, KEYS).await?;
+            let is_last = page.len() < KEYS;
+            after = page.last().cloned();
+            found.extend(page.into_iter().filter(|key| key.kind() == kind.name()));
+            if is_last || found.len() >= limit {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
     }
 
     async fn events_at(&self, keys: Vec<EventKey>) -> Result<Vec<(EventKey, Event)>, Error> {
@@ -321,27 +399,42 @@ impl Store {
         Ok(found.collect())
     }
 
-    /// What is to be kept of `new` beside what the store knows already: a boot that an earlier agent has
-    /// told of is told once, and so is a kill that two sources tell of.
-    pub async fn reconcile_events(&self, new: Vec<NewEvent>) -> Result<Vec<NewEvent>, Error> {
+    /// What is to be kept of `new`, which is told at once, beside what the store knows already: a boot
+    /// that an earlier agent has told of is told once, and so is a kill that two sources tell of. Until
+    /// it is written nobody else may ask: see [`Store::telling`].
+    pub(crate) async fn reconcile_events(
+        &self,
+        new: Vec<NewEvent>,
+    ) -> Result<Vec<NewEvent>, Error> {
         let mut events: Vec<NewEvent> = Vec::with_capacity(new.len());
+        let mut looked = 0;
         for new in new {
-            let margin_seconds = match new.event.as_ref().and_then(|event| event.kind) {
+            let margin_seconds = match new.kind() {
                 Some(EventKind::Boot) => BOOT_MARGIN_SECONDS,
-                Some(EventKind::OomKill) => event::SAME_KILL_SECONDS as i64,
-                _ => {
-                    events.push(new);
-                    continue;
-                }
+                _ => event::SAME_KILL_MOST_SECONDS,
             };
-            let mut known = self.around(&new.key, new.kind(), margin_seconds).await?;
+            // Of more than a host has at once each stands as it is told.
+            let (Some(kind), true) = (new.kind(), new.is_reconciled() && looked < RECONCILED)
+            else {
+                events.push(new);
+                continue;
+            };
+            looked += 1;
+            let margin = margin_seconds * 1_000_000;
+            let range = EventRange {
+                node: Some(&new.key.node),
+                from: new.key.time.plus_micros(-margin),
+                to: new.key.time.plus_micros(margin),
+            };
+            let known = self.events_of_kind(range, kind, Order::Ascending, RECONCILED);
+            let mut known: BTreeMap<EventKey, Event> = known.await?.into_iter().collect();
             // It was sent again, and what became of it stays.
             if known.contains_key(&new.key) {
                 continue;
             }
-            let earlier = events
-                .iter()
-                .filter(|earlier| earlier.key.node == new.key.node && earlier.kind() == new.kind());
+            let earlier = events.iter().filter(|earlier| {
+                earlier.key.node == new.key.node && earlier.key.kind() == kind.name()
+            });
             for earlier in earlier {
                 match &earlier.event {
                     Some(event) => known.insert(earlier.key.clone(), event.clone()),
@@ -353,54 +446,35 @@ impl Store {
         Ok(events)
     }
 
-    /// What of this kind happened to a node at nearly that time.
-    async fn around(
-        &self,
-        key: &EventKey,
-        kind: &str,
-        margin_seconds: i64,
-    ) -> Result<BTreeMap<EventKey, Event>, Error> {
-        let margin = margin_seconds * 1_000_000;
-        let range = EventRange {
-            node: Some(&key.node),
-            from: key.time.plus_micros(-margin),
-            to: key.time.plus_micros(margin),
-        };
-        let mut known = BTreeMap::new();
-        let mut after = None;
-        for _ in 0..PAGES {
-            let page = self
-                .events(range, after.as_ref(), Order::Ascending, PAGE)
-                .await?;
-            let is_last = page.len() < PAGE;
-            after = page.last().map(|(key, _)| key.clone());
-            known.extend(
-                page.into_iter()
-                    .filter(|(_, event)| kind_name(event) == kind),
-            );
-            if is_last {
-                break;
-            }
+    /// Whoever tells of what is reconciled waits until the one before has written it.
+    pub(crate) async fn telling(&self, is_reconciled: bool) -> Option<OwnedMutexGuard<()>> {
+        if is_reconciled {
+            Some(Arc::clone(&self.telling).lock_owned().await)
+        } else {
+            None
         }
-        Ok(known)
     }
 
-    /// Forgets what happened to a node before `horizon`, in bounded pieces.
-    pub(crate) async fn forget_events(&self, node: &str, horizon: Timestamp) -> Result<(), Error> {
-        let range = EventRange {
-            node: Some(node),
-            from: Timestamp::MIN,
-            to: horizon.plus_micros(-1),
-        };
+    /// Forgets what happened before `horizon`, to a node or by `None` to all, in bounded pieces.
+    pub(crate) async fn forget_events(
+        &self,
+        node: Option<&str>,
+        horizon: Timestamp,
+    ) -> Result<(), Error> {
         if horizon == Timestamp::MIN {
             return Ok(());
         }
+        let range = EventRange {
+            node,
+            from: Timestamp::MIN,
+            to: horizon.plus_micros(-1),
+        };
         loop {
-            let old = self.events(range, None, Order::Ascending, PAGE).await?;
+            let old = self.event_keys(range, None, Order::Ascending, PAGE).await?;
             if old.is_empty() {
                 return Ok(());
             }
-            let rows: Vec<Value> = old.iter().flat_map(|(key, _)| key.records()).collect();
+            let rows: Vec<Value> = old.iter().flat_map(EventKey::records).collect();
             self.database
                 .delete(
                     "DELETE $event RETURN NONE",
@@ -463,10 +537,8 @@ mod tests {
         order: Order,
         limit: usize,
     ) -> Vec<(String, i64)> {
-        let events = store
-            .events(range, after, order, limit)
-            .await
-            .expect("events");
+        let events = store.events(range, after, order, limit).await;
+        let events = events.expect("events").events;
         let of = |(key, event): (EventKey, Event)| {
             assert_eq!(event.time, Some(key.time));
             (event.node_uid.unwrap_or_default(), key.time.second())
@@ -498,7 +570,7 @@ mod tests {
             .events(all(None), None, Order::Ascending, 2)
             .await
             .expect("events");
-        let rest = times(&store, all(None), Some(&first[1].0), Order::Ascending, 10).await;
+        let rest = times(&store, all(None), first.last.as_ref(), Order::Ascending, 10).await;
         assert_eq!(rest, named(&[("a", 30), ("ab", 30)]));
         let within = EventRange {
             from: at(20),
@@ -509,7 +581,10 @@ mod tests {
             times(&store, within, None, Order::Ascending, 10).await,
             named(&[("b", 20)])
         );
-        store.forget_events("a", at(30)).await.expect("forgotten");
+        store
+            .forget_events(Some("a"), at(30))
+            .await
+            .expect("forgotten");
         let left = times(&store, all(None), None, Order::Ascending, 10).await;
         assert_eq!(left, named(&[("b", 20), ("a", 30), ("ab", 30)]));
     }
@@ -555,6 +630,7 @@ mod tests {
             .await
             .expect("events");
         let told: Vec<_> = events
+            .events
             .iter()
             .map(|(key, event)| (key.time.second(), event.limit_bytes))
             .collect();

@@ -19,6 +19,7 @@ mod tokens;
 mod usage;
 mod writer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nodestats_core::Life;
@@ -26,7 +27,7 @@ use nodestats_wire::Timestamp;
 use opentelemetry::metrics::Meter;
 
 pub use directory::is_made;
-pub use events::{EventKey, EventRange, NewEvent};
+pub use events::{EventKey, EventPage, EventRange, NewEvent};
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use pods::PodKey;
@@ -108,6 +109,8 @@ pub struct Store {
     retention: Duration,
     node_quota: Option<u64>,
     metrics: metrics::Metrics,
+    /// See `Store::telling`.
+    telling: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Store {
@@ -145,6 +148,7 @@ impl Store {
             retention: options.retention,
             node_quota: options.node_quota,
             metrics,
+            telling: Arc::default(),
         })
     }
 

@@ -139,6 +139,8 @@ impl Store {
                     .extend(happened.map(|event| NewEvent::of_container(&node, event)));
                 rows.add(&pod, &told.digest);
             }
+            let is_reconciled = rows.events.iter().any(NewEvent::is_reconciled);
+            let _telling = self.telling(is_reconciled).await;
             rows.events = self.reconcile_events(rows.events).await?;
             self.write_pods(rows).await?;
         }

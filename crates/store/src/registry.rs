@@ -48,7 +48,7 @@ impl Store {
     /// Removes all samples of a life, and what happened to it.
     pub async fn purge_history(&self, uid: &str) -> Result<(), Error> {
         self.delete_before(uid, Timestamp::MAX).await?;
-        self.forget_events(uid, Timestamp::MAX).await
+        self.forget_events(Some(uid), Timestamp::MAX).await
     }
 
     /// Removes a life and all its samples.

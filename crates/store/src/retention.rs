@@ -43,12 +43,12 @@ impl Store {
         let horizons = lives.iter().map(|life| self.horizon(life, now));
         let horizon = horizons.fold(self.default_horizon(now), Timestamp::min);
         self.forget_pods(horizon).await?;
-        // What happened to pods that Kubernetes has not told the node of.
-        self.forget_events("", horizon).await?;
+        // Of nodes that are not known too.
+        self.forget_events(None, horizon).await?;
         for life in lives {
             let horizon = self.horizon(&life, now);
             self.delete_before(&life.uid, horizon).await?;
-            self.forget_events(&life.uid, horizon).await?;
+            self.forget_events(Some(&life.uid), horizon).await?;
             let gone_long_ago = life.gone_at.is_some_and(|gone_at| gone_at < horizon);
             if gone_long_ago && self.oldest(&life.uid).await?.is_none() {
                 self.purge(&life.uid).await?;

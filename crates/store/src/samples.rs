@@ -66,6 +66,15 @@ impl NewSample {
         self
     }
 
+    /// Bytes that it takes: its payload, and what it tells.
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload.len() + self.events.iter().map(NewEvent::bytes).sum::<usize>()
+    }
+
+    fn is_reconciled(&self) -> bool {
+        self.events.iter().any(NewEvent::is_reconciled)
+    }
+
     /// When it was taken, by its node's clock.
     pub fn time(&self) -> Timestamp {
         self.key.time
@@ -145,15 +154,21 @@ impl Store {
         seen: Seen,
     ) -> Result<(), Error> {
         self.check_share(node.uid())?;
-        for sample in samples
-            .iter_mut()
-            .filter(|sample| !sample.events.is_empty())
-        {
-            sample.events = self
-                .reconcile_events(std::mem::take(&mut sample.events))
-                .await?;
+        let is_reconciled = samples.iter().any(NewSample::is_reconciled);
+        let telling = self.telling(is_reconciled).await;
+        if telling.is_some() {
+            let all = samples.iter_mut();
+            let all: Vec<NewEvent> = all
+                .flat_map(|sample| std::mem::take(&mut sample.events))
+                .collect();
+            let kept = self.reconcile_events(all).await?;
+            if let Some(first) = samples.first_mut() {
+                first.events = kept;
+            }
         }
-        self.writer.write(node.uid(), samples, seen).await
+        let written = self.writer.write(node.uid(), samples, seen).await;
+        drop(telling);
+        written
     }
 
     /// At most `limit` stored samples of a node from `from` to `to`, both included, beyond

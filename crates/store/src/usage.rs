@@ -23,7 +23,7 @@ const OVERHEAD: u64 = 3;
 /// so many.
 const SCARCE: u64 = 5;
 
-/// Payload of each node, by day.
+/// Payload of each node and what it told, by day.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Usage(Arc<Mutex<Kept>>);
 
@@ -118,7 +118,7 @@ impl Usage {
     /// Counts what was stored. What replaces a row counts again: a share is no invoice.
     pub(crate) fn stored(&self, uid: &str, samples: &[NewSample]) {
         for sample in samples {
-            self.add(uid, sample.time(), sample.payload.len() as u64);
+            self.add(uid, sample.time(), sample.bytes() as u64);
         }
     }
 

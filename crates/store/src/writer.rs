@@ -44,7 +44,7 @@ struct Job {
 
 impl Job {
     fn bytes(&self) -> usize {
-        self.samples.iter().map(|sample| sample.payload.len()).sum()
+        self.samples.iter().map(NewSample::bytes).sum()
     }
 }
 

@@ -11,9 +11,8 @@ use nodestats_wire::v1::{EventKind, Gap};
 
 use crate::{ApiError, App};
 
-/// Events that are looked through for dropped samples, at most: pages, and of how many.
-const PAGES: usize = 20;
-const PAGE: usize = 500;
+/// Tellings of dropped samples that a history looks at, at most.
+const DROPS: usize = 1000;
 
 /// Looks at each sample of a history in turn.
 pub(super) struct Gaps {
@@ -156,25 +155,14 @@ impl Gaps {
             from,
             to: Timestamp::MAX,
         };
-        let (mut dropped, mut after) = (Vec::new(), None);
-        for _ in 0..PAGES {
-            let page = app
-                .store
-                .events(range, after.as_ref(), Order::Ascending, PAGE)
-                .await?;
-            let drops = page
-                .iter()
-                .filter(|(_, event)| event.kind == Some(EventKind::SamplesDropped));
-            dropped.extend(
-                drops.filter_map(|(_, event)| Some((event.first_dropped?, event.last_dropped?))),
-            );
-            let is_last = page.len() < PAGE;
-            after = page.into_iter().last().map(|(key, _)| key);
-            if is_last {
-                break;
-            }
-        }
-        Ok(dropped)
+        let kind = EventKind::SamplesDropped;
+        let told = app
+            .store
+            .events_of_kind(range, kind, Order::Ascending, DROPS);
+        let dropped = told.await?.into_iter();
+        Ok(dropped
+            .filter_map(|(_, event)| Some((event.first_dropped?, event.last_dropped?)))
+            .collect())
     }
 }
 
@@ -186,5 +174,5 @@ fn frame(payload: &[u8]) -> Option<Frame<'_>> {
 }
 
 fn ending(frame: &Frame<'_>) -> Ending {
-    Ending::of(&frame.notes().unwrap_or_default())
+    Ending::of(&frame.notes().unwrap_or_default(), frame.time)
 }

@@ -4,12 +4,17 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use nodestats_core::sample::cgroup::PATH;
+
 use crate::root::HostRoot;
 
 /// A record is no longer than this, and one read gives one.
 const RECORD: usize = 8 << 10;
 /// Records that one pass reads at most; the rest is read in the next.
 const RECORDS: usize = 20_000;
+
+/// Characters of a name (`TASK_COMM_LEN` is 16 bytes), more than there are.
+const NAME: usize = 32;
 
 /// A kill as the log tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub(crate) struct Logged {
     pub(crate) bytes: u64,
     /// The group that it was in.
     pub(crate) cgroup: Option<String>,
+    /// How long ago, as far as the log's clock says (`CLOCK_MONOTONIC`, nearly).
+    pub(crate) age_micros: Option<u64>,
 }
 
 /// The log, opened when it was first read.
@@ -60,24 +67,39 @@ impl Log {
         }
         let end = self.rest.rfind('\n').map_or(0, |end| end + 1);
         let lines: String = self.rest.drain(..end).collect();
-        Some(lines.lines().filter_map(|line| self.line(line)).collect())
+        let now = monotonic_micros();
+        Some(
+            lines
+                .lines()
+                .filter_map(|line| self.line(line, now))
+                .collect(),
+        )
     }
 
     /// A record is `priority,sequence,time,flags;message`.
-    fn line(&mut self, line: &str) -> Option<Logged> {
-        let (_, message) = line.split_once(';')?;
+    fn line(&mut self, line: &str, now_micros: u64) -> Option<Logged> {
+        let (head, message) = line.split_once(';')?;
         if let Some(fields) = message.strip_prefix("oom-kill:") {
             self.victim = victim(fields);
             return None;
         }
         let mut logged = killed(message)?;
+        let time = head.split(',').nth(2).and_then(|time| time.parse().ok());
+        logged.age_micros = time.and_then(|time| now_micros.checked_sub(time));
         if let Some((pid, cgroup)) = &self.victim
             && *pid == logged.pid
+            && cgroup.len() <= PATH
         {
             logged.cgroup = Some(cgroup.clone());
         }
         Some(logged)
     }
+}
+
+fn monotonic_micros() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    seconds * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default() / 1000
 }
 
 fn open(root: &HostRoot) -> io::Result<File> {
@@ -111,9 +133,10 @@ fn killed(message: &str) -> Option<Logged> {
     });
     Some(Logged {
         pid: pid.parse().ok()?,
-        name: name.to_owned(),
+        name: name.chars().take(NAME).collect(),
         bytes: sizes.sum::<u64>().saturating_mul(1024),
         cgroup: None,
+        age_micros: None,
     })
 }
 
@@ -151,24 +174,30 @@ mod tests {
             name: "my, hog".into(),
             bytes: 65_536 << 10,
             cgroup: Some("/pods/a/b".into()),
+            age_micros: None,
         };
-        assert_eq!(log.read(&root), Some(vec![kill]));
+        let mut read = log.read(&root).expect("readable");
+        assert!(read[0].age_micros.take().is_some(), "{read:?}");
+        assert_eq!(read, [kill]);
         assert_eq!(log.read(&root), Some(Vec::new()));
     }
 
     #[test]
     fn a_victim_of_another_line_has_no_group() {
         let mut log = Log::default();
-        assert_eq!(log.line(CONSTRAINT.trim_end()), None);
+        assert_eq!(log.line(CONSTRAINT.trim_end(), 0), None);
         let other = "3,9,9,-;Out of memory: Killed process 7 (x) total-vm:4kB, anon-rss:1kB, UID:0";
-        let kill = log.line(other).expect("a kill");
-        assert_eq!((kill.pid, kill.bytes, kill.cgroup), (7, 1024, None));
+        let kill = log.line(other, 20).expect("a kill");
+        assert_eq!(
+            (kill.pid, kill.bytes, kill.cgroup, kill.age_micros),
+            (7, 1024, None, Some(11))
+        );
         for line in [
             "",
             "6,1,1,-;usb 1-1: new device",
             "3,1,1,-;Killed process x (y) total-vm:1kB",
         ] {
-            assert_eq!(log.line(line), None, "{line}");
+            assert_eq!(log.line(line, 0), None, "{line}");
         }
     }
 }

@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 
 /// Most notes of one sample: more wait for the next one.
 pub const NOTES: usize = 256;
-/// Bytes of each text in a note (`PATH_MAX`).
-const TEXT: usize = 4096;
+/// Most bytes of all notes of one sample.
+pub const NOTES_BYTES: usize = 256 << 10;
+/// Bytes of a path (`PATH_MAX`), and of each other text in a note.
+const PATH: usize = super::cgroup::PATH;
+const TEXT: usize = 128;
 
 /// Something that happened, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,10 @@ pub enum What {
         version: String,
         /// Which sources tell of kills for memory.
         kills: KillSources,
+        /// The kernel's id of the boot; empty where it is not known.
+        boot_id: String,
+        /// Time since boot, sleep included, in microseconds.
+        uptime_micros: u64,
     },
     /// The agent's last sample: it was told to end.
     Stopping,
@@ -122,6 +129,8 @@ pub struct Kill {
     pub memory_bytes: Option<u64>,
     /// What the group might use.
     pub limit_bytes: Option<u64>,
+    /// It was at most so long before the time of the note, in microseconds.
+    pub within_micros: u64,
     /// Whether the kernel's log could be read.
     pub log_read: bool,
 }
@@ -137,16 +146,28 @@ pub struct Container {
     pub pod_uid: Option<String>,
 }
 
+/// How many of these one sample takes.
+pub fn fitting(notes: &[Note]) -> usize {
+    let mut left = NOTES_BYTES - 16;
+    let fits = |note: &&Note| {
+        let bytes = postcard::to_stdvec(*note).map_or(usize::MAX, |note| note.len());
+        left.checked_sub(bytes).map(|rest| left = rest).is_some()
+    };
+    notes.iter().take(NOTES).take_while(fits).count()
+}
+
 impl Note {
     /// Whether an agent could have written it.
     pub fn is_plausible(&self) -> bool {
         let short = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= TEXT);
         let container =
-            |of: &Container| of.id.len() <= TEXT && of.cgroup.len() <= TEXT && short(&of.pod_uid);
+            |of: &Container| of.id.len() <= TEXT && of.cgroup.len() <= PATH && short(&of.pod_uid);
         match &self.what {
-            What::Started { version, .. } => version.len() <= TEXT,
+            What::Started {
+                version, boot_id, ..
+            } => version.len() <= TEXT && boot_id.len() <= TEXT,
             What::Kill(kill) => {
-                short(&kill.cgroup)
+                kill.cgroup.as_ref().is_none_or(|path| path.len() <= PATH)
                     && short(&kill.pod_uid)
                     && short(&kill.container_id)
                     && kill

@@ -164,6 +164,8 @@ api_type! {
         memory_bytes: u64,
         /// What the group might use.
         limit_bytes: u64,
+        /// It was seen in a counter: it happened at most so long before `time`, in seconds.
+        within_seconds: f64,
         /// With which code a container ended.
         exit_code: i32,
         /// Why, in a word of Kubernetes' or the controller's own, such as `OOMKilled` or `NodeLost`.
