@@ -1,5 +1,7 @@
 //! Benchmarks.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 
 use crate::process;
@@ -33,6 +35,36 @@ pub(crate) fn push(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `cargo xtask bench history`.
+pub(crate) fn history(corpus: &Path, json: bool) -> anyhow::Result<()> {
+    let corpus = corpus.canonicalize().context("the corpus")?;
+    let corpus = corpus.to_str().context("the corpus' path is not UTF-8")?;
+    let line = figures_with("nodestats-core", "history", &["--corpus", corpus])?;
+    if json {
+        println!("{line}");
+        return Ok(());
+    }
+    let figures: serde_json::Value = serde_json::from_str(&line)?;
+    let number = |name: &str| figures[name].as_f64().unwrap_or_default();
+    println!(
+        "{} samples, {} processes in {} rows of 14 values:",
+        figures["samples"], figures["series"], figures["rows"]
+    );
+    println!(
+        "{:.4} bytes a value ({:.2} of differences with zstd -19, {:.4})",
+        number("bytes_per_value"),
+        number("bytes_per_value") / number("floor_bytes_per_value"),
+        number("floor_bytes_per_value"),
+    );
+    println!(
+        "{:.1} µs a sample to write, {:.1} µs to read; one process: {:.0} µs",
+        number("encode_micros_per_sample"),
+        number("read_micros_per_sample"),
+        number("read_one_micros"),
+    );
+    Ok(())
+}
+
 /// `cargo xtask bench collect`.
 pub(crate) fn collect(json: bool) -> anyhow::Result<()> {
     let line = figures("nodestats-collect", "collect")?;
@@ -62,9 +94,23 @@ pub(crate) fn collect(json: bool) -> anyhow::Result<()> {
 
 /// Runs a benchmark, and returns the line of JSON that it prints.
 fn figures(package: &str, bench: &str) -> anyhow::Result<String> {
-    let arguments = ["bench", "--quiet", "--package", package, "--bench", bench];
+    figures_with(package, bench, &[])
+}
+
+/// The same with arguments for the benchmark.
+fn figures_with(package: &str, bench: &str, more: &[&str]) -> anyhow::Result<String> {
+    let arguments = [
+        "bench",
+        "--quiet",
+        "--package",
+        package,
+        "--bench",
+        bench,
+        "--",
+    ];
     let output = process::cargo()
         .args(arguments)
+        .args(more)
         .stderr(std::process::Stdio::inherit())
         .output()?;
     let text = String::from_utf8(output.stdout)?;

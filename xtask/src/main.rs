@@ -88,6 +88,15 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// How densely a recorded history of processes is coded, and how fast.
+    History {
+        /// The recording: `/proc` of a host, one JSON object a pass, with zstd.
+        #[arg(long, value_name = "FILE")]
+        corpus: PathBuf,
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// What traces cost a push: none, one in a hundred, all.
     Push {
         /// Prints one JSON object.
@@ -117,6 +126,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Collect { json },
         } => bench::collect(json),
+        Command::Bench {
+            what: Bench::History { corpus, json },
+        } => bench::history(&corpus, json),
         Command::Bench {
             what: Bench::Push { json },
         } => bench::push(json),

@@ -3,6 +3,7 @@
 //!
 //! Knows no runtime, no network, no database, and no clock: time is an argument.
 
+pub mod block;
 pub mod event;
 pub mod frame;
 pub mod gap;

@@ -1,0 +1,149 @@
+//! How densely a recorded history of processes is coded, and how fast: `--corpus FILE`, a recording of
+//! `/proc`, one JSON object a pass, compressed with zstd. Each second pass is taken, and of each process
+//! the fourteen figures below. Prints one line of JSON.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::time::Instant;
+
+use nodestats_core::block::{self, Reader, Run, Series};
+use serde_json::{Value, json};
+
+/// `stat`: state, CPU times, page faults, threads, address space, resident pages; `io`: six counters.
+const COLUMNS: usize = 14;
+const OF_STAT: [usize; 7] = [11, 12, 7, 9, 17, 20, 21];
+const OF_IO: [&str; 6] = [
+    "rchar",
+    "wchar",
+    "syscr",
+    "syscw",
+    "read_bytes",
+    "write_bytes",
+];
+/// Passes of the recording that make one sample.
+const EACH: usize = 2;
+/// Times are the best of so many.
+const TURNS: usize = 5;
+
+/// Name, start and pid: processes of one name stand beside each other.
+type Life = (String, u64, u32);
+
+fn main() {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--corpus");
+    let Some(corpus) = arguments.nth(1) else {
+        // As `cargo test --benches` runs it.
+        println!("--corpus FILE names the recording");
+        return;
+    };
+    let (samples, series) = read(Path::new(&corpus));
+    let rows: usize = series
+        .iter()
+        .map(|series| series.rows.len() / COLUMNS)
+        .sum();
+    let values = (rows * COLUMNS) as f64;
+    let coded = block::encode(COLUMNS, &series);
+    let reader = Reader::open(&coded).expect("as it was written");
+    assert_eq!(reader.all().expect("as it was written"), series);
+    let micros = |work: &dyn Fn()| {
+        let turns = (0..TURNS).map(|_| {
+            let begin = Instant::now();
+            work();
+            begin.elapsed().as_secs_f64() * 1e6
+        });
+        turns.fold(f64::INFINITY, f64::min)
+    };
+    let encode = micros(&|| drop(block::encode(COLUMNS, &series)));
+    let read_all = micros(&|| drop(reader.all()));
+    let read_each = micros(&|| {
+        for number in 0..reader.len() {
+            drop(reader.one(number));
+        }
+    });
+    let floor = floor(&series);
+    println!(
+        "{}",
+        json!({
+            "samples": samples, "series": series.len(), "rows": rows,
+            "bytes_per_value": coded.len() as f64 / values,
+            "floor_bytes_per_value": floor as f64 / values,
+            "encode_micros_per_sample": encode / samples as f64,
+            "read_micros_per_sample": read_all / samples as f64,
+            "read_one_micros": read_each / series.len() as f64,
+        })
+    );
+}
+
+fn read(corpus: &Path) -> (usize, Vec<Series>) {
+    let file = std::fs::File::open(corpus).expect("a recording");
+    let passes = BufReader::new(zstd::Decoder::new(file).expect("zstd"));
+    let mut names: BTreeMap<(u32, u64), String> = BTreeMap::new();
+    let mut lives: BTreeMap<Life, Series> = BTreeMap::new();
+    let mut samples = 0;
+    for line in passes.lines().step_by(EACH) {
+        let pass: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        for (pid, files) in pass["procs"].as_object().expect("processes") {
+            let Some(((name, start, pid), row)) = process(pid, files) else {
+                continue;
+            };
+            // It may be called otherwise later on, and is the same.
+            let name = names.entry((pid, start)).or_insert(name).clone();
+            let life = (name, start, pid);
+            let series = lives.entry(life).or_default();
+            series.rows.extend(row);
+            match series.runs.last_mut() {
+                Some(run) if run.first + run.length == samples => run.length += 1,
+                _ => series.runs.push(Run {
+                    first: samples,
+                    length: 1,
+                }),
+            }
+        }
+        samples += 1;
+    }
+    (samples as usize, lives.into_values().collect())
+}
+
+fn process(pid: &str, files: &Value) -> Option<(Life, [u64; COLUMNS])> {
+    let stat = files["stat"].as_str()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let mut row = [0; COLUMNS];
+    row[0] = u64::from(*fields.first()?.as_bytes().first()?);
+    for (at, field) in OF_STAT.into_iter().enumerate() {
+        row[1 + at] = number(field)?;
+    }
+    let io = files["io"].as_str().unwrap_or_default();
+    for (at, name) in OF_IO.into_iter().enumerate() {
+        let mut lines = io.lines().filter_map(|line| line.split_once(": "));
+        let found = lines.find(|(key, _)| *key == name);
+        row[1 + OF_STAT.len() + at] = found
+            .and_then(|(_, number)| number.parse().ok())
+            .unwrap_or(0);
+    }
+    Some(((name.to_owned(), number(19)?, pid.parse().ok()?), row))
+}
+
+/// Bytes of what is usual: differences as LEB128, a column after the other, zstd at its highest level.
+fn floor(series: &[Series]) -> usize {
+    let mut plain = Vec::new();
+    for column in 0..COLUMNS {
+        for series in series {
+            let mut before = 0_u64;
+            for row in series.rows.chunks_exact(COLUMNS) {
+                let change = row[column].wrapping_sub(before) as i64;
+                before = row[column];
+                let mut rest = (change << 1 ^ change >> 63) as u64;
+                while rest >= 0x80 {
+                    plain.push(rest as u8 | 0x80);
+                    rest >>= 7;
+                }
+                plain.push(rest as u8);
+            }
+        }
+    }
+    zstd::bulk::compress(&plain, 19)
+        .expect("compressing into memory cannot fail")
+        .len()
+}

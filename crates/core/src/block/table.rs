@@ -1,0 +1,433 @@
+//! Series of rows of numbers, in chunks that are read one by one.
+//!
+//! The coded form is `columns (u8) | shift of each column (u8) | number of series | chunks`, numbers as
+//! LEB128; a chunk is `number of series | length | bytes`. What its bytes hold is of the coder's making:
+//! of each series the runs in which it was there and its first row, then each next row.
+
+use super::coder::{Coder, Decoder, Encoder};
+use super::model::{History, Model};
+
+/// A chunk has so many rows or a little more: what is learnt of one serves it, and a question about one
+/// series reads no more.
+const CHUNK_ROWS: usize = 2000;
+/// Most columns, samples, and rows in all: beyond what an hour of a host of thousands of processes has.
+const COLUMNS: usize = 64;
+const SAMPLES: u64 = 1 << 20;
+const ROWS: u64 = 1 << 22;
+
+/// Rows of one thing, such as a process, at the samples at which it was there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Series {
+    /// When it was there, ascending and apart from each other.
+    pub runs: Vec<Run>,
+    /// The rows one after another, each of as many numbers as there are columns.
+    pub rows: Vec<u64>,
+}
+
+/// Samples one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Number of the first.
+    pub first: u32,
+    /// How many, at least one.
+    pub length: u32,
+}
+
+/// Why bytes are no table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// They end too early.
+    #[error("the table is cut off")]
+    Truncated,
+    /// They say of themselves what cannot be.
+    #[error("the table is damaged")]
+    Damaged,
+}
+
+/// Codes series of `columns` numbers a row. Such as are alike stand beside each other best.
+///
+/// # Panics
+/// Where a series has not as many rows as its runs say.
+pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
+    assert!((1..=COLUMNS).contains(&columns), "{columns} columns");
+    let shifts = shifts(columns, series);
+    let mut bytes = vec![columns as u8];
+    bytes.extend(shifts.iter().map(|shift| *shift as u8));
+    write_number(&mut bytes, series.len() as u64);
+    let mut rest = series;
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let count = rest
+            .iter()
+            .take_while(|series| {
+                let is_first = rows == 0;
+                rows += series.rows.len() / columns;
+                is_first || rows <= CHUNK_ROWS
+            })
+            .count();
+        let (chunk, next) = rest.split_at(count);
+        let coded = encode_chunk(columns, &shifts, chunk);
+        write_number(&mut bytes, count as u64);
+        write_number(&mut bytes, coded.len() as u64);
+        bytes.extend(coded);
+        rest = next;
+    }
+    bytes
+}
+
+/// Trailing bits of each column that are never set: bytes of memory are whole pages.
+fn shifts(columns: usize, series: &[Series]) -> Vec<u32> {
+    let mut all = vec![0; columns];
+    for row in series
+        .iter()
+        .flat_map(|series| series.rows.chunks_exact(columns))
+    {
+        for (all, number) in all.iter_mut().zip(row) {
+            *all |= number;
+        }
+    }
+    let shift = |all: u64| if all == 0 { 0 } else { all.trailing_zeros() };
+    all.into_iter().map(shift).collect()
+}
+
+fn encode_chunk(columns: usize, shifts: &[u32], chunk: &[Series]) -> Vec<u8> {
+    let mut walk = Walk::new(columns, Encoder::new());
+    for series in chunk {
+        let shifted = |row: &[u64]| -> Vec<u64> {
+            row.iter()
+                .zip(shifts)
+                .map(|(number, shift)| number >> shift)
+                .collect()
+        };
+        let mut rows = series.rows.chunks_exact(columns).map(shifted);
+        let count = walk.runs(&series.runs).map(|runs| count(&runs));
+        assert_eq!(count, Ok(rows.len() as u64), "rows of a series");
+        let Some(first) = rows.next() else { continue };
+        let mut history = walk.first(&first);
+        for row in rows {
+            walk.model.code(&mut walk.coder, &mut history, &row);
+        }
+    }
+    walk.coder.finish()
+}
+
+fn count(runs: &[Run]) -> u64 {
+    runs.iter().map(|run| u64::from(run.length)).sum()
+}
+
+/// A walk through a chunk, for whoever writes it and for whoever reads it.
+struct Walk<C> {
+    coder: C,
+    model: Model,
+    /// First rows, each of which follows from the one before.
+    heads: Model,
+    head: History,
+    /// Runs of a series follow from those of the one before: number of runs, begin, lengths and gaps.
+    runs: Model,
+    run: History,
+}
+
+/// Columns of what is told of runs: how many more there are, samples from the end of the run before,
+/// and length.
+const OF_RUN: usize = 3;
+
+impl<C: Coder> Walk<C> {
+    fn new(columns: usize, coder: C) -> Self {
+        Self {
+            coder,
+            model: Model::new(columns),
+            heads: Model::new(columns),
+            head: History::new(&vec![0; columns]),
+            runs: Model::new(OF_RUN),
+            run: History::new(&[0; OF_RUN]),
+        }
+    }
+
+    /// Codes the runs of a series; a reader gives none, and gets them.
+    fn runs(&mut self, known: &[Run]) -> Result<Vec<Run>, Error> {
+        let mut runs = Vec::new();
+        let mut end = 0;
+        loop {
+            let next = known.get(runs.len());
+            let left = known.len().saturating_sub(runs.len()) as u64;
+            let row = match next {
+                Some(run) => [left, u64::from(run.first) - end, u64::from(run.length)],
+                None => [0; OF_RUN],
+            };
+            self.runs.code_first(&mut self.coder, &mut self.run, &row);
+            let &[left, gap, length] = self.run.row() else {
+                return Err(Error::Damaged);
+            };
+            if left == 0 {
+                return Ok(runs);
+            }
+            let first = end.checked_add(gap).ok_or(Error::Damaged)?;
+            let is_apart = runs.is_empty() || gap > 0;
+            end = first.checked_add(length).ok_or(Error::Damaged)?;
+            if length == 0 || !is_apart || end > SAMPLES {
+                return Err(Error::Damaged);
+            }
+            runs.push(Run {
+                first: first as u32,
+                length: length as u32,
+            });
+            if left == 1 {
+                return Ok(runs);
+            }
+        }
+    }
+
+    /// Codes the first row of a series, and gives what follows from it.
+    fn first(&mut self, row: &[u64]) -> History {
+        self.heads.code_first(&mut self.coder, &mut self.head, row);
+        History::new(self.head.row())
+    }
+}
+
+/// A coded table, of which chunks are read.
+#[derive(Debug, Clone)]
+pub struct Reader<'a> {
+    shifts: &'a [u8],
+    series: usize,
+    chunks: Vec<Chunk<'a>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Chunk<'a> {
+    /// Number of its first series.
+    first: usize,
+    series: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Finds the chunks.
+    pub fn open(mut bytes: &'a [u8]) -> Result<Self, Error> {
+        let columns = usize::from(*bytes.split_off_first().ok_or(Error::Truncated)?);
+        if !(1..=COLUMNS).contains(&columns) {
+            return Err(Error::Damaged);
+        }
+        let shifts = bytes.split_off(..columns).ok_or(Error::Truncated)?;
+        if shifts.iter().any(|shift| *shift > 63) {
+            return Err(Error::Damaged);
+        }
+        let series = read_number(&mut bytes)?;
+        let (mut chunks, mut first) = (Vec::new(), 0_u64);
+        while !bytes.is_empty() {
+            let count = read_number(&mut bytes)?;
+            let length = read_number(&mut bytes)?;
+            let length = usize::try_from(length).map_err(|_| Error::Damaged)?;
+            chunks.push(Chunk {
+                first: first as usize,
+                series: usize::try_from(count).map_err(|_| Error::Damaged)?,
+                bytes: bytes.split_off(..length).ok_or(Error::Truncated)?,
+            });
+            first = first.checked_add(count).ok_or(Error::Damaged)?;
+        }
+        if first != series || series > ROWS {
+            return Err(Error::Damaged);
+        }
+        Ok(Self {
+            shifts,
+            series: series as usize,
+            chunks,
+        })
+    }
+
+    /// How many series there are.
+    pub fn len(&self) -> usize {
+        self.series
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.series == 0
+    }
+
+    /// Numbers of a row.
+    pub fn columns(&self) -> usize {
+        self.shifts.len()
+    }
+
+    /// All series.
+    pub fn all(&self) -> Result<Vec<Series>, Error> {
+        let mut all = Vec::new();
+        for chunk in &self.chunks {
+            all.extend(self.read(*chunk, usize::MAX)?);
+        }
+        Ok(all)
+    }
+
+    /// One series; `None` where there are not so many.
+    pub fn one(&self, number: usize) -> Result<Option<Series>, Error> {
+        let mut chunks = self.chunks.iter();
+        let chunk =
+            chunks.find(|chunk| (chunk.first..chunk.first + chunk.series).contains(&number));
+        let Some(chunk) = chunk else {
+            return Ok(None);
+        };
+        Ok(self.read(*chunk, number - chunk.first)?.pop())
+    }
+
+    /// The series of a chunk up to one of them.
+    fn read(&self, chunk: Chunk<'_>, last: usize) -> Result<Vec<Series>, Error> {
+        let columns = self.columns();
+        let mut walk = Walk::new(columns, Decoder::new(chunk.bytes));
+        let none = vec![0; columns];
+        let mut all = Vec::new();
+        let mut rows_of_all = 0;
+        for _ in 0..chunk.series.min(last.saturating_add(1)) {
+            let runs = walk.runs(&[])?;
+            let count = count(&runs);
+            rows_of_all += count;
+            if rows_of_all > ROWS {
+                return Err(Error::Damaged);
+            }
+            let mut rows = Vec::new();
+            if count > 0 {
+                let mut history = walk.first(&none);
+                self.push(&mut rows, history.row());
+                for _ in 1..count {
+                    walk.model.code(&mut walk.coder, &mut history, &none);
+                    self.push(&mut rows, history.row());
+                }
+            }
+            all.push(Series { runs, rows });
+        }
+        Ok(all)
+    }
+
+    fn push(&self, rows: &mut Vec<u64>, row: &[u64]) {
+        let numbers = row.iter().zip(self.shifts);
+        rows.extend(numbers.map(|(number, shift)| number << shift));
+    }
+}
+
+fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn read_number(bytes: &mut &[u8]) -> Result<u64, Error> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.split_off_first().ok_or(Error::Truncated)?;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(number);
+        }
+    }
+    Err(Error::Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers as counters and gauges have them, and any.
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            4 => Just(0),
+            4 => 0_u64..100,
+            2 => (0_u64..1000).prop_map(|pages| pages * 4096),
+            1 => any::<u64>(),
+        ]
+    }
+
+    fn series(columns: usize) -> impl Strategy<Value = Series> {
+        prop::collection::vec((1_u32..5, 1_u32..20), 0..4).prop_flat_map(move |runs| {
+            let mut end = 0;
+            let runs: Vec<Run> = runs
+                .into_iter()
+                .map(|(gap, length)| {
+                    let first = end + gap;
+                    end = first + length;
+                    Run { first, length }
+                })
+                .collect();
+            let count = count(&runs) as usize;
+            let step = prop::collection::vec((0..columns, number()), 0..3);
+            (
+                prop::collection::vec(number(), columns),
+                prop::collection::vec(step, count),
+            )
+                .prop_map(move |(mut row, steps)| {
+                    let mut rows = Vec::new();
+                    for step in steps {
+                        for (column, change) in step {
+                            row[column] = row[column].wrapping_add(change);
+                        }
+                        rows.extend(&row);
+                    }
+                    Series {
+                        runs: runs.clone(),
+                        rows,
+                    }
+                })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_reads_back_as_written_whole_and_one_by_one(
+            all in (1_usize..20).prop_flat_map(|columns| {
+                (Just(columns), prop::collection::vec(series(columns), 0..40))
+            }),
+        ) {
+            let (columns, all) = all;
+            let bytes = encode(columns, &all);
+            let reader = Reader::open(&bytes).expect("well formed");
+            prop_assert_eq!((reader.columns(), reader.len()), (columns, all.len()));
+            prop_assert_eq!(&reader.all().expect("well formed"), &all);
+            for (number, series) in all.iter().enumerate() {
+                let one = reader.one(number).expect("well formed");
+                prop_assert_eq!(one.as_ref(), Some(series));
+            }
+            prop_assert_eq!(reader.one(all.len()).expect("well formed"), None);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(reader) = Reader::open(&bytes) {
+                let _ = reader.one(0);
+            }
+        }
+    }
+
+    #[test]
+    fn cut_off_anywhere_it_is_an_error_or_other_numbers() {
+        let series = Series {
+            runs: vec![Run {
+                first: 3,
+                length: 50,
+            }],
+            rows: (0..100).collect(),
+        };
+        let bytes = encode(2, &[series.clone(), series]);
+        for end in 0..bytes.len() {
+            if let Ok(reader) = Reader::open(&bytes[..end]) {
+                let _ = reader.all();
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_change_takes_no_room() {
+        let series: Vec<Series> = (0..150)
+            .map(|process| Series {
+                runs: vec![Run {
+                    first: 0,
+                    length: 360,
+                }],
+                rows: [process, 7 << 12, 5].repeat(360),
+            })
+            .collect();
+        let bytes = encode(3, &series);
+        assert!(bytes.len() < 2000, "{}", bytes.len());
+    }
+}
