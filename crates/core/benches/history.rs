@@ -5,9 +5,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use nodestats_core::block::{self, Reader, Run, Series};
+use nodestats_core::block::{self, Block, Entry, Reader, Run, Series};
+use nodestats_core::sample::{Process, Sample};
+use nodestats_core::{FrameId, Timestamp};
 use serde_json::{Value, json};
 
 /// `stat`: state, CPU times, page faults, threads, address space, resident pages; `io`: six counters.
@@ -36,7 +39,8 @@ fn main() {
         println!("--corpus FILE names the recording");
         return;
     };
-    let (samples, series) = read(Path::new(&corpus));
+    let (entries, series) = read(Path::new(&corpus));
+    let samples = entries.len();
     let rows: usize = series
         .iter()
         .map(|series| series.rows.len() / COLUMNS)
@@ -60,6 +64,11 @@ fn main() {
             drop(reader.one(number));
         }
     });
+    let block = block::seal(&entries);
+    let opened = Block::open(&block).expect("as it was written");
+    assert_eq!(opened.entries().expect("as it was written"), entries);
+    let seal = micros(&|| drop(block::seal(&entries)));
+    let unseal = micros(&|| drop(opened.entries()));
     let floor = floor(&series);
     println!(
         "{}",
@@ -70,22 +79,35 @@ fn main() {
             "encode_micros_per_sample": encode / samples as f64,
             "read_micros_per_sample": read_all / samples as f64,
             "read_one_micros": read_each / series.len() as f64,
+            "block_bytes_per_sample": block.len() as f64 / samples as f64,
+            "block_bytes_per_value": block.len() as f64 / values,
+            "seal_micros_per_sample": seal / samples as f64,
+            "unseal_micros_per_sample": unseal / samples as f64,
         })
     );
 }
 
-fn read(corpus: &Path) -> (usize, Vec<Series>) {
+/// Samples of the processes as an agent takes them, and the series of the fourteen figures.
+fn read(corpus: &Path) -> (Vec<Entry>, Vec<Series>) {
     let file = std::fs::File::open(corpus).expect("a recording");
     let passes = BufReader::new(zstd::Decoder::new(file).expect("zstd"));
     let mut names: BTreeMap<(u32, u64), String> = BTreeMap::new();
     let mut lives: BTreeMap<Life, Series> = BTreeMap::new();
-    let mut samples = 0;
+    let mut command_lines: BTreeMap<(u32, u64), Arc<str>> = BTreeMap::new();
+    let (mut entries, mut samples) = (Vec::new(), 0);
     for line in passes.lines().step_by(EACH) {
         let pass: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        let mut processes = Vec::new();
         for (pid, files) in pass["procs"].as_object().expect("processes") {
             let Some(((name, start, pid), row)) = process(pid, files) else {
                 continue;
             };
+            if let Some(line) = files["cmdline"].as_str() {
+                command_lines.insert((pid, start), line.into());
+            }
+            let mut process = as_sampled(&name, start, pid, &row);
+            process.command_line = command_lines.get(&(pid, start)).cloned();
+            processes.push(process);
             // It may be called otherwise later on, and is the same.
             let name = names.entry((pid, start)).or_insert(name).clone();
             let life = (name, start, pid);
@@ -99,9 +121,55 @@ fn read(corpus: &Path) -> (usize, Vec<Series>) {
                 }),
             }
         }
+        processes.sort_by_key(|process| process.pid);
+        entries.push(Entry {
+            time: Timestamp::from_seconds(pass["t"].as_f64().expect("a time")).expect("a time"),
+            id: FrameId {
+                agent_start: uuid::Uuid::nil(),
+                sequence: samples.into(),
+            },
+            interval: None,
+            sample: Sample {
+                processes,
+                ..Sample::default()
+            },
+        });
         samples += 1;
     }
-    (samples as usize, lives.into_values().collect())
+    (entries, lives.into_values().collect())
+}
+
+fn as_sampled(name: &str, start_ticks: u64, pid: u32, row: &[u64; COLUMNS]) -> Process {
+    let &[
+        state,
+        user,
+        system,
+        minor,
+        major,
+        threads,
+        virtual_,
+        resident,
+        ..,
+        read,
+        written,
+    ] = row;
+    Process {
+        pid,
+        start_ticks,
+        name: name.into(),
+        state: char::from(state as u8),
+        user_ticks: user,
+        system_ticks: system,
+        minor_faults: minor,
+        major_faults: major,
+        threads: threads as u32,
+        virtual_bytes: virtual_,
+        resident_bytes: resident << 12,
+        read_bytes: Some(read),
+        written_bytes: Some(written),
+        user: Some("root".into()),
+        ..Process::default()
+    }
 }
 
 fn process(pid: &str, files: &Value) -> Option<(Life, [u64; COLUMNS])> {

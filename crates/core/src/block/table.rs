@@ -11,7 +11,7 @@ use super::model::{History, Model};
 /// series reads no more.
 const CHUNK_ROWS: usize = 2000;
 /// Most columns, samples, and rows in all: beyond what an hour of a host of thousands of processes has.
-const COLUMNS: usize = 64;
+pub(super) const COLUMNS: usize = 64;
 const SAMPLES: u64 = 1 << 20;
 const ROWS: u64 = 1 << 22;
 
@@ -22,6 +22,20 @@ pub struct Series {
     pub runs: Vec<Run>,
     /// The rows one after another, each of as many numbers as there are columns.
     pub rows: Vec<u64>,
+}
+
+impl Series {
+    /// Of something that was there all the time.
+    pub(super) fn whole(samples: usize, rows: Vec<u64>) -> Self {
+        let run = Run {
+            first: 0,
+            length: samples as u32,
+        };
+        Self {
+            runs: if samples == 0 { Vec::new() } else { vec![run] },
+            rows,
+        }
+    }
 }
 
 /// Samples one after the other.
@@ -303,7 +317,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
+pub(super) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -311,7 +325,7 @@ fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-fn read_number(bytes: &mut &[u8]) -> Result<u64, Error> {
+pub(super) fn read_number(bytes: &mut &[u8]) -> Result<u64, Error> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let byte = *bytes.split_off_first().ok_or(Error::Truncated)?;
