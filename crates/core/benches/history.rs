@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nodestats_core::block::{self, Block, Entry, Reader, Run, Series};
-use nodestats_core::sample::{Process, Sample};
+use nodestats_core::sample::{IoCalls, Process, Sample};
 use nodestats_core::{FrameId, Timestamp};
 use serde_json::{Value, json};
 
@@ -149,7 +149,7 @@ fn as_sampled(name: &str, start_ticks: u64, pid: u32, row: &[u64; COLUMNS]) -> P
         threads,
         virtual_,
         resident,
-        ..,
+        ref calls @ ..,
         read,
         written,
     ] = row;
@@ -168,6 +168,12 @@ fn as_sampled(name: &str, start_ticks: u64, pid: u32, row: &[u64; COLUMNS]) -> P
         read_bytes: Some(read),
         written_bytes: Some(written),
         user: Some("root".into()),
+        calls: Some(IoCalls {
+            rchar: calls[0],
+            wchar: calls[1],
+            syscr: calls[2],
+            syscw: calls[3],
+        }),
         ..Process::default()
     }
 }

@@ -4,7 +4,8 @@
 //! milliseconds) | host part | process part | cgroup part | notes part`, little-endian; each part is a
 //! length and a zstd frame of the postcard encoding of [`Host`], of the processes, of the control
 //! groups, or of the notes. The parts are apart so that a question about the host never unpacks a
-//! process table. Version 2 has neither interval nor notes, version 1 no cgroup part either. Frames
+//! process table. Version 2 has neither interval nor notes and less of a process,
+//! version 1 no cgroup part either. Frames
 //! stand one after another in a push.
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::gap::Edge;
+use crate::sample::old::ProcessBefore3;
 use crate::sample::{Cgroup, Host, Note, Process, Sample, cgroup, note};
 
 /// The version that this code writes.
@@ -184,7 +186,11 @@ impl<'a> Frame<'a> {
 
     /// Unpacks the processes.
     pub fn processes(&self) -> Result<Vec<Process>, Error> {
-        unpack(self.processes)
+        if self.notes.is_some() {
+            return unpack(self.processes);
+        }
+        let old: Vec<ProcessBefore3> = unpack(self.processes)?;
+        Ok(old.into_iter().map(Process::from).collect())
     }
 
     /// Unpacks the control groups.
@@ -291,6 +297,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sample::IoCalls;
 
     fn id(sequence: u64) -> FrameId {
         FrameId {
@@ -305,6 +312,10 @@ mod tests {
             name: name.as_str().into(),
             state: 'S',
             read_bytes: (pid % 2 == 0).then_some(pid as u64),
+            calls: Some(IoCalls {
+                syscr: 5,
+                ..IoCalls::default()
+            }),
             ..Process::default()
         };
         Sample {
@@ -328,14 +339,23 @@ mod tests {
         }
     }
 
-    /// As an older version wrote it: without an interval, and with fewer parts.
-    fn in_version(version: u8, frame: &[u8]) -> Vec<u8> {
-        let mut end = HEADER;
-        for _ in 0..=version {
-            let length = frame[end..].first_chunk().expect("a length");
-            end += 4 + u32::from_le_bytes(*length) as usize;
+    /// As an older version wrote it: without an interval, with fewer parts, and less of processes.
+    fn in_version(version: u8, frame: &[u8], sample: &Sample) -> Vec<u8> {
+        let mut parts = Vec::new();
+        let mut rest = &frame[HEADER..];
+        for number in 0..=version {
+            let (length, after) = rest.split_first_chunk().expect("a length");
+            let (part, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+            rest = after;
+            let processes = sample.processes.iter().map(ProcessBefore3::from);
+            let part = match number {
+                1 => pack(&processes.collect::<Vec<_>>()),
+                _ => part.to_vec(),
+            };
+            parts.extend((part.len() as u32).to_le_bytes());
+            parts.extend(part);
         }
-        let mut old = [&frame[..HEADER - 4], &frame[HEADER..end]].concat();
+        let mut old = [&frame[..HEADER - 4], &parts].concat();
         let length = old.len() as u32;
         old[..4].copy_from_slice(&length.to_le_bytes());
         old[4] = version;
@@ -372,11 +392,13 @@ mod tests {
         let new = encode(Timestamp::MIN, id(7), interval, &sample(&names));
         assert_eq!(Frame::read(&new).expect("well formed").interval, interval);
         for version in 1..VERSION {
-            let old = in_version(version, &new);
+            let old = in_version(version, &new, &sample(&names));
             let frame = Frame::read(&old).expect("well formed");
             let read = frame.sample().expect("well formed");
             assert_eq!(read.host, sample(&names).host);
-            assert_eq!(read.processes.len(), 2);
+            let names: Vec<&str> = read.processes.iter().map(|one| &*one.name).collect();
+            assert_eq!(names, ["a", "b"]);
+            assert_eq!(read.processes[0].read_bytes, Some(0));
             assert_eq!(read.cgroups.is_some(), version >= WITH_CGROUPS);
             assert_eq!(
                 (read.notes, frame.id, frame.interval),

@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod note;
+pub(crate) mod old;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub struct Sample {
 }
 
 /// Figures of a process that are kept of each moment: what changes with time, and what it is known by.
-const VALUES_OF_A_PROCESS: usize = 14;
+const VALUES_OF_A_PROCESS: usize = 18;
 /// Figures of a control group, without those of its devices and interfaces.
 const VALUES_OF_A_CGROUP: usize = 22;
 
@@ -350,10 +351,25 @@ pub struct Process {
     pub container_id: Option<Arc<str>>,
     /// Pod by its cgroup.
     pub pod_uid: Option<Arc<str>>,
+    /// What it asked the kernel to read and write; `None` where `io` may not be read.
+    pub calls: Option<IoCalls>,
     /// Control group below the root of the hierarchy as the host sees it. In a frame it stands once
     /// for all processes of a group ([`Cgroup::members`]), and not here.
     #[serde(skip)]
     pub cgroup: Option<Arc<str>>,
+}
+
+/// What a process asked the kernel to read and write, wherever that went (`/proc/PID/io`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoCalls {
+    /// Bytes that read calls gave (`rchar`).
+    pub rchar: u64,
+    /// Bytes that write calls took (`wchar`).
+    pub wchar: u64,
+    /// Read calls (`syscr`).
+    pub syscr: u64,
+    /// Write calls (`syscw`).
+    pub syscw: u64,
 }
 
 impl Process {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodestats_core::sample::Process;
+use nodestats_core::sample::{IoCalls, Process};
 
 use super::directory::ProcDirectory;
 use super::stat::parse_number;
@@ -70,7 +70,7 @@ pub(super) fn update(directory: &ProcDirectory, process: &mut Process, swap_in_u
         }
     };
     let (mut shared, mut swapped) = (None, (!swap_in_use).then_some(0));
-    let (mut read_bytes, mut written_bytes) = (None, None);
+    let (mut read_bytes, mut written_bytes, mut calls) = (None, None, None);
     read("statm", &mut |statm| {
         let pages = statm
             .split(|&byte| byte == b' ')
@@ -81,6 +81,7 @@ pub(super) fn update(directory: &ProcDirectory, process: &mut Process, swap_in_u
     read("io", &mut |io| {
         read_bytes = value(io, b"\nread_bytes:").and_then(parse_number);
         written_bytes = value(io, b"\nwrite_bytes:").and_then(parse_number);
+        calls = io_calls(io);
     });
     if swap_in_use {
         read("status", &mut |status| {
@@ -92,7 +93,23 @@ pub(super) fn update(directory: &ProcDirectory, process: &mut Process, swap_in_u
     process.swapped_bytes = swapped;
     process.read_bytes = read_bytes;
     process.written_bytes = written_bytes;
+    process.calls = calls;
     process.open_files = directory.open_files(process.pid);
+}
+
+/// The first four lines of `io`, which stand in this order.
+fn io_calls(io: &[u8]) -> Option<IoCalls> {
+    let mut lines = io.split(|&byte| byte == b'\n');
+    let mut next = |key: &[u8]| {
+        let line = lines.next()?.strip_prefix(key)?;
+        parse_number(line.trim_ascii())
+    };
+    Some(IoCalls {
+        rchar: next(b"rchar:")?,
+        wchar: next(b"wchar:")?,
+        syscr: next(b"syscr:")?,
+        syscw: next(b"syscw:")?,
+    })
 }
 
 /// The rest of the line that begins with `key`, without blanks around it.
@@ -140,6 +157,14 @@ mod tests {
         let io = b"rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: 6\ncancelled_write_bytes: 7\n";
         assert_eq!(value(io, b"\nread_bytes:"), Some(&b"5"[..]));
         assert_eq!(value(io, b"\nwrite_bytes:"), Some(&b"6"[..]));
+        let calls = IoCalls {
+            rchar: 1,
+            wchar: 2,
+            syscr: 3,
+            syscw: 4,
+        };
+        assert_eq!(io_calls(io), Some(calls));
+        assert_eq!(io_calls(b"rchar: 1\nread_bytes: 5\n"), None);
         assert_eq!(value(io, b"\nabsent:"), None);
     }
 

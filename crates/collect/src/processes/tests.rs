@@ -71,6 +71,8 @@ fn a_process_has_all_that_its_files_say() {
         (process.read_bytes, process.written_bytes),
         (Some(4096), Some(8192))
     );
+    let calls = process.calls.expect("readable");
+    assert_eq!((calls.rchar, calls.syscw), (1, 4));
     assert_eq!(
         (process.shared_bytes, process.swapped_bytes),
         (Some(25 * page), Some(12 << 10))

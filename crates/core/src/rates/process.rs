@@ -121,6 +121,14 @@ fn row(before: Option<(Span, Before)>, now: &Process, host: &Host) -> v1::Proces
         write_bytes_per_second: growth(|process| process.written_bytes).map(round),
         read_bytes_total: now.read_bytes,
         write_bytes_total: now.written_bytes,
+        rchar_bytes_per_second: growth(|process| Some(process.calls?.rchar)).map(round),
+        wchar_bytes_per_second: growth(|process| Some(process.calls?.wchar)).map(round),
+        syscr_per_second: growth(|process| Some(process.calls?.syscr)).map(round),
+        syscw_per_second: growth(|process| Some(process.calls?.syscw)).map(round),
+        rchar_bytes_total: now.calls.map(|calls| calls.rchar),
+        wchar_bytes_total: now.calls.map(|calls| calls.wchar),
+        syscr_total: now.calls.map(|calls| calls.syscr),
+        syscw_total: now.calls.map(|calls| calls.syscw),
         started_at: host.boot_time_seconds.and_then(|boot| {
             Timestamp::from_seconds(boot + seconds(now.start_ticks, host.ticks_per_second))
         }),

@@ -96,6 +96,31 @@ pub struct Process {
     /// Bytes sent to disks since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_bytes_total: Option<u64>,
+    /// Bytes a second that read calls gave it, from disks, caches, pipes and sockets (`rchar` of
+    /// `/proc/PID/io`); absent where that may not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rchar_bytes_per_second: Option<f64>,
+    /// Bytes a second that write calls took from it (`wchar`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wchar_bytes_per_second: Option<f64>,
+    /// Read calls per second (`syscr`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syscr_per_second: Option<f64>,
+    /// Write calls per second (`syscw`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syscw_per_second: Option<f64>,
+    /// Bytes that read calls gave it since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rchar_bytes_total: Option<u64>,
+    /// Bytes that write calls took from it since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wchar_bytes_total: Option<u64>,
+    /// Read calls since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syscr_total: Option<u64>,
+    /// Write calls since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syscw_total: Option<u64>,
     /// When it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
