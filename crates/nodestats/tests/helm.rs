@@ -4,6 +4,7 @@
 //! One test for both versions, since the machine takes one cluster at a time: each step leaves it as
 //! the next one needs it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -782,7 +783,7 @@ async fn certificates_of_a_minute_and_another_authority_lose_nothing(scene: &Sce
         (both != old && both.ends_with(&old)).then_some(())
     })
     .await;
-    let seen = std::cell::RefCell::new(std::collections::BTreeSet::from([served()]));
+    let seen = std::cell::RefCell::new(BTreeSet::from([served()]));
     let three_more = eventually_within(
         Duration::from_mins(4),
         "three certificates more",
@@ -818,8 +819,34 @@ async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
     let listed: Vec<&str> = listed.lines().collect();
     assert_eq!(
         listed,
-        ["nodes.stats.nodestats.dev", "pods.stats.nodestats.dev"]
+        [
+            "events.stats.nodestats.dev",
+            "nodes.stats.nodestats.dev",
+            "pods.stats.nodestats.dev"
+        ]
     );
+    // Another group's events have not taken the name of Kubernetes' own.
+    let own = scene.kubectl(&["get", "events", "-A", "-o", "json"]);
+    assert!(own.contains("\"apiVersion\": \"v1\""), "{own}");
+    let events = scene.cluster.events(&["--via", "aggregation"]);
+    let events = events.expect("what happened on all nodes");
+    let kinds: BTreeSet<&str> = events
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|event| event["kind"].as_str())
+        .collect();
+    for kind in [
+        "agent_started",
+        "container_started",
+        "node_phase",
+        "node_registered",
+    ] {
+        assert!(kinds.contains(kind), "{kinds:?}");
+    }
+    let of_node = scene.cluster.events(&[address(NODES[0]), "--kind", "boot"]);
+    let of_node = of_node.expect("what happened on a node");
+    assert!(of_node.as_array().is_some(), "{of_node}");
     for node in NODES {
         scene
             .ask(&[address(node), "--cpu", "--via", "aggregation"])
