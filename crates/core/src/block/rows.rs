@@ -1,13 +1,14 @@
 //! Rows of things of one kind, whatever their widths: those of one width are a table, a wide one several.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use super::Error;
 use super::table::{self, COLUMNS, Reader, Run, Series, read_number, write_number};
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
 #[derive(Debug)]
-pub(super) struct Rows<K>(BTreeMap<usize, BTreeMap<K, Series>>);
+pub(super) struct Rows<K>(BTreeMap<usize, HashMap<K, Series>>);
 
 impl<K> Default for Rows<K> {
     fn default() -> Self {
@@ -15,7 +16,7 @@ impl<K> Default for Rows<K> {
     }
 }
 
-impl<K: Ord> Rows<K> {
+impl<K: Ord + Hash> Rows<K> {
     /// Adds a row of a sample; of each key samples come in their order.
     pub(super) fn add(&mut self, sample: usize, key: K, cells: Vec<u64>) {
         let sample = u32::try_from(sample).expect("a block has less samples");
@@ -39,7 +40,9 @@ impl<K: Ord> Rows<K> {
         let mut bytes = Vec::new();
         for (width, series) in self.0.into_iter().filter(|(width, _)| *width > 0) {
             write_number(&mut bytes, width as u64);
-            let series: Vec<Series> = series.into_values().collect();
+            let mut series: Vec<(K, Series)> = series.into_iter().collect();
+            series.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            let series: Vec<Series> = series.into_iter().map(|(_, series)| series).collect();
             for begin in (0..width).step_by(COLUMNS) {
                 let end = (begin + COLUMNS).min(width);
                 let part = |series: &Series| Series {
