@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
@@ -17,9 +18,9 @@ use nodestats_core::life::{Life, When};
 use nodestats_core::{Frame, Stored, event, stored};
 use nodestats_store::{EventKey, EventRange, NewEvent, Order};
 use nodestats_wire::Timestamp;
-use nodestats_wire::v1::{Event, EventKind, PhaseChanges, PodRecord};
+use nodestats_wire::v1::{Event, EventKind, PhaseChanges, PodRecord, ToldPhases};
 
-use crate::access::{EVENTS, Identity, Want};
+use crate::access::{EVENTS, Identity, Target, Want};
 use crate::answer::{Answer, Detail, PodDetail};
 use crate::pods::Named;
 use crate::query::{EventQuery, Events, NoQuery};
@@ -113,23 +114,27 @@ pub(crate) async fn of_pod(
         .await
 }
 
-/// `PUT /nodes/{node}/events`: how its phase changed, as the controller says.
+/// `PUT /events`: how phases of nodes changed, as the controller says.
 pub(crate) async fn tell(
     State(app): State<App>,
     identity: Identity,
-    node: Node,
     uri: Uri,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Json<ToldPhases>, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
-    let life = app
-        .resolve(&identity, Want::Control, &node, When::Now)
+    app.permit(&identity, Want::Control, Target::missing("", ""), "events")
         .await?;
-    let body = body::receive_small(&app, body).await?;
+    let body = body::receive(&app, body).await?;
     let told: PhaseChanges = body::json(&body.bytes)?;
+    let mut answer = ToldPhases::default();
     for change in told.changes {
+        let uid = change.node_uid.clone();
+        if app.store.life(&uid).await?.is_none() {
+            answer.unknown.push(uid);
+            continue;
+        }
         let before = EventRange {
-            node: Some(&life.uid),
+            node: Some(&uid),
             from: Timestamp::MIN,
             to: change.time,
         };
@@ -143,11 +148,11 @@ pub(crate) async fn tell(
             .first()
             .is_some_and(|(_, last)| last.phase.as_ref() == Some(&change.phase));
         if !is_known {
-            let event = NewEvent::of_node(&life.uid, event::of_phase(change));
+            let event = NewEvent::of_node(&uid, event::of_phase(change));
             app.store.save_events(&[event]).await?;
         }
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(answer))
 }
 
 impl App {

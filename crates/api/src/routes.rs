@@ -13,7 +13,8 @@ use nodestats_wire::routes;
 use nodestats_wire::v1::{
     ClusterRegistration, Cpu, Disk, Event, Filesystems, Freshness, GroupCpu, GroupDisk,
     GroupMemory, Join, Memory, Network, NodePods, NodeView, PhaseChanges, Pod, PodChanges,
-    PodDigest, PodView, Pressure, Process, Processes, Reading, Registration, Stamped, Units,
+    PodDigest, PodView, Pressure, Process, Processes, Reading, Registration, Stamped, ToldPhases,
+    Units,
 };
 
 use crate::access::{Identity, Want};
@@ -399,16 +400,16 @@ fn event_routes(table: &mut Table) {
             .errors(&[401, 404, 409, 429, 503]),
     );
     table.add(
-        "/nodes/{node}/events",
+        routes::EVENTS,
         put(events::tell),
         Operation::put(
             "put_events",
-            "Tells how a node's phase changed; its cluster's controller alone does",
+            "Tells how phases of nodes changed; their cluster's controller alone does",
         )
         .query::<NoQuery>()
         .body::<PhaseChanges>()
-        .no_content()
-        .errors(&[401, 404, 408, 409, 413, 422, 429, 503]),
+        .answers(Answers::json::<ToldPhases>())
+        .errors(&[401, 408, 413, 422, 429, 503]),
     );
 }
 

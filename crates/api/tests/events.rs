@@ -336,10 +336,13 @@ async fn what_happened_on_all_nodes_is_one_list_of_those_that_one_may_read() {
         frames.note(What::Paused);
         push(&server, uid, &mut frames, 1).await;
     }
-    let change = json!({"changes": [{
-        "time": "2026-03-01T14:00:00Z", "phase": "Lost", "reason": "NodeLost",
-        "message": "The node has sent no samples for a long time.",
-    }]});
+    let change = |uid: &str| {
+        json!({
+            "node_uid": uid, "time": "2026-03-01T14:00:00Z", "phase": "Lost", "reason": "NodeLost",
+            "message": "The node has sent no samples for a long time.",
+        })
+    };
+    let changes = json!({"changes": [change("uid-a"), change("uid-x")]}).to_string();
     let book = || {
         Book::default()
             .token("boss", CONTROLLER, &[])
@@ -349,16 +352,14 @@ async fn what_happened_on_all_nodes_is_one_list_of_those_that_one_may_read() {
             .rule("john", "get nodes/events", "node-a")
     };
     let asked = server.asking(book());
-    let put = async |token, path| {
-        let answer = asked
-            .call_as(token, ("PUT", path), change.to_string())
-            .await;
-        answer.status
+    let put = async |token| {
+        asked
+            .call_as(token, ("PUT", "/events"), changes.clone())
+            .await
     };
-    assert_eq!(put("jane", "/nodes/node-a/events").await, 403);
-    assert_eq!(put("boss", "/nodes/uid-x/events").await, 404);
+    assert_eq!(put("jane").await.status, 403);
     for _ in 0..2 {
-        assert_eq!(put("boss", "/nodes/uid-a/events").await, 204);
+        assert_eq!(put("boss").await.json(), json!({"unknown": ["uid-x"]}));
     }
     let path = format!("/events?{DAY}");
     let get = async |token, path: &str| asked.call_as(token, ("GET", path), "").await;

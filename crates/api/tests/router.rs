@@ -480,6 +480,13 @@ fn known_pod() -> Value {
     json!({"pods": [{"digest": "d", "pod": pod}]})
 }
 
+fn phase_change() -> Value {
+    json!({
+        "node_uid": "k", "time": "2026-03-01T14:00:00Z", "phase": "Lost", "reason": "NodeLost",
+        "message": "It is silent.",
+    })
+}
+
 const POD: &str = "3c1f5a52-8e37-4c5e-9f5d-0a2b3c4d5e6f";
 
 async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
@@ -488,7 +495,7 @@ async fn provoke(server: &Server, method: &str, path: &str) -> BTreeSet<u16> {
     let body = match (method, path) {
         ("PUT", routes::PODS) => known_pod().to_string(),
         ("PUT", "/nodes/{node}/registration") => registration().to_string(),
-        ("PUT", "/nodes/{node}/events") => json!({ "changes": [] }).to_string(),
+        ("PUT", routes::EVENTS) => json!({ "changes": [phase_change()] }).to_string(),
         ("PUT", _) => sample,
         ("POST", _) => json!({ "ip": "10.0.0.7", "hostname": "seven" }).to_string(),
         _ => String::new(),
@@ -655,6 +662,8 @@ async fn every_route_and_every_status_in_the_description_is_real() {
                     &filled(path, "known"),
                     if path.ends_with("/registration") {
                         registration().to_string()
+                    } else if path == routes::EVENTS {
+                        json!({ "changes": [phase_change()] }).to_string()
                     } else if path == routes::PODS {
                         known_pod().to_string()
                     } else {

@@ -223,6 +223,7 @@ pub(crate) fn transition(object: &MonitoredNode, decision: &Decision) -> Option<
 /// How the phase of a node changed, for its history: what follows from the API's own absence is no news
 /// to it, and what it knows it does not keep twice.
 pub(crate) fn phase_change(
+    node_uid: &str,
     object: &MonitoredNode,
     decision: &Decision,
     now: Timestamp,
@@ -237,6 +238,7 @@ pub(crate) fn phase_change(
         None => ("PhaseChanged", "The node's phase changed."),
     };
     Some(PhaseChange {
+        node_uid: node_uid.to_owned(),
         time: time.filter(|_| !nothing_new)?,
         phase: format!("{after:?}"),
         reason: reason.to_owned(),
@@ -272,7 +274,7 @@ mod tests {
                 recheck: Duration::ZERO,
                 last_sample: None,
             };
-            let change = phase_change(&object, &decision, Timestamp::UNIX_EPOCH);
+            let change = phase_change("u", &object, &decision, Timestamp::UNIX_EPOCH);
             change.map(|change| (change.phase, change.reason))
         };
         let told_as = |phase: &str, reason: &str| Some((phase.to_owned(), reason.to_owned()));

@@ -55,8 +55,6 @@ struct Context {
 
 /// A change of phase that the API is to know.
 struct ToTell {
-    /// The node's.
-    uid: String,
     change: PhaseChange,
     /// How often the API did not know the node: it may be told of it in the next moment.
     unknown: u8,
@@ -64,6 +62,8 @@ struct ToTell {
 
 /// The API hears of a change of a node that it does not know so often.
 const UNKNOWN: u8 = 20;
+/// Changes of phase that are told at once.
+const TOLD: usize = 500;
 
 /// Changes of phase that wait while the API takes none; of more the oldest are let go.
 const PHASES: usize = 10_000;
@@ -276,12 +276,9 @@ async fn look_at(object: &Guarded<MonitoredNode>, context: &Context) -> Result<A
         if written != version {
             context.remember(object, |memory| memory.superseded = version);
         }
-        if let Some(change) = apply::phase_change(object, &decision, now) {
-            context.is_to_tell(ToTell {
-                uid: context.node_uid(object),
-                change,
-                unknown: 0,
-            });
+        let uid = context.node_uid(object);
+        if let Some(change) = apply::phase_change(&uid, object, &decision, now) {
+            context.is_to_tell(ToTell { change, unknown: 0 });
         }
         if let Some(event) = apply::transition(object, &decision) {
             context.tell(object, &event).await;
@@ -450,7 +447,7 @@ async fn compare_again_and_again(
     let mut without_agent = WithoutAgent::default();
     let mut departed_before: Vec<Departed> = Vec::new();
     while answers.changed().await.is_ok() {
-        tell_of_phases(context).await;
+        Box::pin(tell_of_phases(context)).await;
         if !is_complete(&context.nodes) || !is_complete(objects) {
             continue;
         }
@@ -491,23 +488,26 @@ async fn tell_of_phases(context: &Context) {
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *phases)
     };
-    futures_util::stream::iter(waiting)
-        .for_each_concurrent(DEPARTURES, async |mut told| {
-            let changes = PhaseChanges {
-                changes: vec![told.change.clone()],
-            };
-            match context.api.tell_of_phases(&told.uid, &changes).await {
-                Ok(()) => {}
-                Err(error) if error.is_temporary() => context.is_to_tell(told),
-                Err(error) if error.status() == Some(404) && told.unknown < UNKNOWN => {
-                    told.unknown += 1;
-                    context.is_to_tell(told);
-                }
-                // A node that was purged has no history any more.
-                Err(error) => tracing::debug!(told.uid, %error, "a change of phase is not kept"),
+    let mut waiting = Vec::from(waiting);
+    while !waiting.is_empty() {
+        let part: Vec<ToTell> = waiting.drain(..waiting.len().min(TOLD)).collect();
+        let changes = part.iter().map(|told| told.change.clone()).collect();
+        let unknown = match context.api.tell_of_phases(&PhaseChanges { changes }).await {
+            Ok(answer) => answer.unknown,
+            Err(error) => {
+                tracing::debug!(%error, "changes of phase are told again later");
+                let rest = part.into_iter().chain(waiting);
+                return rest.for_each(|told| context.is_to_tell(told));
             }
-        })
-        .await;
+        };
+        // A node that was purged has no history any more; one that is new is known in a moment.
+        for mut told in part {
+            told.unknown += 1;
+            if unknown.contains(&told.change.node_uid) && told.unknown < UNKNOWN {
+                context.is_to_tell(told);
+            }
+        }
+    }
 }
 
 /// Whether the first list is in the store.

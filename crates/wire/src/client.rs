@@ -18,7 +18,7 @@ use crate::problem::Problem;
 use crate::routes;
 use crate::v1::{
     ClusterRegistration, Freshness, Issued, Join, PhaseChanges, PodChanges, PodDigest, Reading,
-    Registration, Token, TokenRequest,
+    Registration, Token, TokenRequest, ToldPhases,
 };
 
 pub use pin::{Fingerprint, FingerprintError};
@@ -365,10 +365,11 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
-    /// Tells how a node's phase in its cluster changed.
-    pub async fn tell_of_phases(&self, uid: &str, changes: &PhaseChanges) -> Result<(), Error> {
-        let request = self.json(Method::PUT, &routes::events_of_node(uid), changes);
-        self.send(request).await.map(drop)
+    /// Tells how phases of nodes in their cluster changed.
+    pub async fn tell_of_phases(&self, changes: &PhaseChanges) -> Result<ToldPhases, Error> {
+        let request = self.json(Method::PUT, routes::EVENTS, changes);
+        let response = self.send(request).await?;
+        self.read(response).await
     }
 
     /// What was told last of the pods that have not ended.

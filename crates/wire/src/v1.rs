@@ -17,7 +17,7 @@ pub use cgroup::{
 };
 pub use event::{
     DropReason, Event, EventKind, EventSource, Gap, GapEntry, GapReason, PhaseChange, PhaseChanges,
-    Victim,
+    ToldPhases, Victim,
 };
 pub use host::{
     Cpu, CpuCore, CpuModes, Disk, DiskDevice, Filesystem, Filesystems, Memory, Network,

@@ -248,7 +248,7 @@ pub struct Gap {
     pub reason: GapReason,
 }
 
-/// The body of `PUT /nodes/{node}/events`: changes of phase that a cluster's controller has decided.
+/// The body of `PUT /events`: changes of phase that a cluster's controller has decided.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseChanges {
@@ -260,6 +260,8 @@ pub struct PhaseChanges {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseChange {
+    /// The node's UID.
+    pub node_uid: String,
     /// When it was decided.
     pub time: Timestamp,
     /// The phase from then on.
@@ -268,4 +270,12 @@ pub struct PhaseChange {
     pub reason: String,
     /// For a person.
     pub message: String,
+}
+
+/// What became of changes of phase that were told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToldPhases {
+    /// Nodes that are not known, of which nothing was kept.
+    pub unknown: Vec<String>,
 }
