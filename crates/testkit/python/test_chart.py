@@ -506,11 +506,11 @@ def test_viewer_roles_tell_processes_from_the_rest():
     ours = [rule for rule in viewer["rules"] if rule["apiGroups"] == ["stats.nodestats.dev"]]
     resources = {resource for rule in ours for resource in rule["resources"]}
     for rule in ours:
-        lists = {"nodes", "pods"} >= set(rule["resources"])
-        assert rule["verbs"] == (["get", "list"] if lists else ["get"])
+        whole = {"nodes": ["get", "list"], "pods": ["get", "list"], "events": ["list"]}
+        assert rule["verbs"] == whole.get(rule["resources"][0], ["get"])
     code = (ROOT / "crates/wire/src/routes.rs").read_text()
     # The last is no path of the cluster's own API.
-    wanted = {"nodes", "pods", "nodes/metrics"}
+    wanted = {"nodes", "pods", "events", "nodes/metrics"}
     for resource, constant in [("nodes", "DETAILS"), ("pods", "POD_DETAILS")]:
         details = re.search(rf"const {constant}: .*? = \[(.*?)\]", code, re.DOTALL)[1]
         wanted |= {f"{resource}/{detail}" for detail in re.findall(r'"(\w+)"', details)}
