@@ -12,7 +12,12 @@ const LONGEST: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,
+    /// What the server asked for at the last failure.
+    at_least: Option<Duration>,
 }
+
+/// No server is left alone for longer, whatever it asks for.
+const AT_MOST: Duration = Duration::from_mins(5);
 
 impl Backoff {
     /// The wait after one more failure; `random` is any number.
@@ -22,7 +27,17 @@ impl Backoff {
             .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         let share = (random % 1024) as f64 / 1024.0;
-        whole.mul_f64(0.5 + share / 2.0)
+        let wait = whole.mul_f64(0.5 + share / 2.0);
+        match self.at_least.take() {
+            // Those that were told the same do not come back together either.
+            Some(asked) => wait.max(asked.min(AT_MOST).mul_f64(1.0 + share / 2.0)),
+            None => wait,
+        }
+    }
+
+    /// The server asks to be left alone for so long.
+    pub(crate) fn wait_for(&mut self, asked: Option<Duration>) {
+        self.at_least = asked;
     }
 
     /// The server answered.
@@ -44,5 +59,18 @@ mod tests {
         assert!(waits[9] <= LONGEST && waits[9] > LONGEST / 2);
         backoff.reset();
         assert!(backoff.next(0) == FIRST / 2);
+    }
+
+    #[test]
+    fn a_server_is_left_alone_for_as_long_as_it_asks() {
+        let mut backoff = Backoff::default();
+        backoff.wait_for(Some(Duration::from_secs(7)));
+        assert_eq!(backoff.next(0), Duration::from_secs(7));
+        assert!(backoff.next(0) < Duration::from_secs(1), "asked once");
+        backoff.wait_for(Some(Duration::from_secs(7)));
+        let late = backoff.next(1023);
+        assert!((10..11).contains(&late.as_secs()), "{late:?}");
+        backoff.wait_for(Some(Duration::from_hours(9)));
+        assert_eq!(backoff.next(0), AT_MOST);
     }
 }

@@ -225,6 +225,7 @@ impl Pusher {
             }
             // Who does not let this agent in may do so later: with its next token, or another rule.
             Err(error) if error.is_temporary() || matches!(error.status(), Some(401 | 403)) => {
+                self.backoff.wait_for(error.retry_after());
                 self.report.away(&error);
                 Outcome::Wait
             }
@@ -284,6 +285,7 @@ impl Pusher {
             }
             Err(error) => {
                 self.metrics.push_failed();
+                self.backoff.wait_for(error.retry_after());
                 self.report.away(&error);
                 Outcome::Wait
             }

@@ -302,7 +302,7 @@ async fn namespace(
 /// The names that the server knows are the best help.
 fn with_hint(error: client::Error) -> anyhow::Error {
     let names = match &error {
-        client::Error::Refused(problem) => problem.names.join(", "),
+        client::Error::Refused(problem, _) => problem.names.join(", "),
         _ => String::new(),
     };
     let error = anyhow::Error::from(error);

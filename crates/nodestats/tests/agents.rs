@@ -1,6 +1,7 @@
 //! Real agents and a real server: register, push, buffer, backfill, sign off.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nodestats_core::Frame;
 use nodestats_testkit::{Program, eventually, get, sample_times};
@@ -62,6 +63,47 @@ async fn an_agent_registers_pushes_and_signs_off() {
             .await
             .is_some_and(|times| times.len() >= 2)
     );
+}
+
+/// A server that is too busy for whoever comes leaves it at that: it answers 429, and when it is to be
+/// asked again. Returns its URL, and when it was asked.
+fn busy_server(seconds: u64) -> (String, std::sync::mpsc::Receiver<Instant>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let (asked, times) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let answer = format!(
+                "HTTP/1.1 429 Too Many Requests\r\nRetry-After: {seconds}\r\nContent-Length: 0\r\n\
+                 Connection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(answer.as_bytes());
+            if asked.send(Instant::now()).is_err() {
+                return;
+            }
+        }
+    });
+    (url, times)
+}
+
+#[tokio::test]
+async fn a_busy_server_is_left_alone_for_as_long_as_it_asks() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (url, times) = busy_server(3);
+    let agent = agent(&url, folder.path(), "192.168.2.10");
+    let wait = || times.recv_timeout(Duration::from_mins(1)).expect("asked");
+    let mut before = wait();
+    for _ in 0..2 {
+        let next = wait();
+        let passed = next - before;
+        assert!(passed >= Duration::from_millis(2900), "{passed:?}");
+        before = next;
+    }
+    agent.kill();
 }
 
 #[tokio::test]

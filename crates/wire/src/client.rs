@@ -56,7 +56,7 @@ pub enum Error {
     },
     /// The server answered with an error.
     #[error("{}", .0.detail)]
-    Refused(Box<Problem>),
+    Refused(Box<Problem>, Option<Duration>),
     /// The answer is not of this API.
     #[error("{server} answered {status}, which is no answer of nodestats")]
     Foreign {
@@ -64,6 +64,8 @@ pub enum Error {
         server: String,
         /// Its status.
         status: StatusCode,
+        /// When it is to be asked again at the earliest.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -71,8 +73,16 @@ impl Error {
     /// The HTTP status, where there was an answer.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Refused(problem) => Some(problem.status),
+            Self::Refused(problem, _) => Some(problem.status),
             Self::Foreign { status, .. } => Some(status.as_u16()),
+            _ => None,
+        }
+    }
+
+    /// How long the server asks to wait (`Retry-After`, RFC 9110 section 10.2.3, in seconds).
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(_, retry_after) | Self::Foreign { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -83,7 +93,7 @@ impl Error {
             Self::NoAnswer { source, .. } if source.is_timeout() => "timeout",
             Self::NoAnswer { source, .. } if source.is_connect() => "connect",
             Self::NoAnswer { .. } => "broken_off",
-            Self::Refused(_) | Self::Foreign { .. } => "refused",
+            Self::Refused(..) | Self::Foreign { .. } => "refused",
             Self::File(..) => "token_file",
             _ => "_OTHER",
         }
@@ -386,6 +396,7 @@ impl Client {
         serde_json::from_slice(&body).map_err(|_| Error::Foreign {
             server: self.base.to_string(),
             status,
+            retry_after: None,
         })
     }
 
@@ -460,14 +471,18 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+        let retry_after = retry_after.map(Duration::from_secs);
         let foreign = Error::Foreign {
             server: self.base.to_string(),
             status,
+            retry_after,
         };
         let Ok(body) = response.bytes().await else {
             return Err(foreign);
         };
-        Err(refusal(&body).unwrap_or(foreign))
+        Err(refusal(&body, retry_after).unwrap_or(foreign))
     }
 
     fn no_answer(&self, source: reqwest::Error) -> Error {
@@ -515,9 +530,9 @@ fn builder(timeout: Duration) -> reqwest::ClientBuilder {
 }
 
 /// What an error's body says, where it is one of this API.
-fn refusal(body: &[u8]) -> Option<Error> {
+fn refusal(body: &[u8], retry_after: Option<Duration>) -> Option<Error> {
     let problem = serde_json::from_slice::<Problem>(body).ok()?;
-    Some(Error::Refused(Box::new(problem)))
+    Some(Error::Refused(Box::new(problem), retry_after))
 }
 
 /// An answer that came by another way than a [`Client`], as [`Client::get`] gives it: the body
@@ -528,7 +543,13 @@ pub fn answer(server: &str, status: u16, body: Vec<u8>) -> Result<Vec<u8>, Error
         return Ok(body);
     }
     let server = server.to_owned();
-    Err(refusal(&body).unwrap_or(Error::Foreign { server, status }))
+    let retry_after = None;
+    let foreign = Error::Foreign {
+        server,
+        status,
+        retry_after,
+    };
+    Err(refusal(&body, retry_after).unwrap_or(foreign))
 }
 
 #[cfg(test)]
