@@ -165,9 +165,7 @@ impl Sampler {
         });
         let uptime = i64::try_from(sample.host.uptime_micros).unwrap_or(i64::MAX);
         let clock = time.micros().saturating_sub(uptime);
-        let before = self.clock.replace(clock).unwrap_or(clock);
-        let micros = clock.saturating_sub(before);
-        let step = (micros.abs() > STEP_MICROS).then_some(What::ClockStep { micros });
+        let step = clock_step(self.clock.replace(clock), clock);
         let note = |what| Note {
             time_micros: time.micros(),
             what,
@@ -209,10 +207,35 @@ impl Sampler {
     }
 }
 
+/// By how much the wall clock was set, from what it was ahead of the time since boot before and now.
+fn clock_step(before: Option<i64>, now: i64) -> Option<What> {
+    let micros = now.saturating_sub(before?);
+    (micros.abs() > STEP_MICROS).then_some(What::ClockStep { micros })
+}
+
 /// Waits for other settings. Where nobody gives any more, those that there are stay.
 async fn changed(settings: &mut watch::Receiver<Settings>) -> End {
     match settings.changed().await {
         Ok(()) => End::NewSettings,
         Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_told_and_one_that_drifts_is_not() {
+        for (before, now, micros) in [
+            (None, 5, None),
+            (Some(0), 5_000, None),
+            (Some(0), -400_000, None),
+            (Some(1_000), 2_001_000, Some(2_000_000)),
+            (Some(0), -3_600_000_000, Some(-3_600_000_000)),
+        ] {
+            let step = micros.map(|micros| What::ClockStep { micros });
+            assert_eq!(clock_step(before, now), step, "{before:?} {now}");
+        }
     }
 }

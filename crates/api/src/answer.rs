@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nodestats_core::rates::{host_reading, node_pods, pods, process_rows, summary, units};
+use nodestats_core::rates::{host_reading, node_pods, node_units, pods, process_rows, summary};
 use nodestats_core::sample::Sample;
 use nodestats_core::{Stored, pod, stored};
 use nodestats_wire::Timestamp;
@@ -226,10 +226,7 @@ pub(crate) fn answer(
             return of_pod(pod, container.as_deref(), *part, previous, sample);
         }
         return if *detail == Detail::Units {
-            Some(Answer::Units(Units {
-                units: Some(units(previous, sample)?),
-                ..Units::default()
-            }))
+            Some(Answer::Units(node_units(previous, sample)?))
         } else {
             Some(Answer::Pods(node_pods(previous, sample)?))
         };

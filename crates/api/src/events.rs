@@ -22,8 +22,8 @@ use nodestats_wire::v1::{Event, EventKind, PhaseChanges, PodRecord, ToldPhases};
 
 use crate::access::{EVENTS, Identity, Target, Want};
 use crate::answer::{Answer, Detail, PodDetail};
-use crate::pods::Named;
-use crate::query::{EventQuery, Events, NoQuery};
+use crate::pods::{self, Named};
+use crate::query::{EventQuery, Events, NoQuery, OfPod};
 use crate::routes::Node;
 use crate::{ApiError, App, body, now, query};
 
@@ -86,7 +86,10 @@ pub(crate) async fn of_pod(
     named: Named,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let query: EventQuery = query::parse(uri.query())?;
+    let OfPod {
+        container,
+        of_node: query,
+    } = OfPod::<EventQuery>::parse(uri.query())?;
     let mut wanted = query.events(App::now())?;
     let name = named.name.unwrap_or_default();
     app.permit_pod(&identity, EVENTS, &named.namespace, &name)
@@ -97,6 +100,9 @@ pub(crate) async fn of_pod(
         When::Now
     };
     let pod = app.pod(&named.namespace, &name, when).await?;
+    if let Some(container) = &container {
+        pods::check_container(&pod, container)?;
+    }
     let life = match &pod.node_uid {
         Some(uid) => app.store.life(uid).await?,
         None => None,
@@ -107,7 +113,7 @@ pub(crate) async fn of_pod(
         let started = runs.filter_map(|run| run.started_at).min();
         wanted.from = pod.created_at.min(started.unwrap_or(pod.created_at));
     }
-    let scope = Scope::Pod(Arc::new(pod));
+    let scope = Scope::Pod(Arc::new(pod), container);
     let lives = life.into_iter().collect();
     Walk::begin(app, (identity, uri), scope, wanted, lives)
         .respond()
@@ -173,7 +179,8 @@ enum Scope {
     Node(String),
     /// Of these nodes alone, or of all.
     Nodes(Option<HashSet<String>>),
-    Pod(Arc<PodRecord>),
+    /// Or of one container of it.
+    Pod(Arc<PodRecord>, Option<String>),
 }
 
 impl Scope {
@@ -181,7 +188,7 @@ impl Scope {
         match self {
             Self::Node(uid) => Some(uid),
             Self::Nodes(_) => None,
-            Self::Pod(pod) => Some(pod.node_uid.as_deref().unwrap_or_default()),
+            Self::Pod(pod, _) => Some(pod.node_uid.as_deref().unwrap_or_default()),
         }
     }
 
@@ -189,7 +196,15 @@ impl Scope {
         match self {
             Self::Node(_) | Self::Nodes(None) => true,
             Self::Nodes(Some(of)) => event.node_uid.as_ref().is_some_and(|uid| of.contains(uid)),
-            Self::Pod(pod) => is_of(event, pod),
+            Self::Pod(pod, container) => {
+                let known = event
+                    .container_id
+                    .as_deref()
+                    .and_then(|id| pod.container(id));
+                let called = event.container.as_ref();
+                let name = called.or(known.map(|container| &container.name));
+                is_of(event, pod) && (container.is_none() || container.as_ref() == name)
+            }
         }
     }
 }
@@ -401,7 +416,7 @@ impl Walk {
         let (identity, uri) = &self.caller;
         let (app, query) = (&self.app, uri.query());
         let sees = match &self.scope {
-            Scope::Pod(pod) => {
+            Scope::Pod(pod, _) => {
                 let sees = app.may_see_processes_of_pod(identity, pod).await?;
                 if sees {
                     identity.audit_pod("killed processes", pod, query);

@@ -130,24 +130,8 @@ async fn answer(
     app.permit_pod(identity, subresource, &named.namespace, &name)
         .await?;
     let pod = app.pod(&named.namespace, &name, samples.when()).await?;
-    let is_container = |name: &String| {
-        pod.containers
-            .iter()
-            .any(|container| container.name == *name)
-    };
-    if let Some(container) = container.as_ref().filter(|name| !is_container(name)) {
-        let known: Vec<&str> = pod
-            .containers
-            .iter()
-            .map(|container| &*container.name)
-            .collect();
-        return Err(ApiError::parameter(
-            "container",
-            format!(
-                "the pod has no container {container:?}; it has {}",
-                known.join(", ")
-            ),
-        ));
+    if let Some(container) = &container {
+        check_container(&pod, container)?;
     }
     if matches!(detail, PodDetail::Processes(_)) {
         identity.audit_pod("processes", &pod, uri.query());
@@ -173,6 +157,23 @@ async fn answer(
         Samples::At(moment) => now::respond(app, &life, &detail, Some(moment)).await,
         Samples::Span(span) => history::respond(app, &life, detail, span, uri).await,
     }
+}
+
+/// An error that names the containers of a pod where it has none of this name.
+pub(crate) fn check_container(pod: &PodRecord, name: &str) -> Result<(), ApiError> {
+    let known: Vec<&str> = pod
+        .containers
+        .iter()
+        .map(|container| &*container.name)
+        .collect();
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the pod has no container {name:?}; it has {}",
+        known.join(", ")
+    );
+    Err(ApiError::parameter("container", detail))
 }
 
 /// The last moment of a pod that is gone. Kubernetes says it to the second, and it was there within it.

@@ -391,6 +391,7 @@ fn event_routes(table: &mut Table) {
         &format!("{}/events", routes::POD),
         get(events::of_pod),
         operation("get_pod_events", "What happened to a pod, oldest first")
+            .query::<OfPod<EventQuery>>()
             .errors(&[401, 404, 429, 503]),
     );
     table.add(

@@ -294,6 +294,13 @@ async fn a_kill_names_pod_container_and_limit_whoever_tells_of_it_first() {
             (&json!(137), &json!("OOMKilled"))
         );
     }
+    // Of one container, and of one that there is not.
+    let server = of_cluster().await;
+    assert_eq!(server.put("/pods", &killed).await.status, 204);
+    let path = "/namespaces/team-a/pods/web/events";
+    let of_app = server.get(&format!("{path}?container=app")).await.json();
+    assert_eq!(of_app, server.get(path).await.json());
+    assert_eq!(server.get(&format!("{path}?container=x")).await.status, 400);
     // Told by Kubernetes alone: what it had is what its last sample says.
     let server = of_cluster().await;
     let mut frames = Frames::new(time("2026-03-01 13:00:00Z")).in_pod(UID, CONTAINER);

@@ -115,6 +115,7 @@ impl Question {
             (None, None) => routes::EVENTS.to_owned(),
         };
         let mut query = times_of(events.from.as_deref(), events.to.as_deref(), zone)?;
+        query.extend(events.container.clone().map(|name| ("container", name)));
         query.extend(events.kind.clone().map(|kind| ("kind", kind)));
         query.push(("limit", events.limit.to_string()));
         Ok(Self {
@@ -297,7 +298,7 @@ mod tests {
         assert_eq!(path("").as_deref(), Some("/events"));
         assert_eq!(path("web-1").as_deref(), Some("/nodes/web-1/events"));
         assert_eq!(
-            path("--pod x -n shop").as_deref(),
+            path("--pod x -n shop -c app").as_deref(),
             Some("/namespaces/shop/pods/x/events")
         );
         let question = asked("--kind boot --from 2026-03-01 --limit 5").expect("a question");
@@ -310,6 +311,7 @@ mod tests {
             "--pod x",
             "web-1 --pod x -n a",
             "-n a",
+            "-c app",
             "--limit 0",
             "--from yesterday",
         ] {

@@ -167,6 +167,9 @@ pub(crate) struct Events {
     /// The namespace of the pod [default: that of the kubeconfig's context].
     #[arg(short, long, value_name = "NAME", requires = "pod")]
     namespace: Option<String>,
+    /// One container of the pod.
+    #[arg(short = 'c', long, value_name = "NAME", requires = "pod")]
+    container: Option<String>,
     /// Begin of the span [default: a day before its end, and of a pod its begin].
     #[arg(long, value_name = "TIME")]
     from: Option<String>,

@@ -63,7 +63,27 @@ async fn a_unit_is_shown_with_its_limit_and_its_books_close() {
     let now = get(&client, &format!("/nodes/{node}/units"))
         .await
         .expect("units");
+    // All units, this one among them, and a rest are the node's CPU.
+    let (cpu, at) = (&now["cpu"], now["time"].as_str().expect("a time"));
+    let (groups, rest) = (
+        number(cpu, "groups_millicores"),
+        number(cpu, "rest_millicores"),
+    );
+    let all = number(cpu, "used_millicores");
+    println!("{groups:.0} + {rest:.0} = {all:.0} millicores");
+    assert!((groups + rest - all).abs() < 0.03, "{cpu}");
+    let host = get(&client, &format!("/nodes/{node}/cpu?at={at}")).await;
+    let host = host.expect("the node's CPU");
+    let modes =
+        ["user", "nice", "system", "irq", "softirq"].map(|mode| number(&host["modes"], mode));
+    let cpus = host["cpus"].as_array().expect("CPUs").len() as f64;
+    let busy = modes.iter().sum::<f64>() * cpus * 10.0;
+    assert!((busy - all).abs() < 10.0, "{busy} {all}");
     let now = unit(&now).expect("it is listed");
+    assert!(
+        number(&now["cpu"], "usage_millicores") <= groups + 0.01,
+        "{now} {groups}"
+    );
     assert_eq!(
         (&now["unit"], &now["kind"]),
         (&"work.service".into(), &"unit".into())

@@ -1,10 +1,10 @@
 //! Containers, pods and units.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use nodestats_wire::v1::{
     Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, NodeCpu, NodePods, Pod, Unit,
-    UnitKind,
+    UnitKind, Units,
 };
 
 use super::counter::{Span, percent, round};
@@ -13,10 +13,43 @@ use super::process::Pair;
 use crate::sample::cgroup::{Cpu, Disk, Kind, Memory};
 use crate::sample::{Cgroup, Host, InterfaceCounters, Sample};
 
-/// The systemd units of `current`, and containers that are of no pod, by path; `None` where control
-/// groups are not known.
-pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
+/// The systemd units of `current`, and containers that are of no pod, by path, and the node's CPU beside
+/// theirs; `None` where control groups are not known.
+pub fn node_units(previous: Option<&Sample>, current: &Sample) -> Option<Units> {
     let groups = Groups::new(previous, current)?;
+    let units = units_of(&groups);
+    // One within another is counted there.
+    let paths: HashSet<&str> = units
+        .iter()
+        .filter_map(|unit| unit.cgroup.as_deref())
+        .collect();
+    let is_within = |unit: &&Unit| {
+        let mut path = unit.cgroup.as_deref().unwrap_or_default();
+        while let Some((above, _)) = path.rsplit_once('/') {
+            if paths.contains(above) {
+                return true;
+            }
+            path = above;
+        }
+        false
+    };
+    let outer = units.iter().filter(|unit| !is_within(unit));
+    let used = outer
+        .filter_map(|unit| unit.cpu.as_ref()?.usage_millicores)
+        .sum();
+    Some(Units {
+        cpu: node_cpu(groups.pair.as_ref(), previous, current, used),
+        units: Some(units),
+        ..Units::default()
+    })
+}
+
+/// The systemd units of `current`, as [`node_units`] has them.
+pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
+    Some(units_of(&Groups::new(previous, current)?))
+}
+
+fn units_of(groups: &Groups<'_>) -> Vec<Unit> {
     let unit = |group: &Cgroup| {
         let kind = match &group.kind {
             Kind::Unit => UnitKind::Unit,
@@ -38,7 +71,7 @@ pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
             ..Unit::default()
         })
     };
-    Some(groups.list.iter().filter_map(unit).collect())
+    groups.list.iter().filter_map(unit).collect()
 }
 
 /// The pods of `current`, by path, and the node's CPU beside theirs; `None` where control groups are
@@ -46,8 +79,11 @@ pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
 pub fn node_pods(previous: Option<&Sample>, current: &Sample) -> Option<NodePods> {
     let groups = Groups::new(previous, current)?;
     let pods = pods_of(&groups);
+    let used = pods
+        .iter()
+        .filter_map(|pod| pod.cpu.as_ref()?.usage_millicores);
     Some(NodePods {
-        cpu: node_cpu(groups.pair.as_ref(), previous, current, &pods),
+        cpu: node_cpu(groups.pair.as_ref(), previous, current, used.sum()),
         pods: Some(pods),
         ..NodePods::default()
     })
@@ -62,7 +98,7 @@ fn node_cpu(
     pair: Option<&Pair<'_>>,
     previous: Option<&Sample>,
     current: &Sample,
-    pods: &[Pod],
+    of_groups: f64,
 ) -> Option<NodeCpu> {
     let used = |host: &Host| {
         let times = host.cpu_total?;
@@ -71,14 +107,10 @@ fn node_cpu(
     let ticks = used(&current.host)?.checked_sub(used(&previous?.host)?)?;
     let seconds = ticks as f64 / f64::from(current.host.ticks_per_second.max(1));
     let used = seconds * 1e9 / pair?.span.micros();
-    let of_pods: f64 = pods
-        .iter()
-        .filter_map(|pod| pod.cpu.as_ref()?.usage_millicores)
-        .sum();
     Some(NodeCpu {
         used_millicores: Some(round(used)),
-        pods_millicores: Some(round(of_pods)),
-        rest_millicores: Some(round(used - of_pods)),
+        groups_millicores: Some(round(of_groups)),
+        rest_millicores: Some(round(used - of_groups)),
     })
 }
 
@@ -387,6 +419,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_within_a_slice_is_counted_in_it_alone() {
+        let unit = |path: &str, kind, usage_micros| Cgroup {
+            path: path.into(),
+            kind,
+            cpu: Some(Cpu {
+                usage_micros,
+                ..Cpu::default()
+            }),
+            ..Cgroup::default()
+        };
+        let sample = |seconds: u64| {
+            let mut sample = sample(seconds, &vec![], 0);
+            sample.host.cpu_total = Some(CpuTimes {
+                user: seconds * 50,
+                ..CpuTimes::default()
+            });
+            let micros = seconds * 100_000;
+            sample.cgroups = Some(vec![
+                unit("/system.slice", Kind::Slice, micros * 3),
+                unit("/system.slice/a.service", Kind::Unit, micros * 2),
+                unit("/user.slice", Kind::Slice, micros),
+            ]);
+            sample
+        };
+        let units = node_units(Some(&sample(10)), &sample(20)).expect("groups");
+        let cpu = units.cpu.expect("CPU");
+        assert_eq!(
+            (
+                cpu.used_millicores,
+                cpu.groups_millicores,
+                cpu.rest_millicores
+            ),
+            (Some(500.0), Some(400.0), Some(100.0))
+        );
+        assert_eq!(units.units.map(|units| units.len()), Some(3));
+    }
+
     proptest! {
         #[test]
         fn processes_and_a_remainder_are_a_group_s_cpu(
@@ -426,7 +496,7 @@ mod tests {
             now.host.cpu_total = Some(times(busy.map(|ticks| 7 + ticks)));
             let books = node_pods(Some(&before), &now).expect("groups");
             let cpu = books.cpu.expect("CPU");
-            let (used, of_pods) = (cpu.used_millicores.expect("use"), cpu.pods_millicores.expect("use"));
+            let (used, of_pods) = (cpu.used_millicores.expect("use"), cpu.groups_millicores.expect("use"));
             // Ticks of ten milliseconds over ten seconds: a tick is a millicore.
             let ticks = busy.iter().sum::<u64>() - busy[3] - busy[4] - busy[7];
             prop_assert!((used - ticks as f64).abs() < 0.011);

@@ -14,6 +14,8 @@ api_type! {
         time: Timestamp,
         /// How old the sample was when it was answered, in seconds.
         age_seconds: f64,
+        /// The node's CPU, and what of it its units used.
+        cpu: NodeCpu,
         /// Services, scopes, sessions and slices, by their control groups. A slice counts everything
         /// below it too.
         units: Vec<Unit>,
@@ -81,10 +83,10 @@ api_type! {
     NodeCpu {
         /// All that was used: user, nice, system, irq and softirq of `/proc/stat`.
         used_millicores: f64,
-        /// By all its pods together.
-        pods_millicores: f64,
-        /// By everything else: services, kernel threads, processes of people. Negative where the two
-        /// are counted at different moments.
+        /// By all pods together, or by all units: those of a slice are counted in it.
+        groups_millicores: f64,
+        /// By everything else, such as kernel threads. Negative where the two are counted at different
+        /// moments.
         rest_millicores: f64,
     }
 }
