@@ -337,7 +337,8 @@ async fn containers_and_the_rest_are_a_node(scene: &Scene) {
         let modes = &cpu["modes"];
         let busy = ["user", "nice", "system", "irq", "softirq"].map(|mode| number(&modes[mode]));
         let busy = busy.iter().sum::<f64>() * cpus * 10.0;
-        assert!((busy - node).abs() < 10.0, "{busy} {node}");
+        // Shares of all ticks there, ticks of a span here, which is read a moment apart.
+        assert!((busy - node).abs() < 50.0 * cpus, "{busy} {node}");
         let processes = rows["processes"].as_array().expect("rows").iter();
         let outside = processes.filter(|row| row["pod_uid"].is_null() && row["pid"] != 0);
         let mut outside = outside.map(|row| &row["cpu_percent"]);

@@ -78,7 +78,8 @@ async fn a_unit_is_shown_with_its_limit_and_its_books_close() {
         ["user", "nice", "system", "irq", "softirq"].map(|mode| number(&host["modes"], mode));
     let cpus = host["cpus"].as_array().expect("CPUs").len() as f64;
     let busy = modes.iter().sum::<f64>() * cpus * 10.0;
-    assert!((busy - all).abs() < 10.0, "{busy} {all}");
+    // Shares of all ticks there, ticks of a span here, which is read a moment apart.
+    assert!((busy - all).abs() < 50.0 * cpus, "{busy} {all}");
     let now = unit(&now).expect("it is listed");
     assert!(
         number(&now["cpu"], "usage_millicores") <= groups + 0.01,
