@@ -5,8 +5,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// The schema that this program writes. Older ones are brought up to it; newer ones are refused.
-pub(crate) const SCHEMA: u32 = 1;
+/// The schema that this program writes. Older ones are brought up to it; newer ones are refused. 2: frames
+/// of versions 2 and 3, pods, events.
+pub(crate) const SCHEMA: u32 = 2;
 
 /// Holds the lock, by the operating system, for as long as the process has it open.
 const LOCK_FILE: &str = "nodestats.lock";

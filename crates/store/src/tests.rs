@@ -267,6 +267,20 @@ async fn a_folder_is_open_once_and_never_by_an_older_program() {
         second,
         Err(OpenError::Directory(directory::Error::InUse { .. }))
     ));
+    // One of an older program is brought up to ours, and is refused there from then on.
+    store.database.write_schema(1).await.expect("written");
+    store.close().await;
+    drop(store);
+    let file = folder.path().join("nodestats.schema");
+    std::fs::write(&file, "1\n").expect("written");
+    let store = in_folder(folder.path()).await;
+    let ours = directory::SCHEMA.to_string();
+    assert_eq!(
+        std::fs::read_to_string(&file).expect("readable").trim(),
+        ours
+    );
+    let schema = store.database.schema().await.expect("read");
+    assert_eq!(schema, Some(directory::SCHEMA));
     store.database.write_schema(99).await.expect("written");
     store.close().await;
     drop(store);
