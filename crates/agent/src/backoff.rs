@@ -16,8 +16,8 @@ pub(crate) struct Backoff {
     at_least: Option<Duration>,
 }
 
-/// No server is left alone for longer, whatever it asks for.
-const AT_MOST: Duration = Duration::from_mins(5);
+/// No server is left alone for longer, whatever it asks for: a cluster calls a node lost after five minutes.
+const AT_MOST: Duration = Duration::from_mins(1);
 
 impl Backoff {
     /// The wait after one more failure; `random` is any number.
@@ -30,7 +30,7 @@ impl Backoff {
         let wait = whole.mul_f64(0.5 + share / 2.0);
         match self.at_least.take() {
             // Those that were told the same do not come back together either.
-            Some(asked) => wait.max(asked.min(AT_MOST).mul_f64(1.0 + share / 2.0)),
+            Some(asked) => wait.max(asked.mul_f64(1.0 + share / 2.0).min(AT_MOST)),
             None => wait,
         }
     }

@@ -131,33 +131,38 @@ pub(crate) async fn tell(
     app.permit(&identity, Want::Control, Target::missing("", ""), "events")
         .await?;
     let body = body::receive(&app, body).await?;
-    let told: PhaseChanges = body::json(&body.bytes)?;
+    let mut told: PhaseChanges = body::json(&body.bytes)?;
+    told.changes.sort_by_key(|change| change.time);
     let mut answer = ToldPhases::default();
+    // The phase that each node was told to have last.
+    let mut phases: HashMap<String, Option<String>> = HashMap::new();
+    let mut events = Vec::new();
     for change in told.changes {
         let uid = change.node_uid.clone();
-        if app.store.life(&uid).await?.is_none() {
-            answer.unknown.push(uid);
-            continue;
+        if !phases.contains_key(&uid) {
+            if app.store.life(&uid).await?.is_none() {
+                answer.unknown.push(uid);
+                continue;
+            }
+            let before = EventRange {
+                node: Some(&uid),
+                from: Timestamp::MIN,
+                to: change.time,
+            };
+            let kind = EventKind::NodePhase;
+            let store = &app.store;
+            let last = store.events_of_kind(before, kind, Order::Descending, 1);
+            let last = last.await?.into_iter().next();
+            let phase = last.and_then(|(_, last)| last.phase);
+            phases.insert(uid.clone(), phase);
         }
-        let before = EventRange {
-            node: Some(&uid),
-            from: Timestamp::MIN,
-            to: change.time,
-        };
-        let kind = EventKind::NodePhase;
-        let last = app
-            .store
-            .events_of_kind(before, kind, Order::Descending, 1)
-            .await?;
         // A controller that has just begun does not know what was told.
-        let is_known = last
-            .first()
-            .is_some_and(|(_, last)| last.phase.as_ref() == Some(&change.phase));
-        if !is_known {
-            let event = NewEvent::of_node(&uid, event::of_phase(change));
-            app.store.save_events(&[event]).await?;
+        let before = phases.insert(uid.clone(), Some(change.phase.clone()));
+        if before.flatten().as_ref() != Some(&change.phase) {
+            events.push(NewEvent::of_node(&uid, event::of_phase(change)));
         }
     }
+    app.store.save_events(&events).await?;
     Ok(Json(answer))
 }
 

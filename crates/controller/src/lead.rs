@@ -62,8 +62,8 @@ struct ToTell {
 
 /// The API hears of a change of a node that it does not know so often.
 const UNKNOWN: u8 = 20;
-/// Changes of phase that are told at once.
-const TOLD: usize = 500;
+/// Changes of phase that are told at once: each is some reads of the API's database.
+const TOLD: usize = 200;
 
 /// Changes of phase that wait while the API takes none; of more the oldest are let go.
 const PHASES: usize = 10_000;
@@ -489,6 +489,8 @@ async fn tell_of_phases(context: &Context) {
         std::mem::take(&mut *phases)
     };
     let mut waiting = Vec::from(waiting);
+    // What waited since an earlier failure stands behind what came since.
+    waiting.sort_by_key(|told| told.change.time);
     while !waiting.is_empty() {
         let part: Vec<ToTell> = waiting.drain(..waiting.len().min(TOLD)).collect();
         let changes = part.iter().map(|told| told.change.clone()).collect();

@@ -64,7 +64,7 @@ fn main() {
             drop(reader.one(number));
         }
     });
-    let block = block::seal(&entries);
+    let block = block::seal(&entries).expect("not too many");
     let opened = Block::open(&block).expect("as it was written");
     assert_eq!(opened.entries().expect("as it was written"), entries);
     let seal = micros(&|| drop(block::seal(&entries)));

@@ -38,13 +38,16 @@ const VERSION: u8 = 1;
 const CHECKSUM: usize = 8;
 /// Of texts and notes, which are few: zstd's highest level before it takes more memory to read.
 const LEVEL: i32 = 19;
-/// Most bytes that texts or notes unpack to.
-const PLAIN_LIMIT: usize = 64 << 20;
+/// Most bytes that texts or notes unpack to, and most texts.
+const PLAIN_LIMIT: usize = 16 << 20;
+const TEXTS: usize = 1 << 18;
 /// Columns of a header: time, which start of which agent, sequence, interval in milliseconds, and whether
 /// groups are known.
 const HEADER: usize = 5;
 /// Lists of a host, each element of which is a series of its own.
 const LISTS: usize = 5;
+/// Most samples: an hour has 3600 of a second.
+const SAMPLES: usize = 1 << 16;
 
 /// Why bytes are no block.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,9 @@ pub enum Error {
     /// Texts or notes are none.
     #[error("a part of the block cannot be read")]
     Decode(#[source] postcard::Error),
+    /// There is more in it than one block may have.
+    #[error("the samples are too many for one block")]
+    TooLarge,
     /// Its parts do not belong together.
     #[error("the block's parts do not belong together")]
     Mismatch,
@@ -89,18 +95,22 @@ pub struct Entry {
 }
 
 /// Seals samples in their order. Processes are kept by pid, groups by path, and a group's members by the
-/// processes that are in it.
-///
-/// # Panics
-/// Where there are more samples than a table holds (a million).
-pub fn seal(entries: &[Entry]) -> Vec<u8> {
+/// processes that are in it. Where they are too many for one block ([`Error::TooLarge`]) fewer may not be.
+pub fn seal(entries: &[Entry]) -> Result<Vec<u8>, Error> {
+    if entries.len() > SAMPLES {
+        return Err(Error::TooLarge);
+    }
     let mut sections: Vec<Vec<u8>> = Vec::new();
     let mut texts = Texts::default();
     sections.push(headers(entries));
     let hosts = hosts(entries, &mut texts);
     let processes = processes(entries, &mut texts);
     let groups = groups(entries, &mut texts);
-    sections.push(pack(&texts.into_list()));
+    let texts = texts.into_list();
+    if texts.len() > TEXTS {
+        return Err(Error::TooLarge);
+    }
+    sections.push(pack(&texts)?);
     sections.extend(hosts);
     sections.push(processes);
     sections.push(groups);
@@ -109,7 +119,7 @@ pub fn seal(entries: &[Entry]) -> Vec<u8> {
         .enumerate()
         .filter(|(_, notes)| !notes.is_empty())
         .collect();
-    sections.push(pack(&notes));
+    sections.push(pack(&notes)?);
     let mut body = Vec::new();
     for section in sections {
         let length = u32::try_from(section.len()).expect("a section is far below 4 GiB");
@@ -119,7 +129,7 @@ pub fn seal(entries: &[Entry]) -> Vec<u8> {
     let mut block = vec![VERSION];
     block.extend_from_slice(&checksum(&body));
     block.extend(body);
-    block
+    Ok(block)
 }
 
 fn checksum(body: &[u8]) -> [u8; CHECKSUM] {
@@ -127,14 +137,26 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM] {
     *digest.first_chunk().expect("a digest is longer")
 }
 
-fn pack(value: &impl Serialize) -> Vec<u8> {
+fn pack(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     let plain = postcard::to_stdvec(value).expect("plain data");
-    zstd::bulk::compress(&plain, LEVEL).expect("compressing into memory cannot fail")
+    if plain.len() > PLAIN_LIMIT {
+        return Err(Error::TooLarge);
+    }
+    Ok(zstd::bulk::compress(&plain, LEVEL).expect("compressing into memory cannot fail"))
 }
 
 fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
-    let plain = zstd::bulk::decompress(packed, PLAIN_LIMIT.min(packed.len().saturating_mul(2000)));
-    postcard::from_bytes(&plain.map_err(Error::Unpack)?).map_err(Error::Decode)
+    let claimed = zstd::zstd_safe::get_frame_content_size(packed)
+        .ok()
+        .flatten();
+    let limit = claimed.map_or(0, |size| size.min(PLAIN_LIMIT as u64) as usize);
+    let plain = zstd::bulk::decompress(packed, limit).map_err(Error::Unpack)?;
+    // What is a list here is counted before it is made.
+    let (count, _) = postcard::take_from_bytes::<u64>(&plain).map_err(Error::Decode)?;
+    if count > TEXTS as u64 {
+        return Err(Error::TooLarge);
+    }
+    postcard::from_bytes(&plain).map_err(Error::Decode)
 }
 
 /// The starts of agents, and a row of each sample.
@@ -211,7 +233,7 @@ fn hosts(entries: &[Entry], texts: &mut Texts) -> Vec<Vec<u8>> {
 
 fn add_each<T: Serialize>(rows: &mut Rows<usize>, number: usize, list: &[T], texts: &mut Texts) {
     for (at, element) in list.iter().enumerate() {
-        rows.add(number, at, row(element, texts));
+        rows.add(number, at, row(&(at, element), texts));
     }
 }
 
@@ -297,8 +319,14 @@ impl<'a> Block<'a> {
         let length = (u32::from_le_bytes(*count) as usize).saturating_mul(16);
         let (starts, headers) = headers.split_at_checked(length).ok_or(Error::Truncated)?;
         let starts = starts.chunks_exact(16);
-        let mut series = Reader::open(headers)?.all()?;
-        let headers = series.pop().ok_or(Error::Mismatch)?.rows;
+        let reader = Reader::open(headers)?;
+        if reader.columns() != HEADER || reader.len() != 1 {
+            return Err(Error::Mismatch);
+        }
+        let headers = reader.all()?.pop().ok_or(Error::Mismatch)?.rows;
+        if headers.len() > SAMPLES * HEADER {
+            return Err(Error::TooLarge);
+        }
         Ok(Self {
             starts: starts
                 .filter_map(|start| Uuid::from_slice(start).ok())
@@ -389,11 +417,18 @@ impl<'a> Block<'a> {
         })?;
         macro_rules! list {
             ($section:expr, $host:ident => $list:expr) => {
+                // Elements of one list may have several widths.
+                let mut elements = Vec::new();
                 rows::decode($section, |number, cells| {
-                    let $host = &mut entries.get_mut(number).ok_or(Error::Mismatch)?.sample.host;
-                    $list.push(restore(cells, texts)?);
+                    let (at, element): (usize, _) = restore(cells, texts)?;
+                    elements.push((number, at, element));
                     Ok(())
                 })?;
+                elements.sort_by_key(|(number, at, _)| (*number, *at));
+                for (number, _, element) in elements {
+                    let $host = &mut entries.get_mut(number).ok_or(Error::Mismatch)?.sample.host;
+                    $list.push(element);
+                }
             };
         }
         list!(cpus, host => host.cpus);

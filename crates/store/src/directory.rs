@@ -95,11 +95,8 @@ impl Directory {
             }
             Err(TryLockError::Error(source)) => return Err(not_writable(source)),
         }
-        if found.is_none() {
-            let mut file = File::create(&schema_file).map_err(not_writable)?;
-            writeln!(file, "{SCHEMA}")
-                .and_then(|()| file.sync_all())
-                .map_err(not_writable)?;
+        if found.as_deref() != Some(&*SCHEMA.to_string()) {
+            write_schema(&schema_file).map_err(not_writable)?;
         }
         Ok(Self {
             path: path.to_owned(),
@@ -117,6 +114,15 @@ impl Directory {
     pub(crate) fn database(&self) -> &Path {
         &self.database
     }
+}
+
+/// Whole, or as it was: an empty file would say that a newer program wrote it.
+fn write_schema(path: &Path) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{SCHEMA}")?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use super::model::{History, Model};
 /// A chunk has so many rows or a little more: what is learnt of one serves it, and a question about one
 /// series reads no more.
 const CHUNK_ROWS: usize = 2000;
-/// Most columns, samples, and rows in all: beyond what an hour of a host of thousands of processes has.
+/// Most columns, samples, and numbers in all: beyond what an hour of a host of thousands of processes has.
 pub(super) const COLUMNS: usize = 64;
 const SAMPLES: u64 = 1 << 20;
-const ROWS: u64 = 1 << 22;
+const NUMBERS: u64 = 1 << 26;
 
 /// Rows of one thing, such as a process, at the samples at which it was there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -231,6 +231,9 @@ impl<'a> Reader<'a> {
             let count = read_number(&mut bytes)?;
             let length = read_number(&mut bytes)?;
             let length = usize::try_from(length).map_err(|_| Error::Damaged)?;
+            if count == 0 {
+                return Err(Error::Damaged);
+            }
             chunks.push(Chunk {
                 first: first as usize,
                 series: usize::try_from(count).map_err(|_| Error::Damaged)?,
@@ -238,7 +241,7 @@ impl<'a> Reader<'a> {
             });
             first = first.checked_add(count).ok_or(Error::Damaged)?;
         }
-        if first != series || series > ROWS {
+        if first != series || series > NUMBERS {
             return Err(Error::Damaged);
         }
         Ok(Self {
@@ -265,9 +268,9 @@ impl<'a> Reader<'a> {
 
     /// All series.
     pub fn all(&self) -> Result<Vec<Series>, Error> {
-        let mut all = Vec::new();
+        let (mut all, mut left) = (Vec::new(), NUMBERS);
         for chunk in &self.chunks {
-            all.extend(self.read(*chunk, usize::MAX)?);
+            all.extend(self.read(*chunk, usize::MAX, &mut left)?);
         }
         Ok(all)
     }
@@ -280,23 +283,23 @@ impl<'a> Reader<'a> {
         let Some(chunk) = chunk else {
             return Ok(None);
         };
-        Ok(self.read(*chunk, number - chunk.first)?.pop())
+        Ok(self
+            .read(*chunk, number - chunk.first, &mut NUMBERS.clone())?
+            .pop())
     }
 
-    /// The series of a chunk up to one of them.
-    fn read(&self, chunk: Chunk<'_>, last: usize) -> Result<Vec<Series>, Error> {
+    /// The series of a chunk up to one of them; `left` is how many numbers there may be.
+    fn read(&self, chunk: Chunk<'_>, last: usize, left: &mut u64) -> Result<Vec<Series>, Error> {
         let columns = self.columns();
         let mut walk = Walk::new(columns, Decoder::new(chunk.bytes));
         let none = vec![0; columns];
         let mut all = Vec::new();
-        let mut rows_of_all = 0;
         for _ in 0..chunk.series.min(last.saturating_add(1)) {
             let runs = walk.runs(&[])?;
             let count = count(&runs);
-            rows_of_all += count;
-            if rows_of_all > ROWS {
-                return Err(Error::Damaged);
-            }
+            let numbers = count.checked_mul(columns as u64);
+            let rest = numbers.and_then(|numbers| left.checked_sub(numbers));
+            *left = rest.ok_or(Error::Damaged)?;
             let mut rows = Vec::new();
             if count > 0 {
                 let mut history = walk.first(&none);

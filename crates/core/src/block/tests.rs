@@ -80,7 +80,7 @@ fn entry(number: u64, seeds: &[u64]) -> Entry {
                         user: number,
                         ..CpuTimes::default()
                     },
-                    frequency_mhz: (seed.is_multiple_of(2)).then_some(2400.125),
+                    frequency_mhz: (!(u64::from(cpu) + seed).is_multiple_of(2)).then_some(2400.125),
                 })
                 .collect(),
             disks: (!seed.is_multiple_of(3)).then(Vec::new),
@@ -123,7 +123,7 @@ proptest! {
         count in 0_u64..60,
     ) {
         let entries: Vec<Entry> = (0..count).map(|number| entry(number, &seeds)).collect();
-        let bytes = seal(&entries);
+        let bytes = seal(&entries).expect("not too many");
         let block = Block::open(&bytes).expect("well formed");
         prop_assert_eq!(block.len(), entries.len());
         let hosts = block.hosts().expect("well formed");
@@ -138,7 +138,7 @@ proptest! {
     #[test]
     fn a_flipped_bit_is_found(at: prop::sample::Index, bit in 0_u8..8) {
         let entries: Vec<Entry> = (0..5).map(|number| entry(number, &[7, 12])).collect();
-        let mut bytes = seal(&entries);
+        let mut bytes = seal(&entries).expect("not too many");
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         prop_assert!(matches!(Block::open(&bytes), Err(Error::Checksum | Error::Version(_))));
@@ -158,7 +158,7 @@ proptest! {
 
 #[test]
 fn cut_off_anywhere_is_an_error() {
-    let bytes = seal(&[entry(1, &[5])]);
+    let bytes = seal(&[entry(1, &[5])]).expect("not too many");
     for end in 0..bytes.len() {
         assert!(Block::open(&bytes[..end]).is_err(), "{end}");
     }
@@ -174,6 +174,18 @@ fn an_hour_of_a_quiet_host_takes_kilobytes() {
             one
         })
         .collect();
-    let length = seal(&entries).len();
+    let length = seal(&entries).expect("not too many").len();
     assert!(length < 5000, "{length}");
+}
+
+#[test]
+fn more_than_a_block_may_have_is_refused_before_it_is_written() {
+    let mut large = entry(1, &[5]);
+    large.sample.processes[0].command_line = Some("x".repeat(PLAIN_LIMIT + 1).into());
+    assert!(matches!(seal(&[large]), Err(Error::TooLarge)));
+    let mut largest = entry(1, &[5]);
+    largest.sample.processes[0].command_line = Some("x".repeat(PLAIN_LIMIT / 2).into());
+    let bytes = seal(&[largest.clone()]).expect("not too many");
+    let block = Block::open(&bytes).expect("well formed");
+    assert_eq!(block.entries().expect("well formed"), [largest]);
 }

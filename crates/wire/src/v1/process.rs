@@ -97,7 +97,8 @@ pub struct Process {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_bytes_total: Option<u64>,
     /// Bytes a second that read calls gave it, from disks, caches, pipes and sockets (`rchar` of
-    /// `/proc/PID/io`); absent where that may not be read.
+    /// `/proc/PID/io`); absent where that may not be read. It is read where a process used CPU time or
+    /// faulted pages in, and of all each minute: one that hardly runs shows the rest of it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rchar_bytes_per_second: Option<f64>,
     /// Bytes a second that write calls took from it (`wchar`).
