@@ -154,7 +154,8 @@ pub(crate) async fn run(
     tokio::select! {
         () = reconciling => Ok(()),
         () = ask_again_and_again(&context, &objects, (all_again, answered)) => Ok(()),
-        () = compare_again_and_again(&context, &objects, answers) => Ok(()),
+        () = compare_again_and_again(&context, &objects, answers.clone()) => Ok(()),
+        () = tell_again_and_again(&context, answers) => Ok(()),
         () = serving::keep(
             for_serving,
             config.serving.as_ref(),
@@ -447,7 +448,6 @@ async fn compare_again_and_again(
     let mut without_agent = WithoutAgent::default();
     let mut departed_before: Vec<Departed> = Vec::new();
     while answers.changed().await.is_ok() {
-        Box::pin(tell_of_phases(context)).await;
         if !is_complete(&context.nodes) || !is_complete(objects) {
             continue;
         }
@@ -476,6 +476,13 @@ async fn compare_again_and_again(
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         memory.retain(|uid, _| known.contains(uid));
+    }
+}
+
+/// After each answer of the API: how phases changed. No other affair waits for it.
+async fn tell_again_and_again(context: &Context, mut answers: watch::Receiver<()>) {
+    while answers.changed().await.is_ok() {
+        Box::pin(tell_of_phases(context)).await;
     }
 }
 
