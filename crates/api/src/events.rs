@@ -11,7 +11,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures_util::stream;
 use http::{StatusCode, Uri, header};
 use nodestats_core::gap::Ending;
 use nodestats_core::life::{Life, When};
@@ -22,6 +21,7 @@ use nodestats_wire::v1::{Event, EventKind, PhaseChanges, PodRecord, ToldPhases};
 
 use crate::access::{EVENTS, Identity, Target, Want};
 use crate::answer::{Answer, Detail, PodDetail};
+use crate::pieces::{self, Pieces};
 use crate::pods::{self, Named};
 use crate::query::{EventQuery, Events, NoQuery, OfPod};
 use crate::routes::Node;
@@ -91,18 +91,13 @@ pub(crate) async fn of_pod(
         of_node: query,
     } = OfPod::<EventQuery>::parse(uri.query())?;
     let mut wanted = query.events(App::now())?;
-    let name = named.name.unwrap_or_default();
-    app.permit_pod(&identity, EVENTS, &named.namespace, &name)
-        .await?;
     let when = if query.has_times() {
         When::Span(wanted.from, wanted.to)
     } else {
         When::Now
     };
-    let pod = app.pod(&named.namespace, &name, when).await?;
-    if let Some(container) = &container {
-        pods::check_container(&pod, container)?;
-    }
+    let asked = (named, container.as_deref());
+    let pod = pods::permitted(&app, &identity, EVENTS, asked, when).await?;
     let life = match &pod.node_uid {
         Some(uid) => app.store.life(uid).await?,
         None => None,
@@ -238,6 +233,26 @@ struct Walk {
     finished: bool,
 }
 
+impl Pieces for Walk {
+    async fn next(&mut self) -> Result<Bytes, ApiError> {
+        let mut piece = Vec::new();
+        if self.finished {
+            return Ok(piece.into());
+        }
+        while piece.is_empty() && !self.finished {
+            for event in self.page(Order::Ascending).await? {
+                piece.push(if self.begun { b',' } else { b'[' });
+                self.begun = true;
+                serde_json::to_writer(&mut piece, &event).expect("writing to memory");
+            }
+        }
+        if self.finished {
+            piece.extend_from_slice(if self.begun { b"]" } else { b"[]" });
+        }
+        Ok(piece.into())
+    }
+}
+
 impl Walk {
     fn begin(
         app: App,
@@ -264,30 +279,12 @@ impl Walk {
     }
 
     async fn respond(mut self) -> Result<Response, ApiError> {
-        // The first piece is made before the headers go out, so that a store that fails is a 503.
-        let piece = match self.wanted.limit {
+        let first = match self.wanted.limit {
             Some(limit) => self.newest(limit).await?,
-            None => self.next_piece().await?,
+            None => self.next().await?,
         };
-        let pieces = stream::unfold((Some(piece), self), |(ready, mut walk)| async move {
-            if let Some(piece) = ready {
-                return Some((Ok(piece), (None, walk)));
-            }
-            match walk.next_piece().await {
-                Ok(piece) if piece.is_empty() => None,
-                Ok(piece) => Some((Ok(piece), (None, walk))),
-                // Too late for a status: the connection is cut, so that nobody takes it as complete.
-                Err(error) => {
-                    walk.finished = true;
-                    Some((
-                        Err(std::io::Error::other(error.status().to_string())),
-                        (None, walk),
-                    ))
-                }
-            }
-        });
         let json = [(header::CONTENT_TYPE, "application/json")];
-        Ok((json, Body::from_stream(pieces)).into_response())
+        Ok((json, pieces::body(first, self)).into_response())
     }
 
     /// The newest ones, at most `limit`, oldest first.
@@ -304,25 +301,6 @@ impl Walk {
         Ok(serde_json::to_vec(&newest)
             .expect("an event is plain data")
             .into())
-    }
-
-    /// The next piece of the body; an empty one is the end.
-    async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
-        let mut piece = Vec::new();
-        if self.finished {
-            return Ok(piece.into());
-        }
-        while piece.is_empty() && !self.finished {
-            for event in self.page(Order::Ascending).await? {
-                piece.push(if self.begun { b',' } else { b'[' });
-                self.begun = true;
-                serde_json::to_writer(&mut piece, &event).expect("writing to memory");
-            }
-        }
-        if self.finished {
-            piece.extend_from_slice(if self.begun { b"]" } else { b"[]" });
-        }
-        Ok(piece.into())
     }
 
     /// The events of the next page that are wanted, completed.

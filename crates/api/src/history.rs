@@ -7,10 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use nodestats_core::{Life, stored};
 use nodestats_runtime::telemetry;
@@ -21,6 +19,7 @@ use serde::Serialize;
 use tracing::Instrument as _;
 
 use crate::answer::{Answer, Detail, Unpacked, answer, unpack};
+use crate::pieces::{self, Pieces};
 use crate::pods::Names;
 use crate::query::Span;
 use crate::{ApiError, App};
@@ -62,27 +61,15 @@ pub(crate) async fn respond(
         }
     }
     let mut cursor = Cursor::start(app.clone(), life, detail, (span, next)).await?;
-    // The first piece is made before the headers go out, so that a store that fails is a 503.
-    let piece = cursor.next_piece().await?;
-    let pieces = stream::unfold((Some(piece), cursor), |(ready, mut cursor)| async move {
-        if let Some(piece) = ready {
-            return Some((Ok(piece), (None, cursor)));
-        }
-        let request = cursor.request.clone();
-        match cursor.next_piece().instrument(request).await {
-            Ok(piece) if piece.is_empty() => None,
-            Ok(piece) => Some((Ok(piece), (None, cursor))),
-            // Too late for a status: the connection is cut, so that nobody takes it as complete.
-            Err(error) => {
-                cursor.finished = true;
-                Some((
-                    Err(std::io::Error::other(error.status().to_string())),
-                    (None, cursor),
-                ))
-            }
-        }
-    });
-    Ok((headers, Body::from_stream(pieces)).into_response())
+    let first = cursor.next_piece().await?;
+    Ok((headers, pieces::body(first, cursor)).into_response())
+}
+
+impl Pieces for Cursor {
+    async fn next(&mut self) -> Result<Bytes, ApiError> {
+        let request = self.request.clone();
+        self.next_piece().instrument(request).await
+    }
 }
 
 /// Where the page after a limited one begins; `None` where it is the last.

@@ -23,6 +23,7 @@ mod now;
 mod observe;
 mod openapi;
 mod page;
+mod pieces;
 mod pods;
 mod query;
 mod routes;

@@ -125,14 +125,8 @@ async fn answer(
     (container, samples): (Option<String>, Samples),
     uri: &Uri,
 ) -> Result<Response, ApiError> {
-    let name = named.name.unwrap_or_default();
-    let subresource = detail.subresource();
-    app.permit_pod(identity, subresource, &named.namespace, &name)
-        .await?;
-    let pod = app.pod(&named.namespace, &name, samples.when()).await?;
-    if let Some(container) = &container {
-        check_container(&pod, container)?;
-    }
+    let asked = (named, container.as_deref());
+    let pod = permitted(app, identity, detail.subresource(), asked, samples.when()).await?;
     if matches!(detail, PodDetail::Processes(_)) {
         identity.audit_pod("processes", &pod, uri.query());
     }
@@ -145,8 +139,8 @@ async fn answer(
     }
     let Some(life) = life else {
         return Err(ApiError::missing(format!(
-            "the pod {}/{name} has no node of which there are samples",
-            named.namespace
+            "the pod {}/{} has no node of which there are samples",
+            pod.namespace, pod.name
         )));
     };
     let last = last_moment(&pod);
@@ -159,8 +153,26 @@ async fn answer(
     }
 }
 
+/// The pod that is asked about, for somebody who may read this detail of it.
+pub(crate) async fn permitted(
+    app: &App,
+    identity: &Identity,
+    subresource: &'static str,
+    (named, container): (Named, Option<&str>),
+    when: When,
+) -> Result<PodRecord, ApiError> {
+    let name = named.name.unwrap_or_default();
+    app.permit_pod(identity, subresource, &named.namespace, &name)
+        .await?;
+    let pod = app.pod(&named.namespace, &name, when).await?;
+    if let Some(container) = container {
+        check_container(&pod, container)?;
+    }
+    Ok(pod)
+}
+
 /// An error that names the containers of a pod where it has none of this name.
-pub(crate) fn check_container(pod: &PodRecord, name: &str) -> Result<(), ApiError> {
+fn check_container(pod: &PodRecord, name: &str) -> Result<(), ApiError> {
     let known: Vec<&str> = pod
         .containers
         .iter()
@@ -192,12 +204,7 @@ pub(crate) fn state(pod: &PodRecord) -> NodeState {
 impl App {
     /// The pod that had this name at that time: of several the one that lived last. One that is gone
     /// has its name until another one takes it.
-    pub(crate) async fn pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        when: When,
-    ) -> Result<PodRecord, ApiError> {
+    async fn pod(&self, namespace: &str, name: &str, when: When) -> Result<PodRecord, ApiError> {
         let (from, to) = match when {
             When::Now => (Timestamp::MIN, Timestamp::MAX),
             When::Span(from, to) => (from, to),

@@ -10,7 +10,7 @@ mod counter;
 mod host;
 mod process;
 
-pub use cgroup::{node_pods, node_units, pods, units};
+pub use cgroup::{node_pods, node_units, pods};
 pub(crate) use counter::percent;
 pub use host::{host_reading, summary};
 pub use process::process_rows;

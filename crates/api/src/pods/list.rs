@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures_util::stream;
 use http::{Uri, header};
 use nodestats_core::Life;
 use nodestats_core::life::When;
@@ -20,6 +18,7 @@ use super::selector::Selector;
 use super::{Named, last_moment, state};
 use crate::access::{Identity, Target, Want};
 use crate::answer::{Answer, Detail, PodDetail};
+use crate::pieces::{self, Pieces};
 use crate::query::{PodListQuery, Samples, State as Which};
 use crate::{ApiError, App, now, query};
 
@@ -214,32 +213,8 @@ struct Walk {
     finished: bool,
 }
 
-impl Walk {
-    async fn respond(mut self) -> Result<Response, ApiError> {
-        // The first piece is made before the headers go out, so that a store that fails is a 503.
-        let first = self.next_piece().await?;
-        let pieces = stream::unfold((Some(first), self), |(ready, mut walk)| async move {
-            if let Some(piece) = ready {
-                return Some((Ok(piece), (None, walk)));
-            }
-            match walk.next_piece().await {
-                Ok(piece) if piece.is_empty() => None,
-                Ok(piece) => Some((Ok(piece), (None, walk))),
-                Err(error) => {
-                    walk.finished = true;
-                    Some((
-                        Err(std::io::Error::other(error.status().to_string())),
-                        (None, walk),
-                    ))
-                }
-            }
-        });
-        let json = [(header::CONTENT_TYPE, "application/json")];
-        Ok((json, Body::from_stream(pieces)).into_response())
-    }
-
-    /// The next piece of the body; an empty one is the end.
-    async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
+impl Pieces for Walk {
+    async fn next(&mut self) -> Result<Bytes, ApiError> {
         let mut piece = Vec::new();
         if self.finished {
             return Ok(piece.into());
@@ -280,6 +255,14 @@ impl Walk {
             piece.extend_from_slice(if self.begun { b"]" } else { b"[]" });
         }
         Ok(piece.into())
+    }
+}
+
+impl Walk {
+    async fn respond(mut self) -> Result<Response, ApiError> {
+        let first = self.next().await?;
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        Ok((json, pieces::body(first, self)).into_response())
     }
 
     async fn may_see(&mut self, namespace: &str) -> Result<bool, ApiError> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nodestats_core::rates::{pods, units};
+use nodestats_core::rates::{node_units, pods};
 use nodestats_core::sample::cgroup::{Cpu, MemoryEvents};
 use tempfile::TempDir;
 
@@ -127,7 +127,8 @@ fn version_2_by_systemd() {
     let pods = pods(None, &sample).expect("pods");
     assert_eq!(pods.len(), 1);
     assert_eq!(pods[0].containers.as_ref().map(Vec::len), Some(2));
-    let units = units(None, &sample).expect("units");
+    let units = node_units(None, &sample).and_then(|units| units.units);
+    let units = units.expect("units");
     let names: Vec<&str> = units
         .iter()
         .filter_map(|unit| unit.unit.as_deref())

@@ -42,11 +42,45 @@ impl Bit {
         self.one = one.clamp(32, 65_535 - 32) as u16;
         self.seen = (self.seen + 1).min(MEMORY);
     }
+}
 
-    /// Where the part of a range that stands for a set bit ends.
-    fn middle(self, low: u32, high: u32) -> u32 {
-        let range = u64::from(high - low);
-        low + ((range * u64::from(self.one)) >> 16) as u32
+/// What is left of all numbers for what follows, both ends included.
+#[derive(Clone, Copy)]
+struct Range {
+    low: u32,
+    high: u32,
+}
+
+impl Range {
+    const ALL: Self = Self {
+        low: 0,
+        high: u32::MAX,
+    };
+
+    /// Where the part that stands for a set bit ends.
+    fn middle(self, known: Bit) -> u32 {
+        let range = u64::from(self.high - self.low);
+        self.low + ((range * u64::from(known.one)) >> 16) as u32
+    }
+
+    /// Keeps the part that stands for a bit.
+    fn narrow(&mut self, middle: u32, bit: bool) {
+        if bit {
+            self.high = middle;
+        } else {
+            self.low = middle + 1;
+        }
+    }
+
+    /// Takes the first byte where both ends have the same.
+    fn settled(&mut self) -> Option<u8> {
+        if (self.low ^ self.high) >> 24 != 0 {
+            return None;
+        }
+        let byte = (self.high >> 24) as u8;
+        self.low <<= 8;
+        self.high = self.high << 8 | 0xff;
+        Some(byte)
     }
 }
 
@@ -62,48 +96,39 @@ pub(super) trait Coder {
 }
 
 pub(super) struct Encoder {
-    low: u32,
-    high: u32,
+    range: Range,
     bytes: Vec<u8>,
 }
 
 impl Encoder {
     pub(super) fn new() -> Self {
         Self {
-            low: 0,
-            high: u32::MAX,
+            range: Range::ALL,
             bytes: Vec::new(),
         }
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
         // The first bytes of both ends differ: with zeros behind it, that of the higher is between them.
-        self.bytes.push((self.high >> 24) as u8);
+        self.bytes.push((self.range.high >> 24) as u8);
         self.bytes
     }
 }
 
 impl Coder for Encoder {
     fn code(&mut self, known: &mut Bit, bit: bool) -> bool {
-        let middle = known.middle(self.low, self.high);
-        if bit {
-            self.high = middle;
-        } else {
-            self.low = middle + 1;
-        }
+        let middle = self.range.middle(*known);
+        self.range.narrow(middle, bit);
         known.learn(bit);
-        while (self.low ^ self.high) >> 24 == 0 {
-            self.bytes.push((self.high >> 24) as u8);
-            self.low <<= 8;
-            self.high = self.high << 8 | 0xff;
+        while let Some(byte) = self.range.settled() {
+            self.bytes.push(byte);
         }
         bit
     }
 }
 
 pub(super) struct Decoder<'a> {
-    low: u32,
-    high: u32,
+    range: Range,
     value: u32,
     bytes: &'a [u8],
 }
@@ -111,8 +136,7 @@ pub(super) struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         let mut decoder = Self {
-            low: 0,
-            high: u32::MAX,
+            range: Range::ALL,
             value: 0,
             bytes,
         };
@@ -128,17 +152,11 @@ impl<'a> Decoder<'a> {
 
 impl Coder for Decoder<'_> {
     fn code(&mut self, known: &mut Bit, _: bool) -> bool {
-        let middle = known.middle(self.low, self.high);
+        let middle = self.range.middle(*known);
         let bit = self.value <= middle;
-        if bit {
-            self.high = middle;
-        } else {
-            self.low = middle + 1;
-        }
+        self.range.narrow(middle, bit);
         known.learn(bit);
-        while (self.low ^ self.high) >> 24 == 0 {
-            self.low <<= 8;
-            self.high = self.high << 8 | 0xff;
+        while self.range.settled().is_some() {
             self.shift();
         }
         bit

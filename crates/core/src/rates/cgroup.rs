@@ -44,11 +44,6 @@ pub fn node_units(previous: Option<&Sample>, current: &Sample) -> Option<Units> 
     })
 }
 
-/// The systemd units of `current`, as [`node_units`] has them.
-pub fn units(previous: Option<&Sample>, current: &Sample) -> Option<Vec<Unit>> {
-    Some(units_of(&Groups::new(previous, current)?))
-}
-
 fn units_of(groups: &Groups<'_>) -> Vec<Unit> {
     let unit = |group: &Cgroup| {
         let kind = match &group.kind {
