@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nodestats_core::Frame;
-use nodestats_testkit::{Program, eventually, get, sample_times};
+use nodestats_testkit::{Program, eventually, get, last_gap, sample_times};
 use nodestats_wire::client::Client;
 
 fn api(data_dir: &Path, port: u16) -> Program {
@@ -330,12 +330,7 @@ async fn the_plugin_shows_tables_to_people_and_the_apis_bytes_to_programs() {
     assert_eq!(agent.terminate().code(), Some(0));
     eventually("the silence", async || {
         let history = get(&client, "/nodes/test-node/memory?from=2026-01-01").await?;
-        history
-            .as_object()?
-            .values()
-            .next_back()?
-            .get("gap")
-            .cloned()
+        last_gap(&history)
     })
     .await;
     let run = plugin(&[

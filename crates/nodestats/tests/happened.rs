@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use nodestats_testkit::{ControlGroup, Limit, Program, Run, eventually, eventually_within, get};
+use nodestats_testkit::{
+    ControlGroup, Limit, Program, Run, eventually, eventually_within, free_port, get, last_gap,
+    sample_times,
+};
 use nodestats_wire::Timestamp;
 use nodestats_wire::client::Client;
 use serde_json::{Value, json};
@@ -77,8 +80,14 @@ async fn a_kill_for_memory_is_told_with_its_group_its_limit_and_its_victim() {
         assert_eq!(kill["sources"], json!(["cgroup"]));
         assert!(message.ends_with("may not be read on this node"), "{kill}");
     }
-    // It is told once, and the plugin shows it.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // It is told once, by the samples after it too, and the plugin shows it.
+    let told = kill["time"].as_str().expect("a time");
+    let later = format!("/nodes/{node}/memory?from={told}");
+    eventually("four more samples", async || {
+        let times = sample_times(&get(&client, &later).await?)?;
+        (times.len() > 4).then_some(())
+    })
+    .await;
     let kills = get(&client, &path).await.expect("kills");
     let own = kills.as_array().expect("a list").iter();
     assert_eq!(
@@ -190,6 +199,18 @@ impl Drop for Rebooted {
     }
 }
 
+/// Waits until the history ends with a gap that began so many seconds ago, and returns it.
+async fn until_silent(client: &Client, seconds: f64) -> Value {
+    eventually("the silence", async || {
+        let history = get(client, "/nodes/test-node?from=0").await?;
+        let gap = last_gap(&history)?;
+        let from: Timestamp = gap["from"].as_str()?.parse().ok()?;
+        let now = Timestamp::from_system(std::time::SystemTime::now());
+        (now.seconds_since(from) >= seconds).then_some(gap)
+    })
+    .await
+}
+
 /// Waits for so many samples after the last gap.
 async fn until_sampled(client: &Client, samples: usize) {
     eventually("samples", async || {
@@ -225,12 +246,12 @@ async fn agents_and_boots_are_told_with_how_they_ended_and_so_are_gaps() {
     let first = agent(&url, folder.path(), &[]);
     until_sampled(&client, 3).await;
     assert_eq!(first.terminate().code(), Some(0));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until_silent(&client, 1.0).await;
     let second = agent(&url, folder.path(), &[]);
     until_sampled(&client, 3).await;
-    // The power goes, and comes back a second later.
+    // The power goes, and comes back: the host was started up to two seconds before its agent.
     second.kill();
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    until_silent(&client, 2.5).await;
     write_host(&host, "00000000-0000-4000-8000-000000000002", 1);
     let third = Rebooted::start(&url, folder.path());
     until_sampled(&client, 3).await;
@@ -288,16 +309,7 @@ async fn agents_and_boots_are_told_with_how_they_ended_and_so_are_gaps() {
     );
     drop(third);
     // It says no more, and nobody knows why.
-    let gap = eventually("the silence", async || {
-        let history = get(&client, "/nodes/test-node?from=0").await?;
-        history
-            .as_object()?
-            .values()
-            .next_back()?
-            .get("gap")
-            .cloned()
-    })
-    .await;
+    let gap = until_silent(&client, 0.0).await;
     assert_eq!((gap.get("to"), &gap["reason"]), (None, &json!("unknown")));
     let words = ["--server", &url, "get", "test-node", "--from", "2020-01-01"];
     let shown = Program::run("kubectl-nodestats", &words).stdout;
@@ -319,11 +331,25 @@ async fn samples_that_are_dropped_are_told_and_so_is_their_gap() {
     let data = folder.path().join("data");
     let server = api(&data, 0);
     let (url, port, client) = (server.url().to_owned(), server.port(), server.client());
-    let agent = agent(&url, folder.path(), &["--buffer-mib", "1"]);
+    let admin = format!("127.0.0.1:{}", free_port());
+    let arguments = ["--buffer-mib", "1", "--admin-listen", &admin];
+    let agent = agent(&url, folder.path(), &arguments);
     until_sampled(&client, 3).await;
     assert_eq!(server.terminate().code(), Some(0));
-    // A sample has some sixty kilobytes: a megabyte is full after three or four seconds.
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    // A sample has some fifty kilobytes: a megabyte is full after four or five seconds.
+    let admin = Client::new(&format!("http://{admin}"), Duration::from_secs(10)).expect("a URL");
+    eventually("a full buffer", async || {
+        let text = admin.get("/metrics", &[]).await.ok()?;
+        let text = String::from_utf8(text).ok()?;
+        let mut lines = text.lines();
+        let dropped = lines.find_map(|line| {
+            line.strip_prefix("nodestats_agent_samples_dropped_total ")?
+                .parse::<f64>()
+                .ok()
+        })?;
+        (dropped >= 10.0).then_some(())
+    })
+    .await;
     let server = api(&data, port);
     let client = server.client();
     let dropped = eventually_within(Duration::from_mins(1), "what was dropped", async || {

@@ -111,3 +111,9 @@ pub fn sample_times(history: &Value) -> Option<Vec<f64>> {
     };
     Some(samples.map(time).collect())
 }
+
+/// The gap with which a history ends; `None` where it ends with a sample.
+pub fn last_gap(history: &Value) -> Option<Value> {
+    let last = history.as_object()?.values().next_back()?;
+    last.get("gap").cloned()
+}
