@@ -512,7 +512,7 @@ mod tests {
     use nodestats_wire::v1::EventSource;
 
     use super::*;
-    use crate::tests::{at, in_memory};
+    use crate::tests::{at, in_memory, life};
 
     fn event(seconds: i64, kind: EventKind) -> Event {
         Event {
@@ -587,6 +587,23 @@ mod tests {
             .expect("forgotten");
         let left = times(&store, all(None), None, Order::Ascending, 10).await;
         assert_eq!(left, named(&[("b", 20), ("a", 30), ("ab", 30)]));
+    }
+
+    #[tokio::test]
+    async fn what_happened_is_kept_as_long_as_history_of_unknown_nodes_too() {
+        let store = in_memory().await;
+        store.save_life(&life("a")).await.expect("saved");
+        let events = ["a", "unknown", ""].map(|node| {
+            [100, 1500].map(|time| NewEvent::of_node(node, event(time, EventKind::NodePhase)))
+        });
+        store.save_events(&events.concat()).await.expect("saved");
+        // A thousand seconds are kept.
+        store.retain(at(2000)).await.expect("done");
+        let left = times(&store, all(None), None, Order::Ascending, 10).await;
+        let left: Vec<i64> = left.into_iter().map(|(_, time)| time).collect();
+        assert_eq!(left, [1500, 1500, 1500]);
+        let of_a = times(&store, all(Some("a")), None, Order::Ascending, 10).await;
+        assert_eq!(of_a, [("a".to_owned(), 1500)]);
     }
 
     #[tokio::test]

@@ -321,7 +321,7 @@ async fn many_writers_share_transactions_and_lose_nothing() {
     }
 }
 
-fn life(uid: &str) -> Life {
+pub(crate) fn life(uid: &str) -> Life {
     let registration = Registration {
         uid: Some(uid.into()),
         interval_seconds: Some(10),
