@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nodestats_core::rates::{host_reading, node_pods, node_units, pods, process_rows, summary};
 use nodestats_core::sample::Sample;
-use nodestats_core::{Stored, pod, stored};
+use nodestats_core::{Stored, Wanted, pod};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
     Cpu, Disk, Filesystems, GroupCpu, GroupDisk, GroupMemory, Memory, Network, NodePods, Pod,
@@ -110,6 +110,16 @@ impl Detail {
     fn wants_groups(&self) -> bool {
         matches!(self, Self::Units | Self::Pods | Self::Pod(..))
     }
+
+    /// What of a sample it needs.
+    pub(crate) fn wanted(&self) -> Wanted {
+        match self {
+            Self::Process(pid) => Wanted::Process(*pid),
+            Self::Processes(_) => Wanted::Processes,
+            _ if self.wants_groups() => Wanted::All,
+            _ => Wanted::Host,
+        }
+    }
 }
 
 /// The answer about one sample.
@@ -164,33 +174,22 @@ impl Answer {
 /// A sample unpacked as far as a detail needs it.
 pub(crate) enum Unpacked {
     Counters(Box<Sample>),
-    Gauges(Box<Reading>),
+    Gauges(Arc<Reading>),
 }
 
 /// Unpacks a stored sample for `detail`.
-pub(crate) fn unpack(payload: &[u8], detail: &Detail) -> Result<Unpacked, ApiError> {
-    let failed = |error: &dyn std::fmt::Display| {
+pub(crate) fn unpack(sample: &Stored, detail: &Detail) -> Result<Unpacked, ApiError> {
+    let unpacked = match sample {
+        Stored::Gauges(gauges) => gauges.reading().map(Unpacked::Gauges),
+        Stored::Counters(counters) => {
+            let sample = counters.sample(detail.wanted());
+            sample.map(|sample| Unpacked::Counters(Box::new(sample)))
+        }
+    };
+    unpacked.map_err(|error| {
         tracing::error!(%error, "a stored sample cannot be read");
         ApiError::unavailable("a stored sample cannot be read")
-    };
-    match stored::read(payload).map_err(|error| failed(&error))? {
-        Stored::Reading(reading) => Ok(Unpacked::Gauges(reading)),
-        Stored::Frame(frame) => {
-            let sample = if detail.wants_processes() || detail.wants_groups() {
-                let mut sample = frame.sample().map_err(|error| failed(&error))?;
-                if let &Detail::Process(pid) = detail {
-                    sample.processes.retain(|process| process.pid == pid);
-                }
-                sample
-            } else {
-                Sample {
-                    host: frame.host().map_err(|error| failed(&error))?,
-                    ..Sample::default()
-                }
-            };
-            Ok(Unpacked::Counters(Box::new(sample)))
-        }
-    }
+    })
 }
 
 /// What `current` says, given the sample before it; `None` where it has not got the detail.

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use http::{StatusCode, Uri, header};
 use nodestats_core::gap::Ending;
 use nodestats_core::life::{Life, When};
-use nodestats_core::{Frame, Stored, event, stored};
+use nodestats_core::stored::Counters;
+use nodestats_core::{Stored, Wanted, event};
 use nodestats_store::{EventKey, EventRange, NewEvent, Order};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{Event, EventKind, PhaseChanges, PodRecord, ToldPhases};
@@ -430,15 +431,15 @@ impl Walk {
         let before = (Timestamp::MIN, time.plus_micros(-1));
         let store = &self.app.store;
         let rows = store
-            .samples(node, before, None, Order::Descending, 1)
+            .samples(node, before, Order::Descending, Wanted::Host, 1)
             .await?;
-        let Some(Ok(Stored::Frame(frame))) = rows.first().map(|row| stored::read(row)) else {
+        let Some(last) = rows.first().and_then(Stored::counters) else {
             return Ok(());
         };
-        let same_boot = Some(boot_of(&frame)) == event.boot_id;
+        let same_boot = Some(boot_of(last)) == event.boot_id;
         if same_boot == (event.kind == Some(EventKind::AgentStarted)) {
-            let ending = Ending::of(&frame.notes().unwrap_or_default(), frame.time);
-            event.previous_end = Some(frame.time);
+            let ending = Ending::of(&last.notes().unwrap_or_default(), last.time);
+            event.previous_end = Some(last.time);
             // One that takes no samples does not say that it ends.
             event.orderly = Some(ending.stopping).filter(|stopping| *stopping || !ending.paused);
         }
@@ -462,7 +463,7 @@ impl Walk {
     }
 }
 
-/// The boot that a frame is of; empty where it cannot be read.
-fn boot_of(frame: &Frame<'_>) -> String {
-    frame.host().map(|host| host.boot_id).unwrap_or_default()
+/// The boot that a sample is of; empty where it cannot be read.
+fn boot_of(counters: &Counters) -> String {
+    counters.host().map(|host| host.boot_id).unwrap_or_default()
 }

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, Uri, header};
 use nodestats_core::rates::process_rows;
 use nodestats_core::sample::{Host, Process, Sample};
-use nodestats_core::{Life, Stored, life::When, stored};
+use nodestats_core::{Life, Stored, Wanted, life::When};
 use nodestats_runtime::metrics::Exposition;
 use nodestats_store::{Order, Seen};
 use nodestats_wire::{Timestamp, routes};
@@ -177,44 +177,43 @@ async fn scrape(
     let until = seen.clock_offset_micros;
     let until = until.map_or(Timestamp::MAX, |offset| now.plus_micros(offset));
     let range = (Timestamp::MIN, until);
+    let wanted = if top > 0 {
+        Wanted::Processes
+    } else {
+        Wanted::Host
+    };
     let rows = app
         .store
-        .samples(&life.uid, range, None, Order::Descending, 2);
+        .samples(&life.uid, range, Order::Descending, wanted, 2);
     let rows = rows.await?;
     let Some(newest) = rows.first() else {
         return Ok(Err(format!("{name} has sent no sample yet")));
     };
-    let newest = match stored::read(newest).map_err(unreadable_of(name)) {
-        Ok(newest) => newest,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let before = rows.get(1).and_then(|row| stored::read(row).ok());
-    let gap = newest.time().zip(before.as_ref().and_then(Stored::time));
-    let gap = gap.map(|(newest, before)| newest.seconds_since(before).clamp(1.0, USUAL_INTERVAL));
+    let before = rows.get(1);
+    let gap = before.map(|before| newest.time().seconds_since(before.time()));
+    let gap = gap.map(|gap| gap.clamp(1.0, USUAL_INTERVAL));
     let interval = life.registration.interval_seconds.map(f64::from);
     let interval = interval.or(gap).unwrap_or(USUAL_INTERVAL);
     let age = now.seconds_since(seen.fresh_at);
     if age > (interval * STALE_INTERVALS).max(STALE_SECONDS) {
         return Ok(Err(format!("the last sample of {name} is {age:.0} s old")));
     }
-    let Stored::Frame(frame) = newest else {
+    let Some(counters) = newest.counters() else {
         // A third party's figures are gauges, and none of these names.
         return Ok(Ok(None));
     };
-    let host = frame.host().map_err(unreadable_of(name));
+    let host = counters.host().map_err(unreadable_of(name));
     let host = match host {
         Ok(host) => host,
         Err(reason) => return Ok(Err(reason)),
     };
-    let time = frame.time;
+    let time = counters.time;
     let mut processes = Vec::new();
     if top > 0
-        && let Ok(current) = frame.sample()
+        && let Ok(current) = counters.sample(wanted)
     {
-        let before = match &before {
-            Some(Stored::Frame(before)) => before.sample().ok(),
-            _ => None,
-        };
+        let before = before.and_then(Stored::counters);
+        let before = before.and_then(|before| before.sample(wanted).ok());
         processes = busiest(before.as_ref(), current, top);
     }
     Ok(Ok(Some(Scraped {

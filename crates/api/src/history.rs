@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri, header};
-use nodestats_core::{Life, stored};
+use nodestats_core::{Life, Stored};
 use nodestats_runtime::telemetry;
-use nodestats_store::{Order, SampleKey};
+use nodestats_store::{Order, Walk};
 use nodestats_wire::v1::{Gap, GapEntry};
 use nodestats_wire::{Timestamp, routes};
 use serde::Serialize;
@@ -51,9 +51,8 @@ pub(crate) async fn respond(
     }
     let first = app
         .store
-        .samples(&life.uid, (span.from, span.to), None, Order::Ascending, 1)
+        .nth_time(&life.uid, (span.from, span.to), 0)
         .await?;
-    let first = first.first().and_then(|row| stored::read(row).ok()?.time());
     if let Some(first) = first {
         let resolution = format!("raw;from=\"{first}\";to=\"{}\"", span.to.min(App::now()));
         if let Ok(value) = HeaderValue::try_from(resolution) {
@@ -118,11 +117,11 @@ struct Cursor {
     span: Span,
     /// The first sample of the next page.
     next: Option<Timestamp>,
-    page: VecDeque<Bytes>,
-    after: Option<SampleKey>,
+    walk: Walk,
+    page: VecDeque<Stored>,
     /// The last sample of the step under way, not written yet: a later one may replace it, and
     /// whether its key needs a fraction depends on what follows.
-    held: Option<(Timestamp, Bytes)>,
+    held: Option<(Timestamp, Stored)>,
     previous: Option<Unpacked>,
     gaps: Gaps,
     /// What pods are called.
@@ -148,25 +147,29 @@ impl Cursor {
         // The first entry's rates need the sample before the span.
         if span.from > Timestamp::MIN {
             let range = (Timestamp::MIN, span.from.plus_micros(-1));
-            let rows = app
+            let wanted = detail.wanted();
+            let samples = app
                 .store
-                .samples(&life.uid, range, None, Order::Descending, 1)
-                .await?;
-            before = rows.into_iter().next();
+                .samples(&life.uid, range, Order::Descending, wanted, 1);
+            before = samples.await?.into_iter().next();
         }
         let previous = before
             .as_ref()
-            .map(|row| unpack(row, &detail))
+            .map(|sample| unpack(sample, &detail))
             .transpose()?;
+        let range = (span.from, span.to);
+        let walk = app
+            .store
+            .walk(&life.uid, range, Order::Ascending, detail.wanted());
         Ok(Self {
             app,
-            gaps: Gaps::new(life, before),
+            walk,
+            gaps: Gaps::new(life, before.as_ref()),
             uid: life.uid.clone(),
             detail,
             span,
             next,
             page: VecDeque::new(),
-            after: None,
             held: None,
             previous,
             names: Names::default(),
@@ -202,7 +205,7 @@ impl Cursor {
                 drop(turn);
                 turn = reading.acquire().await;
             }
-            let Some((time, payload)) = self.next_sample().await? else {
+            let Some(sample) = self.next_sample().await? else {
                 if let Some(held) = self.held.take() {
                     self.write(&mut piece, held, None).await?;
                 }
@@ -217,9 +220,10 @@ impl Cursor {
                 self.finished = true;
                 break;
             };
-            let gap = self.gaps.before(&self.app, &payload).await?;
+            let gap = self.gaps.before(&self.app, &sample).await?;
+            let time = sample.time();
             let key = self.span.step.map_or(time, |step| time.floor_to(step));
-            let same_step = |held: &(Timestamp, Bytes)| self.span.step.is_some() && held.0 == key;
+            let same_step = |held: &(Timestamp, Stored)| self.span.step.is_some() && held.0 == key;
             if let Some(held) = self.held.take_if(|held| !same_step(held)) {
                 self.write(&mut piece, held, Some(key)).await?;
             }
@@ -227,43 +231,26 @@ impl Cursor {
             if let Some(gap) = gap.filter(|_| self.held.is_none()) {
                 self.write_gap(&mut piece, gap, Some(key));
             }
-            self.held = Some((key, payload));
+            self.held = Some((key, sample));
         }
         Ok(piece.into())
     }
 
-    async fn next_sample(&mut self) -> Result<Option<(Timestamp, Bytes)>, ApiError> {
+    async fn next_sample(&mut self) -> Result<Option<Stored>, ApiError> {
         if self.page.is_empty() {
-            let range = (self.span.from, self.span.to);
-            let store = &self.app.store;
-            let after = self.after.as_ref();
-            self.page = store
-                .samples(&self.uid, range, after, Order::Ascending, PAGE)
-                .await?
-                .into();
+            self.page = self.walk.page(PAGE).await?.into();
         }
-        let Some(payload) = self.page.pop_front() else {
-            return Ok(None);
-        };
-        let key = stored::read(&payload)
-            .ok()
-            .and_then(|sample| SampleKey::of(&sample));
-        let Some(key) = key else {
-            return Err(ApiError::unavailable("a stored sample cannot be read"));
-        };
-        let time = key.time;
-        self.after = Some(key);
-        Ok(Some((time, payload)))
+        Ok(self.page.pop_front())
     }
 
     async fn write(
         &mut self,
         piece: &mut Vec<u8>,
-        (key, payload): (Timestamp, Bytes),
+        (key, sample): (Timestamp, Stored),
         next: Option<Timestamp>,
     ) -> Result<(), ApiError> {
         let begin = Instant::now();
-        let sample = unpack(&payload, &self.detail)?;
+        let sample = unpack(&sample, &self.detail)?;
         self.decoding += begin.elapsed();
         if let Some(mut answer) = answer(&self.detail, self.previous.as_ref(), &sample) {
             if let Answer::Pods(pods) = &mut answer {

@@ -78,7 +78,7 @@ pub(crate) async fn put(
     let count = samples.len() as u64;
     let seen = seen(&samples, sent_at(&headers)?, arrived);
     let storing = tracing::info_span!("store", "nodestats.samples" = count);
-    let stored = app.store.append(&proof, samples, seen);
+    let stored = app.store.append(&proof, samples, seen, now);
     stored.instrument(storing).await?;
     let lag = arrived.seconds_since(seen.fresh_at).max(0.0);
     app.metrics.stored(count, Duration::from_secs_f64(lag));

@@ -2,8 +2,8 @@
 
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, header};
-use nodestats_core::{Life, stored};
-use nodestats_store::{Order, SampleKey};
+use nodestats_core::Life;
+use nodestats_store::Order;
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
 
@@ -82,34 +82,29 @@ pub(crate) async fn find_within(
     until: Timestamp,
     samples: usize,
 ) -> Result<Option<(Timestamp, Answer)>, ApiError> {
-    let mut after: Option<SampleKey> = None;
+    let range = (Timestamp::MIN, until);
+    let mut walk = app
+        .store
+        .walk(uid, range, Order::Descending, detail.wanted());
     // Newest first; what a sample says needs the one before it.
     let mut current: Option<(Timestamp, Unpacked)> = None;
     let mut seen = 0;
     while seen <= samples {
-        let range = (Timestamp::MIN, until);
-        let page = app
-            .store
-            .samples(uid, range, after.as_ref(), Order::Descending, 2)
-            .await?;
-        let last_page = page.len() < 2;
-        for payload in page {
+        let page = walk.page(2).await?;
+        if page.is_empty() {
+            break;
+        }
+        // A block has more than are looked at.
+        for sample in page.into_iter().take(samples + 1 - seen) {
             seen += 1;
-            let sample = stored::read(&payload).ok();
-            after = sample.as_ref().and_then(SampleKey::of);
-            let Some(time) = sample.and_then(|sample| sample.time()) else {
-                return Err(ApiError::unavailable("a stored sample cannot be read"));
-            };
-            let previous = tracing::info_span!("decode").in_scope(|| unpack(&payload, detail))?;
+            let time = sample.time();
+            let previous = tracing::info_span!("decode").in_scope(|| unpack(&sample, detail))?;
             if let Some((time, sample)) = &current
                 && let Some(answer) = answer(detail, Some(&previous), sample)
             {
                 return Ok(Some((*time, answer)));
             }
             current = Some((time, previous));
-        }
-        if last_page {
-            break;
         }
     }
     let oldest = current.and_then(|(time, sample)| Some((time, answer(detail, None, &sample)?)));

@@ -15,9 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::gap::Edge;
 use crate::sample::old::ProcessBefore3;
-use crate::sample::{Cgroup, Host, Note, Process, Sample, cgroup, note};
+use crate::sample::{Cgroup, Host, Note, PROCESSES, Process, Sample, cgroup, note};
 
 /// The version that this code writes.
 pub const VERSION: u8 = 3;
@@ -52,6 +51,9 @@ pub enum Error {
     /// The unpacked part is no sample.
     #[error("a part of the frame cannot be read")]
     Decode(#[source] postcard::Error),
+    /// More processes, or more of something else, than any host has.
+    #[error("the frame has more processes, or a longer list of something else, than any host has")]
+    Lists,
     /// More groups, or more of one group, than any host has.
     #[error("the frame has more control groups, or more in one of them, than any host has")]
     Groups,
@@ -181,15 +183,26 @@ impl<'a> Frame<'a> {
 
     /// Unpacks the host's figures.
     pub fn host(&self) -> Result<Host, Error> {
-        unpack(self.host)
+        let host: Host = unpack(self.host)?;
+        if host.is_plausible() {
+            Ok(host)
+        } else {
+            Err(Error::Lists)
+        }
     }
 
     /// Unpacks the processes.
     pub fn processes(&self) -> Result<Vec<Process>, Error> {
-        if self.notes.is_some() {
-            return unpack(self.processes);
+        let plain = plain(self.processes)?;
+        // As of the groups: counted before they are made.
+        let (count, _) = postcard::take_from_bytes::<u64>(&plain).map_err(Error::Decode)?;
+        if count > PROCESSES as u64 {
+            return Err(Error::Lists);
         }
-        let old: Vec<ProcessBefore3> = unpack(self.processes)?;
+        if self.notes.is_some() {
+            return postcard::from_bytes(&plain).map_err(Error::Decode);
+        }
+        let old: Vec<ProcessBefore3> = postcard::from_bytes(&plain).map_err(Error::Decode)?;
         Ok(old.into_iter().map(Process::from).collect())
     }
 
@@ -230,15 +243,6 @@ impl<'a> Frame<'a> {
             return Err(Error::Notes);
         }
         Ok(notes)
-    }
-
-    /// What it says of the time after it; `usual` is the interval where the frame says none.
-    pub fn edge(&self, usual: Option<Duration>) -> Edge {
-        Edge {
-            time: self.time,
-            id: self.id,
-            interval: self.interval.or(usual),
-        }
     }
 
     /// Unpacks all parts.

@@ -21,4 +21,4 @@ pub use identity::NodeIdentity;
 pub use life::Life;
 pub use nodestats_wire::Timestamp;
 pub use sample::Sample;
-pub use stored::Stored;
+pub use stored::{SampleKey, Stored, Wanted};

@@ -29,6 +29,11 @@ pub struct Sample {
     pub notes: Vec<Note>,
 }
 
+/// Most processes of a host, and most elements of each of its lists: far more than any has, and few enough
+/// for one sample to fit into a block.
+pub(crate) const PROCESSES: usize = 1 << 18;
+const LIST: usize = 1 << 16;
+
 /// Figures of a process that are kept of each moment: what changes with time, and what it is known by.
 const VALUES_OF_A_PROCESS: usize = 18;
 /// Figures of a control group, without those of its devices and interfaces.
@@ -138,6 +143,20 @@ pub struct Host {
     pub process_count: Option<u32>,
     /// How each collector fared.
     pub collectors: Vec<CollectorRun>,
+}
+
+impl Host {
+    /// Whether its lists are no longer than any host's are.
+    pub(crate) fn is_plausible(&self) -> bool {
+        let lists = [
+            Some(self.cpus.len()),
+            self.disks.as_ref().map(Vec::len),
+            self.interfaces.as_ref().map(Vec::len),
+            self.filesystems.as_ref().map(Vec::len),
+            Some(self.collectors.len()),
+        ];
+        lists.into_iter().flatten().all(|length| length <= LIST)
+    }
 }
 
 /// CPU time in ticks since boot, the columns of `/proc/stat`. Guest time is inside user and nice.

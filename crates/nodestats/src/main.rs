@@ -16,12 +16,17 @@ use clap::Parser as _;
 use nodestats_runtime::limits;
 use nodestats_runtime::telemetry::{Program, Protocols, Telemetry};
 
+/// Bytes of a thread's stack, of which none is taken before it is used.
+const STACK: usize = 8 << 20;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // More threads do not make one host's history faster; each keeps memory of its own.
         .worker_threads(2)
+        // The embedded database runs a statement by calls within calls.
+        .thread_stack_size(STACK)
         .enable_all()
         .build();
     nodestats_runtime::exit(runtime.map_err(Into::into).and_then(|runtime| {

@@ -20,6 +20,8 @@ use crate::arguments::{Api, DatabaseAccount, Serving, Standalone, Tls};
 use crate::tls::Files;
 use crate::{local, serving};
 
+/// Between two looks at what is to be sealed.
+const SEALING_INTERVAL: Duration = Duration::from_mins(1);
 /// Between two looks at what is older than the retention.
 const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -304,6 +306,7 @@ impl Server {
             Ok(())
         });
         supervisor.spawn("retention", retention(self.store.clone(), stop.clone()));
+        supervisor.spawn("sealing", sealing(self.store.clone(), stop.clone()));
         supervisor.spawn("the agent", async move {
             let result = if let Some(config) = agent {
                 Box::pin(nodestats_agent::run(config, stop)).await
@@ -366,20 +369,36 @@ async fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 async fn retention(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
+    let look = || store.retain(Timestamp::from_system(SystemTime::now()));
+    look_each(RETENTION_INTERVAL, "retention", look, stop).await
+}
+
+async fn sealing(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
+    let look = || store.seal(Timestamp::from_system(SystemTime::now()));
+    look_each(SEALING_INTERVAL, "sealing", look, stop).await
+}
+
+/// Looks at the history time and again.
+async fn look_each<F: Future<Output = Result<(), nodestats_store::Error>>>(
+    interval: Duration,
+    name: &str,
+    look: impl Fn() -> F,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     loop {
         let done = tokio::select! {
-            done = store.retain(Timestamp::from_system(SystemTime::now())) => done,
+            done = look() => done,
             () = stop.cancelled() => return Ok(()),
         };
         if let Err(error) = done {
             // The database may be away for a while; the next look finds the rest.
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
-                "retention failed"
+                "{name} failed"
             );
         }
         tokio::select! {
-            () = tokio::time::sleep(RETENTION_INTERVAL) => {}
+            () = tokio::time::sleep(interval) => {}
             () = stop.cancelled() => return Ok(()),
         }
     }

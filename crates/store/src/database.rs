@@ -160,6 +160,10 @@ impl Database {
         };
         let define = "DEFINE TABLE IF NOT EXISTS node SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS sample SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS block SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS block_part SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS damaged SCHEMALESS;
+            DEFINE TABLE IF NOT EXISTS claim SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS seen SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS access_token SCHEMALESS;
             DEFINE TABLE IF NOT EXISTS usage SCHEMALESS;
@@ -311,6 +315,13 @@ pub(crate) fn available(folder: &Path) -> Option<u64> {
 fn summary(statements: &str) -> (&str, &str) {
     let mut words = statements.split_whitespace();
     let operation = words.find(|word| *word != "BEGIN;").unwrap_or_default();
+    match operation {
+        // Several reads at one moment, all of samples.
+        "RETURN" => return ("SELECT", "sample"),
+        // What is written if nobody else has it, or if we have it.
+        "IF" => return ("UPSERT", "claim"),
+        _ => {}
+    }
     let table = match operation {
         "SELECT" => words
             .find(|word| *word == "FROM")
@@ -321,8 +332,9 @@ fn summary(statements: &str) -> (&str, &str) {
     let table = table.unwrap_or_default();
     let end = table.find([':', ';', ')']).unwrap_or(table.len());
     let table = match &table[..end] {
-        // The one select within a select is of samples too.
-        "$range" | "(SELECT" => "sample",
+        "$range" => "sample",
+        "$blocks" => "block",
+        "$parts" => "block_part",
         other => other.trim_start_matches('$'),
     };
     (operation, table)
@@ -440,8 +452,13 @@ mod tests {
             ("DELETE $node RETURN NONE; DELETE $seen", ("DELETE", "node")),
             ("UPSERT meta:schema SET version = 1", ("UPSERT", "meta")),
             (
-                "SELECT VALUE count FROM (SELECT count() AS count FROM $range GROUP ALL)",
+                "RETURN [(SELECT id, p FROM $range), (SELECT VALUE id FROM $blocks)]",
                 ("SELECT", "sample"),
+            ),
+            ("SELECT id, p FROM $parts", ("SELECT", "block_part")),
+            (
+                "IF $claim.holder = $me { UPSERT $claim }",
+                ("UPSERT", "claim"),
             ),
         ] {
             assert_eq!(summary(statements), called, "{statements}");

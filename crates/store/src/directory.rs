@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The schema that this program writes. Older ones are brought up to it; newer ones are refused. 2: frames
-/// of versions 2 and 3, pods, events.
-pub(crate) const SCHEMA: u32 = 2;
+/// of versions 2 and 3, pods, events. 3: sealed blocks.
+pub(crate) const SCHEMA: u32 = 3;
 
 /// Holds the lock, by the operating system, for as long as the process has it open.
 const LOCK_FILE: &str = "nodestats.lock";

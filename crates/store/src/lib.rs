@@ -1,9 +1,12 @@
 //! History and registry of nodestats in `SurrealDB`; no other room names the database.
 //!
 //! A push is one row whose payload is encoded, many pushes are one transaction, and a push is
-//! acknowledged when the database has synced it to disk. Keys begin with the node's UID and the
-//! time, so that a range of time is a range of keys.
+//! acknowledged when the database has synced it to disk. Once an hour is over its rows are sealed: they
+//! become blocks, which take a twentieth. Keys begin with the node's UID and the time, so that a range of
+//! time is a range of keys.
 
+mod blocks;
+mod claim;
 mod database;
 mod directory;
 mod events;
@@ -14,9 +17,11 @@ mod pods;
 mod registry;
 mod retention;
 mod samples;
+mod seal;
 mod seen;
 mod tokens;
 mod usage;
+mod walk;
 mod writer;
 
 use std::sync::Arc;
@@ -31,9 +36,10 @@ pub use events::{EventKey, EventPage, EventRange, NewEvent};
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use pods::PodKey;
-pub use samples::{NewSample, Order, SampleKey};
+pub use samples::{NewSample, Order};
 pub use seen::Seen;
 pub use tokens::Joined;
+pub use walk::Walk;
 
 use crate::database::Database;
 use crate::directory::Directory;
@@ -82,6 +88,12 @@ pub enum Error {
         /// The share.
         share_bytes: u64,
     },
+    /// Samples cannot be made into a block.
+    #[error("samples cannot be sealed")]
+    Seal(#[source] nodestats_core::block::Error),
+    /// What was asked for is replaced faster than it can be read.
+    #[error("the history changes faster than it can be read")]
+    Changing,
     /// A row cannot be read.
     #[error("a stored {0} cannot be read")]
     Damaged(&'static str),
@@ -111,6 +123,8 @@ pub struct Store {
     metrics: metrics::Metrics,
     /// See `Store::telling`.
     telling: Arc<tokio::sync::Mutex<()>>,
+    /// Who we are among those that share the database.
+    replica: Arc<str>,
 }
 
 impl Store {
@@ -149,6 +163,7 @@ impl Store {
             node_quota: options.node_quota,
             metrics,
             telling: Arc::default(),
+            replica: uuid::Uuid::new_v4().to_string().into(),
         })
     }
 
@@ -180,6 +195,9 @@ impl Store {
         self.writer.finish().await;
         if let Err(error) = self.write_usage().await {
             tracing::warn!(%error, "what histories take is not written");
+        }
+        if let Err(error) = self.release_claim().await {
+            tracing::debug!(%error, "the claim to seal is kept until it expires");
         }
         self.database.close().await;
     }

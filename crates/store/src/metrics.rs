@@ -26,6 +26,10 @@ pub(crate) struct Metrics {
     bytes: Counter<u64>,
     values: Counter<u64>,
     retention: Histogram<f64>,
+    sealing: Histogram<f64>,
+    sealed: Counter<u64>,
+    sealed_bytes: Counter<u64>,
+    damaged: Counter<u64>,
 }
 
 impl Metrics {
@@ -72,6 +76,22 @@ impl Metrics {
                 "nodestats.store.retention.duration",
                 "One look at what is older than the retention, by outcome.",
             ),
+            sealing: seconds(
+                "nodestats.store.sealing.duration",
+                "One look at what is to be sealed, by outcome.",
+            ),
+            sealed: counter(
+                "nodestats.store.sealed",
+                "Samples that were put into blocks.",
+            ),
+            sealed_bytes: counter(
+                "nodestats.store.sealed.bytes",
+                "Bytes of the blocks that they were put into.",
+            ),
+            damaged: counter(
+                "nodestats.store.damaged",
+                "Stored samples and blocks that could not be read and were set aside.",
+            ),
         }
     }
 
@@ -90,6 +110,24 @@ impl Metrics {
     pub(crate) fn stored(&self, bytes: u64, values: u64) {
         self.bytes.add(bytes, &[]);
         self.values.add(values, &[]);
+    }
+
+    /// Samples became blocks of so many bytes.
+    pub(crate) fn sealed(&self, samples: u64, bytes: u64) {
+        self.sealed.add(samples, &[]);
+        self.sealed_bytes.add(bytes, &[]);
+    }
+
+    /// A look at what is to be sealed ended.
+    pub(crate) fn looked_to_seal(&self, took: Duration, success: bool) {
+        let outcome = if success { "done" } else { "failed" };
+        let outcome = [KeyValue::new("outcome", outcome)];
+        self.sealing.record(took.as_secs_f64(), &outcome);
+    }
+
+    /// Something stored cannot be read.
+    pub(crate) fn damaged(&self) {
+        self.damaged.add(1, &[]);
     }
 
     /// A look at the retention ended.

@@ -1,19 +1,22 @@
-//! Retention: what is older than the retention, by its own time, is deleted in bounded pieces.
+//! Retention: what is older than the retention, by its own time, is deleted in bounded pieces: rows one by
+//! one, blocks once all of their hour is older.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use nodestats_core::stored;
 use nodestats_wire::Timestamp;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use crate::blocks::{HOUR, hour_of};
 use crate::database::bind;
 use crate::samples::{Order, time_range};
 use crate::{Error, Store};
 
 /// Span of one delete: an hour of samples each second is 3,600 rows.
 const PIECE_MICROS: i64 = 3_600_000_000;
+/// Hours of blocks that are deleted at once.
+const HOURS: i64 = 24;
 
 impl Store {
     /// Deletes what is older than the retention, and the lives that are gone and have no sample
@@ -59,39 +62,60 @@ impl Store {
 
     /// The time of the oldest sample of a node.
     pub async fn oldest(&self, uid: &str) -> Result<Option<Timestamp>, Error> {
-        self.end_of_history(uid, Order::Ascending).await
+        let row = self
+            .end_of_rows(uid, Timestamp::MIN, Order::Ascending)
+            .await?;
+        let blocks = self.end_of_blocks(uid, Order::Ascending).await?;
+        let firsts = blocks.iter().map(|block| block.first);
+        Ok(firsts.chain(row).min())
     }
 
     /// The time of the newest sample of a node.
     pub async fn newest(&self, uid: &str) -> Result<Option<Timestamp>, Error> {
-        self.end_of_history(uid, Order::Descending).await
+        let row = self
+            .end_of_rows(uid, Timestamp::MIN, Order::Descending)
+            .await?;
+        let blocks = self.end_of_blocks(uid, Order::Descending).await?;
+        let lasts = blocks.iter().map(|block| block.last);
+        Ok(lasts.chain(row).max())
     }
 
-    async fn end_of_history(&self, uid: &str, order: Order) -> Result<Option<Timestamp>, Error> {
-        let all = (Timestamp::MIN, Timestamp::MAX);
-        let rows = self.samples(uid, all, None, order, 1).await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
-        };
-        Ok(stored::read(row)
-            .map_err(|_| Error::Damaged("sample"))?
-            .time())
-    }
-
+    /// Deletes the rows before `end`, and the blocks of hours that end before it.
     pub(crate) async fn delete_before(&self, uid: &str, end: Timestamp) -> Result<(), Error> {
-        while let Some(oldest) = self.oldest(uid).await?.filter(|oldest| *oldest < end) {
-            let until = oldest.plus_micros(PIECE_MICROS).min(end);
-            let until = if until == Timestamp::MAX {
-                until.plus_micros(1)
-            } else {
-                until
-            };
-            let range = time_range(uid, oldest, until);
+        let mut from = Timestamp::MIN;
+        while let Some(oldest) = self.end_of_rows(uid, from, Order::Ascending).await?
+            && oldest < end
+        {
+            from = piece_end(oldest, PIECE_MICROS, end);
             self.database
-                .delete("DELETE $range RETURN NONE", bind([("range", range)]))
+                .delete(
+                    "DELETE $range RETURN NONE",
+                    bind([("range", time_range(uid, oldest, from))]),
+                )
                 .await
                 .map_err(Error::Unavailable)?;
         }
+        let end = if end == Timestamp::MAX {
+            end
+        } else {
+            hour_of(end)
+        };
+        while let Some(first) = self.end_of_blocks(uid, Order::Ascending).await?.first()
+            && first.hour < end
+        {
+            let until = piece_end(first.hour, HOURS * HOUR, end);
+            self.delete_hours(uid, until).await?;
+        }
         Ok(())
+    }
+}
+
+/// Where a piece ends that begins at `begin`.
+fn piece_end(begin: Timestamp, span: i64, end: Timestamp) -> Timestamp {
+    let until = begin.plus_micros(span).min(end);
+    if until == Timestamp::MAX {
+        until.plus_micros(1)
+    } else {
+        until
     }
 }

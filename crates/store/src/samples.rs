@@ -1,17 +1,21 @@
-//! Samples: rows `sample:[uid, 0, time, agent start, sequence]`, a payload each.
+//! Samples as they were pushed: rows `sample:[uid, 0, time, agent start, sequence]`, a payload each, until
+//! they are sealed.
 
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use nodestats_core::{FrameId, NodeIdentity, Stored, stored};
+use nodestats_core::{FrameId, NodeIdentity, SampleKey, Wanted, stored};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::Reading;
 use surrealdb::types::{Array, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value};
 
+use crate::blocks::{BlockKey, blocks_within, hour_of};
 use crate::database::bind;
+use crate::seal::unsealed_since;
 use crate::{Error, NewEvent, Seen, Store};
 
-/// Second part of each key: rows as they were pushed. Later kinds (blocks, rollups) sort after.
+/// Second part of each key: a sample as it was pushed.
 const RAW: i64 = 0;
 
 /// A sample to keep.
@@ -27,15 +31,6 @@ pub struct NewSample {
     pub(crate) events: Vec<NewEvent>,
 }
 
-/// What makes a sample of one node count once, in the order of time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SampleKey {
-    /// When it was taken.
-    pub time: Timestamp,
-    /// The push that brought it; `None` for a reading, of which a time has one.
-    pub push: Option<FrameId>,
-}
-
 /// In which order a range is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -43,6 +38,16 @@ pub enum Order {
     Ascending,
     /// Newest first.
     Descending,
+}
+
+impl Order {
+    /// As statements have it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Ascending => "ASC",
+            Self::Descending => "DESC",
+        }
+    }
 }
 
 impl NewSample {
@@ -92,41 +97,29 @@ impl NewSample {
     }
 }
 
-impl SampleKey {
-    /// The key of a sample that was read.
-    pub fn of(sample: &Stored) -> Option<Self> {
-        let time = sample.time()?;
-        let push = match sample {
-            Stored::Frame(frame) => Some(frame.id),
-            Stored::Reading(_) => None,
-        };
-        Some(Self { time, push })
-    }
+pub(crate) fn record(key: &SampleKey, uid: &str) -> RecordId {
+    RecordId::new("sample", record_key(key, uid))
+}
 
-    pub(crate) fn record(&self, uid: &str) -> Value {
-        RecordId::new("sample", self.record_key(uid)).into_value()
-    }
-
-    fn record_key(&self, uid: &str) -> RecordIdKey {
-        let (start, sequence) = match &self.push {
-            Some(id) => (id.agent_start.to_string(), id.sequence),
-            None => (String::new(), 0),
-        };
-        // Sequences are counted by a program that is restarted before 2^63.
-        let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
-        Array::from(vec![
-            uid.to_owned().into_value(),
-            RAW.into_value(),
-            self.time.micros().into_value(),
-            start.into_value(),
-            sequence.into_value(),
-        ])
-        .into()
-    }
+pub(crate) fn record_key(key: &SampleKey, uid: &str) -> RecordIdKey {
+    let (start, sequence) = match &key.push {
+        Some(id) => (id.agent_start.to_string(), id.sequence),
+        None => (String::new(), 0),
+    };
+    // Sequences are counted by a program that is restarted before 2^63.
+    let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+    Array::from(vec![
+        uid.to_owned().into_value(),
+        RAW.into_value(),
+        key.time.micros().into_value(),
+        start.into_value(),
+        sequence.into_value(),
+    ])
+    .into()
 }
 
 /// The bound that is before all samples of `time`.
-fn before(uid: &str, time: i64) -> RecordIdKey {
+pub(crate) fn time_bound(uid: &str, time: i64) -> RecordIdKey {
     Array::from(vec![
         uid.to_owned().into_value(),
         RAW.into_value(),
@@ -137,8 +130,8 @@ fn before(uid: &str, time: i64) -> RecordIdKey {
 
 pub(crate) fn time_range(uid: &str, from: Timestamp, until: Timestamp) -> Value {
     let range = RecordIdKeyRange {
-        start: Bound::Included(before(uid, from.micros())),
-        end: Bound::Excluded(before(uid, until.micros())),
+        start: Bound::Included(time_bound(uid, from.micros())),
+        end: Bound::Excluded(time_bound(uid, until.micros())),
     };
     RecordId::new("sample", range).into_value()
 }
@@ -146,14 +139,18 @@ pub(crate) fn time_range(uid: &str, from: Timestamp, until: Timestamp) -> Value 
 impl Store {
     /// Keeps samples of one node, all or none; returns when they are synced to disk. One that is
     /// there already (the same push, or a reading of the same time) is replaced. `seen` is what
-    /// they say of the node's freshness. A node that has used up its share of the disk stores nothing.
+    /// they say of the node's freshness, and `now` the server's clock. A node that has used up its share of
+    /// the disk stores nothing.
     pub async fn append(
         &self,
         node: &NodeIdentity,
-        mut samples: Vec<NewSample>,
+        samples: Vec<NewSample>,
         seen: Seen,
+        now: Timestamp,
     ) -> Result<(), Error> {
         self.check_share(node.uid())?;
+        let recent = unsealed_since(now, seen.clock_offset_micros);
+        let mut samples = self.without_sealed(node.uid(), samples, recent).await?;
         let is_reconciled = samples.iter().any(NewSample::is_reconciled);
         let telling = self.telling(is_reconciled).await;
         if telling.is_some() {
@@ -171,93 +168,135 @@ impl Store {
         written
     }
 
-    /// At most `limit` stored samples of a node from `from` to `to`, both included, beyond
-    /// `after` in the order asked for.
-    pub async fn samples(
+    /// Those that are not in a block yet: what is sent again after it was sealed is known.
+    async fn without_sealed(
         &self,
         uid: &str,
-        (from, to): (Timestamp, Timestamp),
-        after: Option<&SampleKey>,
-        order: Order,
-        limit: usize,
-    ) -> Result<Vec<Bytes>, Error> {
-        let mut start = Bound::Included(before(uid, from.micros()));
-        let mut end = Bound::Excluded(before(uid, to.micros() + 1));
-        let direction = match order {
-            Order::Ascending => {
-                if let Some(after) = after {
-                    start = Bound::Excluded(after.record_key(uid));
-                }
-                "ASC"
-            }
-            Order::Descending => {
-                if let Some(after) = after {
-                    end = Bound::Excluded(after.record_key(uid));
-                }
-                "DESC"
-            }
-        };
-        let range = RecordId::new("sample", RecordIdKeyRange { start, end });
-        let statement = format!("SELECT id, p FROM $range ORDER BY id {direction} LIMIT $limit");
-        let variables = bind([
-            ("range", range.into_value()),
-            ("limit", (limit as i64).into_value()),
-        ]);
-        let rows: Vec<Value> = self
-            .database
-            .select(&statement, variables)
-            .await
-            .map_err(Error::Unavailable)?;
-        rows.into_iter().map(payload).collect()
+        samples: Vec<NewSample>,
+        recent: Timestamp,
+    ) -> Result<Vec<NewSample>, Error> {
+        let old = |sample: &NewSample| sample.key.time < recent && sample.key.push.is_some();
+        let hours: BTreeSet<Timestamp> = samples
+            .iter()
+            .filter(|sample| old(sample))
+            .map(|sample| hour_of(sample.key.time))
+            .collect();
+        let mut sealed = HashSet::new();
+        for hour in hours {
+            let of_hour = |sample: &&NewSample| hour_of(sample.key.time) == hour;
+            let times = samples.iter().filter(of_hour).map(NewSample::time);
+            let (first, last) = times
+                .fold((Timestamp::MAX, Timestamp::MIN), |(first, last), time| {
+                    (first.min(time), last.max(time))
+                });
+            let blocks = self.blocks_of_hour(uid, hour).await?;
+            let blocks = blocks.into_iter();
+            let blocks: Vec<BlockKey> =
+                blocks.filter(|block| block.overlaps(first, last)).collect();
+            sealed.extend(self.keys_of(uid, &blocks).await?);
+        }
+        let is_new = |sample: &NewSample| !sealed.contains(&sample.key);
+        Ok(samples.into_iter().filter(is_new).collect())
     }
 
-    /// The time of the sample that has `n` before it, from `from` to `to`, both included; read
-    /// from keys alone.
+    /// The time of the sample that has `n` before it, from `from` to `to`, both included.
     pub async fn nth_time(
         &self,
         uid: &str,
         (from, to): (Timestamp, Timestamp),
         n: usize,
     ) -> Result<Option<Timestamp>, Error> {
-        let range = time_range(uid, from, to.plus_micros(1));
-        let statement = "SELECT VALUE id FROM $range LIMIT 1 START $n";
-        let variables = bind([("range", range), ("n", (n as i64).into_value())]);
-        let ids: Vec<RecordId> = self
+        // Rows are counted by their keys alone.
+        let statement = "RETURN [(SELECT VALUE id FROM $range LIMIT 1 START $n), \
+             (SELECT VALUE id FROM $blocks LIMIT 1)]";
+        let variables = bind([
+            ("range", time_range(uid, from, to.plus_micros(1))),
+            ("n", (n as i64).into_value()),
+            ("blocks", blocks_within(uid, from, to)),
+        ]);
+        let found: Vec<Value> = self
             .database
             .select(statement, variables)
             .await
             .map_err(Error::Unavailable)?;
-        let Some(id) = ids.into_iter().next() else {
-            return Ok(None);
-        };
-        let RecordIdKey::Array(parts) = id.key else {
+        let mut found = found.into_iter();
+        let (Some(Value::Array(rows)), Some(Value::Array(blocks))) = (found.next(), found.next())
+        else {
             return Err(Error::Damaged("sample"));
         };
-        let micros = parts
-            .into_vec()
-            .into_iter()
-            .nth(2)
-            .and_then(|part| i64::from_value(part).ok());
-        micros
-            .and_then(Timestamp::from_micros)
-            .map(Some)
-            .ok_or(Error::Damaged("sample"))
+        if blocks.is_empty() {
+            let row = rows.into_iter().next();
+            return row.map(time_of_row).transpose();
+        }
+        let mut walk = self.walk(uid, (from, to), Order::Ascending, Wanted::Host);
+        let mut left = n;
+        loop {
+            let page = walk.page(left + 1).await?;
+            match page.get(left) {
+                Some(sample) => return Ok(Some(sample.time())),
+                None if page.is_empty() => return Ok(None),
+                None => left -= page.len(),
+            }
+        }
     }
 
-    /// How many samples of a node are kept.
-    pub async fn count(&self, uid: &str) -> Result<u64, Error> {
-        let range = time_range(uid, Timestamp::MIN, Timestamp::MAX);
-        let statement = "SELECT VALUE count FROM (SELECT count() AS count FROM $range GROUP ALL)";
-        let counts: Vec<i64> = self
+    /// The time of the first or the last sample of a node that is a row of its own.
+    pub(crate) async fn end_of_rows(
+        &self,
+        uid: &str,
+        from: Timestamp,
+        order: Order,
+    ) -> Result<Option<Timestamp>, Error> {
+        let range = time_range(uid, from, Timestamp::MAX.plus_micros(1));
+        let statement = format!(
+            "SELECT VALUE id FROM $range ORDER BY id {} LIMIT 1",
+            order.word()
+        );
+        let ids: Vec<Value> = self
             .database
-            .select(statement, bind([("range", range)]))
+            .select(&statement, bind([("range", range)]))
             .await
             .map_err(Error::Unavailable)?;
-        Ok(counts.first().map_or(0, |count| count.unsigned_abs()))
+        ids.into_iter().next().map(time_of_row).transpose()
     }
 }
 
-fn payload(row: Value) -> Result<Bytes, Error> {
+/// The time of the row of this id.
+fn time_of_row(id: Value) -> Result<Timestamp, Error> {
+    key_of_row(id)
+        .map(|key| key.time)
+        .ok_or(Error::Damaged("sample"))
+}
+
+/// Which sample the row of this id holds.
+pub(crate) fn key_of_row(id: Value) -> Option<SampleKey> {
+    let Value::RecordId(RecordId {
+        key: RecordIdKey::Array(parts),
+        ..
+    }) = id
+    else {
+        return None;
+    };
+    let mut parts = parts.into_vec().into_iter().skip(2);
+    let time = Timestamp::from_micros(i64::from_value(parts.next()?).ok()?)?;
+    let start = String::from_value(parts.next()?).ok()?;
+    let sequence = i64::from_value(parts.next()?).ok()?;
+    let push = |agent_start| FrameId {
+        agent_start,
+        sequence: sequence.unsigned_abs(),
+    };
+    let push = (!start.is_empty()).then(|| Some(push(start.parse().ok()?)));
+    Some(SampleKey {
+        time,
+        push: match push {
+            Some(push) => Some(push?),
+            None => None,
+        },
+    })
+}
+
+/// What a row holds.
+pub(crate) fn payload(row: Value) -> Result<Bytes, Error> {
     let Value::Object(mut row) = row else {
         return Err(Error::Damaged("sample"));
     };

@@ -3,11 +3,15 @@
 use std::path::Path;
 
 use nodestats_core::token::{self, Grant, Token};
-use nodestats_core::{FrameId, Life, NodeIdentity, Sample, Stored, frame, stored};
+use nodestats_core::{FrameId, Life, NodeIdentity, Sample, Stored, Wanted, frame};
 use nodestats_wire::v1::{Purpose, Reading, Registration};
 use uuid::Uuid;
 
 use super::*;
+
+mod history;
+mod made;
+mod sealing;
 
 const ALL: (Timestamp, Timestamp) = (Timestamp::MIN, Timestamp::MAX);
 
@@ -58,19 +62,23 @@ fn reading(seconds: i64, memory: f64) -> NewSample {
 }
 
 async fn times(store: &Store, uid: &str, range: (Timestamp, Timestamp), order: Order) -> Vec<i64> {
-    let rows = store
-        .samples(uid, range, None, order, 100)
+    let samples = store
+        .samples(uid, range, order, Wanted::All, usize::MAX)
         .await
         .expect("read");
-    let time = |row: &bytes::Bytes| {
-        stored::read(row)
-            .expect("readable")
-            .time()
-            .expect("a time")
-            .second()
-    };
-    rows.iter().map(time).collect()
+    samples
+        .iter()
+        .map(|sample| sample.time().second())
+        .collect()
 }
+
+/// How many samples of a node are kept.
+async fn count(store: &Store, uid: &str) -> usize {
+    times(store, uid, ALL, Order::Ascending).await.len()
+}
+
+/// The server's clock of pushes that cannot have been sealed.
+const START: Timestamp = Timestamp::MIN;
 
 const HEARD: Seen = Seen {
     last_sample: Timestamp::MIN,
@@ -86,11 +94,12 @@ async fn a_range_holds_both_its_ends_in_either_order() {
             &of("a"),
             (0..5).map(|n| pushed(n * 10, n as u64)).collect(),
             HEARD,
+            START,
         )
         .await
         .expect("kept");
     store
-        .append(&of("b"), vec![pushed(20, 9)], HEARD)
+        .append(&of("b"), vec![pushed(20, 9)], HEARD, START)
         .await
         .expect("kept");
     let range = (at(10), at(30));
@@ -104,7 +113,7 @@ async fn a_range_holds_both_its_ends_in_either_order() {
     );
     assert_eq!(times(&store, "b", ALL, Order::Ascending).await, [20]);
     assert_eq!(times(&store, "nobody", ALL, Order::Ascending).await, [0; 0]);
-    assert_eq!(store.count("a").await.expect("counted"), 5);
+    assert_eq!(count(&store, "a").await, 5);
     assert_eq!(store.newest("a").await.expect("read"), Some(at(40)));
 }
 
@@ -117,6 +126,7 @@ async fn a_page_goes_on_where_the_last_one_ended() {
             &of("a"),
             vec![pushed(10, 1), reading(10, 1.0), pushed(20, 2)],
             HEARD,
+            START,
         )
         .await
         .expect("kept");
@@ -124,16 +134,12 @@ async fn a_page_goes_on_where_the_last_one_ended() {
         (Order::Ascending, [10, 10, 20]),
         (Order::Descending, [20, 10, 10]),
     ] {
-        let (mut seen, mut after) = (Vec::new(), None);
+        let mut seen = Vec::new();
+        let mut walk = store.walk("a", ALL, order, Wanted::Host);
         loop {
-            let page = store
-                .samples("a", ALL, after.as_ref(), order, 1)
-                .await
-                .expect("read");
-            let Some(row) = page.first() else { break };
-            let sample = stored::read(row).expect("readable");
-            seen.push(sample.time().expect("a time").second());
-            after = SampleKey::of(&sample);
+            let page = walk.page(1).await.expect("read");
+            let Some(sample) = page.first() else { break };
+            seen.push(sample.time().second());
         }
         assert_eq!(seen, expected);
     }
@@ -147,6 +153,7 @@ async fn the_nth_time_of_a_range_is_found_by_keys() {
             &of("a"),
             (0..5).map(|n| pushed(n * 10, n as u64)).collect(),
             HEARD,
+            START,
         )
         .await
         .expect("kept");
@@ -161,26 +168,32 @@ async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
     let store = in_memory().await;
     for _ in 0..2 {
         store
-            .append(&of("a"), vec![pushed(10, 1), pushed(10, 1)], HEARD)
+            .append(&of("a"), vec![pushed(10, 1), pushed(10, 1)], HEARD, START)
             .await
             .expect("kept");
     }
     store
-        .append(&of("a"), vec![reading(20, 1.0)], HEARD)
+        .append(&of("a"), vec![reading(20, 1.0)], HEARD, START)
         .await
         .expect("kept");
     store
-        .append(&of("a"), vec![reading(20, 1.5), reading(20, 2.0)], HEARD)
+        .append(
+            &of("a"),
+            vec![reading(20, 1.5), reading(20, 2.0)],
+            HEARD,
+            START,
+        )
         .await
         .expect("kept");
-    assert_eq!(store.count("a").await.expect("counted"), 2);
-    let rows = store
-        .samples("a", ALL, None, Order::Descending, 1)
+    assert_eq!(count(&store, "a").await, 2);
+    let samples = store
+        .samples("a", ALL, Order::Descending, Wanted::Host, 1)
         .await
         .expect("read");
-    let Stored::Reading(kept) = stored::read(&rows[0]).expect("readable") else {
+    let [Stored::Gauges(gauges)] = &samples[..] else {
         panic!("a reading was put");
     };
+    let kept = gauges.reading().expect("readable");
     assert_eq!(kept.memory_usage_percent, Some(2.0));
 }
 
@@ -193,6 +206,7 @@ async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
             &of("a"),
             samples.map(|time| pushed(time, 0)).to_vec(),
             HEARD,
+            START,
         )
         .await
         .expect("kept");
@@ -211,7 +225,7 @@ async fn a_node_that_is_gone_is_forgotten_with_its_last_sample() {
     node.retire(at(100));
     store.save_life(&node).await.expect("saved");
     store
-        .append(&of("a"), vec![pushed(90, 0)], HEARD)
+        .append(&of("a"), vec![pushed(90, 0)], HEARD, START)
         .await
         .expect("kept");
     store.retain(at(1050)).await.expect("done");
@@ -226,15 +240,20 @@ async fn a_purge_takes_one_life_with_its_history() {
     for uid in ["a", "b"] {
         store.save_life(&life(uid)).await.expect("saved");
         store
-            .append(&of(uid), vec![pushed(10, 0), pushed(50_000, 1)], HEARD)
+            .append(
+                &of(uid),
+                vec![pushed(10, 0), pushed(50_000, 1)],
+                HEARD,
+                START,
+            )
             .await
             .expect("kept");
     }
     store.purge("a").await.expect("purged");
     assert_eq!(store.life("a").await.expect("read"), None);
-    assert_eq!(store.count("a").await.expect("counted"), 0);
+    assert_eq!(count(&store, "a").await, 0);
     assert_eq!(store.life("b").await.expect("read"), Some(life("b")));
-    assert_eq!(store.count("b").await.expect("counted"), 2);
+    assert_eq!(count(&store, "b").await, 2);
 }
 
 #[tokio::test]
@@ -243,12 +262,14 @@ async fn a_folder_keeps_everything_over_a_restart() {
     let store = in_folder(folder.path()).await;
     store.save_life(&life("a")).await.expect("saved");
     store
-        .append(&of("a"), vec![pushed(10, 1)], HEARD)
+        .append(&of("a"), vec![pushed(10, 1)], HEARD, START)
         .await
         .expect("kept");
     store.close().await;
     assert!(matches!(
-        store.append(&of("a"), vec![pushed(20, 2)], HEARD).await,
+        store
+            .append(&of("a"), vec![pushed(20, 2)], HEARD, START)
+            .await,
         Err(Error::Closing)
     ));
     drop(store);
@@ -304,6 +325,7 @@ async fn many_writers_share_transactions_and_lose_nothing() {
                         &NodeIdentity::proved(&format!("node-{node}")),
                         vec![pushed(n, n as u64)],
                         HEARD,
+                        START,
                     )
                     .await
                     .expect("kept");
@@ -314,10 +336,7 @@ async fn many_writers_share_transactions_and_lose_nothing() {
         writer.await.expect("wrote");
     }
     for node in 0..20 {
-        assert_eq!(
-            store.count(&format!("node-{node}")).await.expect("counted"),
-            10
-        );
+        assert_eq!(count(&store, &format!("node-{node}")).await, 10);
     }
 }
 
@@ -340,7 +359,7 @@ async fn what_was_heard_of_a_node_is_never_set_back() {
     };
     let keep = async |n, seen| {
         store
-            .append(&of("a"), vec![pushed(n, n as u64)], seen)
+            .append(&of("a"), vec![pushed(n, n as u64)], seen, START)
             .await
             .expect("kept");
     };
@@ -361,11 +380,14 @@ async fn what_a_push_left_behind_a_purge_goes_with_the_next_retention() {
     store.save_life(&life("kept")).await.expect("saved");
     for uid in ["kept", "purged"] {
         let samples = vec![pushed(10, 1)];
-        store.append(&of(uid), samples, HEARD).await.expect("kept");
+        store
+            .append(&of(uid), samples, HEARD, START)
+            .await
+            .expect("kept");
     }
     store.retain(at(11)).await.expect("retained");
-    assert_eq!(store.count("kept").await.expect("counted"), 1);
-    assert_eq!(store.count("purged").await.expect("counted"), 0);
+    assert_eq!(count(&store, "kept").await, 1);
+    assert_eq!(count(&store, "purged").await, 0);
     let seen = store.seen().await.expect("read");
     assert_eq!(seen.keys().collect::<Vec<_>>(), ["kept"]);
 }

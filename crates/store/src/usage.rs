@@ -38,8 +38,8 @@ struct Kept {
 struct Node {
     days: BTreeMap<i64, u64>,
     bytes: u64,
-    /// Not yet in the rows.
-    unwritten: BTreeMap<i64, u64>,
+    /// Not yet in the rows: what came, less what became smaller.
+    unwritten: BTreeMap<i64, i64>,
 }
 
 fn day(time: Timestamp) -> i64 {
@@ -58,8 +58,24 @@ impl Kept {
         node.bytes += bytes;
         self.bytes += bytes;
         if !is_written {
-            *node.unwritten.entry(day).or_default() += bytes;
+            *node.unwritten.entry(day).or_default() += bytes as i64;
         }
+    }
+
+    /// Takes away what a day has no more.
+    fn subtract(&mut self, uid: &str, day: i64, bytes: u64) {
+        let Some(node) = self.nodes.get_mut(uid) else {
+            return;
+        };
+        let Some(of_day) = node.days.get_mut(&day) else {
+            return;
+        };
+        // What a crash forgot was never counted.
+        let bytes = bytes.min(*of_day);
+        *of_day -= bytes;
+        node.bytes -= bytes;
+        self.bytes -= bytes;
+        *node.unwritten.entry(day).or_default() -= bytes as i64;
     }
 
     /// Forgets the days before `first`, and says which they were.
@@ -126,6 +142,13 @@ impl Usage {
         self.kept().add(uid, day(time), bytes, false);
     }
 
+    /// Counts that samples of a time became smaller by being sealed.
+    pub(crate) fn sealed(&self, uid: &str, time: Timestamp, before: u64, after: u64) {
+        let mut kept = self.kept();
+        kept.subtract(uid, day(time), before);
+        kept.add(uid, day(time), after, false);
+    }
+
     /// What a node has beyond its share, with the share: then it may store nothing.
     fn excess(&self, uid: &str, quota: Option<u64>, available: Option<u64>) -> Option<u64> {
         let kept = self.kept();
@@ -182,7 +205,7 @@ impl Store {
             for (day, bytes) in std::mem::take(&mut node.unwritten) {
                 let object = Object::from_iter([
                     ("id".to_owned(), record(uid, day).into_value()),
-                    ("bytes".to_owned(), (bytes as i64).into_value()),
+                    ("bytes".to_owned(), bytes.into_value()),
                 ]);
                 rows.push(object.into_value());
                 written.push((uid.clone(), day, bytes));

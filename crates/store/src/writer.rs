@@ -16,7 +16,7 @@ use crate::Error;
 use crate::database::{self, Database, bind};
 use crate::events::{self, NewEvent, bind_events};
 use crate::metrics::Metrics;
-use crate::samples::NewSample;
+use crate::samples::{NewSample, record};
 use crate::seen::{self, Seen};
 use crate::usage::Usage;
 
@@ -209,7 +209,7 @@ async fn write_batch(database: &Database, usage: &Usage, metrics: &Metrics, mut 
 
 fn job_rows(job: &Job) -> impl Iterator<Item = (Vec<u8>, Value)> {
     job.samples.iter().map(|sample| {
-        let key = sample.key.record(&job.uid);
+        let key = record(&sample.key, &job.uid).into_value();
         // Within one statement the last of the same key counts.
         let order = format!("{key:?}").into_bytes();
         let object = Object::from_iter([

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use nodestats_core::gap::{Edge, Ending, reason, reason_of_silence};
-use nodestats_core::{Frame, Life, Stored, stored};
+use nodestats_core::stored::Counters;
+use nodestats_core::{Life, Stored, Wanted};
 use nodestats_store::{EventRange, Order};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{EventKind, Gap};
@@ -20,14 +20,14 @@ pub(super) struct Gaps {
     /// What the node's interval is where its samples do not say.
     usual: Option<Duration>,
     /// The last sample; `None` where it is no agent's.
-    last: Option<(Edge, Bytes)>,
+    last: Option<(Edge, Counters)>,
     /// Spans of dropped samples, once they were looked for.
     dropped: Option<Vec<(Timestamp, Timestamp)>>,
 }
 
 impl Gaps {
     /// `before` is the last sample before the history.
-    pub(super) fn new(life: &Life, before: Option<Bytes>) -> Self {
+    pub(super) fn new(life: &Life, before: Option<&Stored>) -> Self {
         let usual = life
             .registration
             .interval_seconds
@@ -38,24 +38,22 @@ impl Gaps {
             last: None,
             dropped: None,
         };
-        gaps.last = before.and_then(|payload| gaps.edge(payload));
+        gaps.last = before.and_then(|sample| gaps.edge(sample));
         gaps
     }
 
-    fn edge(&self, payload: Bytes) -> Option<(Edge, Bytes)> {
-        let Ok(Stored::Frame(frame)) = stored::read(&payload) else {
-            return None;
-        };
-        Some((frame.edge(self.usual), payload))
+    fn edge(&self, sample: &Stored) -> Option<(Edge, Counters)> {
+        let counters = sample.counters()?;
+        Some((counters.edge(self.usual), counters.clone()))
     }
 
     /// What is missing between the last sample and this one, and when it was due.
     pub(super) async fn before(
         &mut self,
         app: &App,
-        payload: &Bytes,
+        sample: &Stored,
     ) -> Result<Option<(Timestamp, Gap)>, ApiError> {
-        let next = self.edge(payload.clone());
+        let next = self.edge(sample);
         let before = std::mem::replace(&mut self.last, next.clone());
         match (before, next) {
             (Some(before), Some(next)) => self.between(app, &before, &next).await,
@@ -75,9 +73,9 @@ impl Gaps {
         let later = (end.plus_micros(1), Timestamp::MAX);
         let rows = app
             .store
-            .samples(&self.uid, later, None, Order::Ascending, 1);
+            .samples(&self.uid, later, Order::Ascending, Wanted::Host, 1);
         if let Some(next) = rows.await?.into_iter().next() {
-            let Some(next) = self.edge(next) else {
+            let Some(next) = self.edge(&next) else {
                 return Ok(None);
             };
             return self.between(app, &last, &next).await;
@@ -86,15 +84,14 @@ impl Gaps {
         let seen = app.store.seen_of(&self.uid).await?;
         let offset = seen.and_then(|seen| seen.clock_offset_micros);
         let until = end.min(App::now().plus_micros(offset.unwrap_or_default()));
-        let (edge, payload) = last;
+        let (edge, counters) = last;
         let Some(due) = edge.due().filter(|_| edge.is_before_silence(until)) else {
             return Ok(None);
         };
-        let ending = frame(&payload).map(|frame| ending(&frame));
         let gap = Gap {
             from: edge.time,
             to: None,
-            reason: reason_of_silence(ending.unwrap_or_default()),
+            reason: reason_of_silence(ending(&counters)),
         };
         Ok(Some((due, gap)))
     }
@@ -102,13 +99,10 @@ impl Gaps {
     async fn between(
         &mut self,
         app: &App,
-        (before, before_payload): &(Edge, Bytes),
-        (after, after_payload): &(Edge, Bytes),
+        (before, first): &(Edge, Counters),
+        (after, second): &(Edge, Counters),
     ) -> Result<Option<(Timestamp, Gap)>, ApiError> {
         let Some(due) = before.due().filter(|_| before.is_before_gap(after)) else {
-            return Ok(None);
-        };
-        let (Some(first), Some(second)) = (frame(before_payload), frame(after_payload)) else {
             return Ok(None);
         };
         let same_boot = match (first.host(), second.host()) {
@@ -121,7 +115,7 @@ impl Gaps {
         let gap = Gap {
             from: before.time,
             to: Some(after.time),
-            reason: reason((before, ending(&first)), after, same_boot, dropped),
+            reason: reason((before, ending(first)), after, same_boot, dropped),
         };
         Ok(Some((due, gap)))
     }
@@ -166,13 +160,6 @@ impl Gaps {
     }
 }
 
-fn frame(payload: &[u8]) -> Option<Frame<'_>> {
-    match stored::read(payload) {
-        Ok(Stored::Frame(frame)) => Some(frame),
-        _ => None,
-    }
-}
-
-fn ending(frame: &Frame<'_>) -> Ending {
-    Ending::of(&frame.notes().unwrap_or_default(), frame.time)
+fn ending(counters: &Counters) -> Ending {
+    Ending::of(&counters.notes().unwrap_or_default(), counters.time)
 }

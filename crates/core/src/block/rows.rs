@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use super::Error;
-use super::table::{self, COLUMNS, Reader, Run, Series, read_number, write_number};
+use super::table::{self, COLUMNS, NUMBERS, Reader, Run, Series, read_number, write_number};
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
 #[derive(Debug)]
@@ -36,6 +36,12 @@ impl<K: Ord + Hash> Rows<K> {
         }
     }
 
+    /// How many numbers all rows have.
+    pub(super) fn numbers(&self) -> u64 {
+        let series = self.0.values().flat_map(HashMap::values);
+        series.map(|series| series.rows.len() as u64).sum()
+    }
+
     pub(super) fn encode(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (width, series) in self.0.into_iter().filter(|(width, _)| *width > 0) {
@@ -43,6 +49,10 @@ impl<K: Ord + Hash> Rows<K> {
             let mut series: Vec<(K, Series)> = series.into_iter().collect();
             series.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
             let series: Vec<Series> = series.into_iter().map(|(_, series)| series).collect();
+            if width <= COLUMNS {
+                push(&mut bytes, &table::encode(width, &series));
+                continue;
+            }
             for begin in (0..width).step_by(COLUMNS) {
                 let end = (begin + COLUMNS).min(width);
                 let part = |series: &Series| Series {
@@ -55,54 +65,139 @@ impl<K: Ord + Hash> Rows<K> {
                         .collect(),
                 };
                 let parts: Vec<Series> = series.iter().map(part).collect();
-                let coded = table::encode(end - begin, &parts);
-                write_number(&mut bytes, coded.len() as u64);
-                bytes.extend(coded);
+                push(&mut bytes, &table::encode(end - begin, &parts));
             }
         }
         bytes
     }
 }
 
-/// Gives each row of each sample, those of one thing in their order.
-pub(super) fn decode(
-    mut bytes: &[u8],
-    mut take: impl FnMut(usize, &[u64]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    while !bytes.is_empty() {
-        let width = usize::try_from(read_number(&mut bytes)?).map_err(|_| Error::Mismatch)?;
-        let mut parts = Vec::new();
-        let mut left = width;
-        while left > 0 {
-            let length = usize::try_from(read_number(&mut bytes)?).map_err(|_| Error::Mismatch)?;
-            let (coded, rest) = bytes.split_at_checked(length).ok_or(Error::Truncated)?;
-            bytes = rest;
-            let reader = Reader::open(coded)?;
-            let columns = reader.columns();
-            left = left.checked_sub(columns).ok_or(Error::Mismatch)?;
-            parts.push((columns, reader.all()?));
+fn push(bytes: &mut Vec<u8>, coded: &[u8]) {
+    write_number(bytes, coded.len() as u64);
+    bytes.extend(coded);
+}
+
+/// Rows that were read, by sample.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    tables: Vec<Rectangle>,
+    /// Where the rows of each sample begin in `places`, and where the last end.
+    begins: Vec<u32>,
+    /// Table and number of each row.
+    places: Vec<(u32, u32)>,
+}
+
+/// Rows of one width, one after the other.
+#[derive(Debug)]
+struct Rectangle {
+    width: usize,
+    cells: Vec<u64>,
+}
+
+impl Decoded {
+    /// Reads all rows of so many samples.
+    pub(super) fn read(bytes: &[u8], samples: usize) -> Result<Self, Error> {
+        Self::read_where(bytes, samples, None)
+    }
+
+    /// Reads the rows of those whose first number is `first`.
+    pub(super) fn read_some(bytes: &[u8], samples: usize, first: u64) -> Result<Self, Error> {
+        Self::read_where(bytes, samples, Some(first))
+    }
+
+    fn read_where(mut bytes: &[u8], samples: usize, first: Option<u64>) -> Result<Self, Error> {
+        let mut left = NUMBERS as usize;
+        let mut tables = Vec::new();
+        let mut found: Vec<(u32, u32, u32)> = Vec::new();
+        while !bytes.is_empty() {
+            let width = usize::try_from(read_number(&mut bytes)?).map_err(|_| Error::Mismatch)?;
+            let (cells, of) = read_table(&mut bytes, width, first)?;
+            left = left.checked_sub(cells.len()).ok_or(Error::TooLarge)?;
+            let table = tables.len() as u32;
+            let rows = of.into_iter().enumerate();
+            found.extend(rows.map(|(row, sample)| (sample, table, row as u32)));
+            tables.push(Rectangle { width, cells });
         }
-        let series = parts.first().map_or(0, |(_, series)| series.len());
-        if parts.iter().any(|(_, part)| part.len() != series) {
+        if found.iter().any(|(sample, ..)| *sample as usize >= samples) {
             return Err(Error::Mismatch);
         }
-        for number in 0..series {
-            let runs = &parts[0].1[number].runs;
-            if parts.iter().any(|(_, part)| part[number].runs != *runs) {
-                return Err(Error::Mismatch);
-            }
-            let samples = runs
-                .iter()
-                .flat_map(|run| run.first..run.first + run.length);
-            let mut cells = Vec::with_capacity(width);
-            for (at, sample) in samples.enumerate() {
-                cells.clear();
-                for (columns, part) in &parts {
-                    cells.extend(&part[number].rows[at * columns..(at + 1) * columns]);
-                }
-                take(sample as usize, &cells)?;
+        found.sort_by_key(|(sample, ..)| *sample);
+        let mut begins = vec![0; samples + 1];
+        for (sample, ..) in &found {
+            begins[*sample as usize + 1] += 1;
+        }
+        for sample in 0..samples {
+            begins[sample + 1] += begins[sample];
+        }
+        let places = found.into_iter().map(|(_, table, row)| (table, row));
+        Ok(Self {
+            tables,
+            begins,
+            places: places.collect(),
+        })
+    }
+
+    /// The rows of a sample.
+    pub(super) fn of(&self, sample: usize) -> impl Iterator<Item = &[u64]> {
+        let begin = self.begins.get(sample).copied().unwrap_or_default();
+        let end = self.begins.get(sample + 1).copied().unwrap_or(begin);
+        let places = &self.places[begin as usize..end as usize];
+        places.iter().map(|(table, row)| {
+            let Rectangle { width, cells } = &self.tables[*table as usize];
+            &cells[*row as usize * width..][..*width]
+        })
+    }
+}
+
+/// The rows of the next table, and the sample of each.
+fn read_table(
+    bytes: &mut &[u8],
+    width: usize,
+    first: Option<u64>,
+) -> Result<(Vec<u64>, Vec<u32>), Error> {
+    let mut parts: Vec<(usize, Vec<(usize, Series)>)> = Vec::new();
+    let mut wanted: Vec<usize> = Vec::new();
+    let mut left = width;
+    while left > 0 {
+        let length = usize::try_from(read_number(bytes)?).map_err(|_| Error::Mismatch)?;
+        let coded = bytes.split_off(..length).ok_or(Error::Truncated)?;
+        let reader = Reader::open(coded)?;
+        let columns = reader.columns();
+        left = left.checked_sub(columns).ok_or(Error::Mismatch)?;
+        if parts.is_empty() {
+            let firsts = reader.firsts(0).enumerate();
+            let is_wanted = |number: u64| first.is_none_or(|first| first == number);
+            wanted = firsts
+                .filter(|(_, number)| is_wanted(*number))
+                .map(|(at, _)| at)
+                .collect();
+        }
+        parts.push((columns, reader.some(&wanted)?));
+    }
+    if parts.iter().any(|(_, part)| part.len() != wanted.len()) {
+        return Err(Error::Mismatch);
+    }
+    let (mut cells, mut samples) = (Vec::new(), Vec::new());
+    for number in 0..wanted.len() {
+        let runs = &parts[0].1[number].1.runs;
+        let same = |(_, part): &(usize, Vec<(usize, Series)>)| part[number].1.runs == *runs;
+        if !parts.iter().all(same) {
+            return Err(Error::Mismatch);
+        }
+        let before = samples.len();
+        samples.extend(
+            runs.iter()
+                .flat_map(|run| run.first..run.first + run.length),
+        );
+        if let [(_, only)] = &mut parts[..] {
+            cells.append(&mut only[number].1.rows);
+            continue;
+        }
+        for at in 0..samples.len() - before {
+            for (columns, part) in &parts {
+                cells.extend(&part[number].1.rows[at * columns..(at + 1) * columns]);
             }
         }
     }
-    Ok(())
+    Ok((cells, samples))
 }

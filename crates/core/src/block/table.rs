@@ -1,8 +1,9 @@
 //! Series of rows of numbers, in chunks that are read one by one.
 //!
-//! The coded form is `columns (u8) | shift of each column (u8) | number of series | chunks`, numbers as
-//! LEB128; a chunk is `number of series | length | bytes`. What its bytes hold is of the coder's making:
-//! of each series the runs in which it was there and its first row, then each next row.
+//! The coded form is `columns (u8) | shift of each column (u8) | number of series | length of heads | heads |
+//! chunks`, numbers as LEB128; a chunk is `number of series | length | bytes`. Heads are of each series the
+//! runs in which it was there and its first row: they say whose it is, and of what is seen once they are all.
+//! A chunk has the next rows of its series.
 
 use super::coder::{Coder, Decoder, Encoder};
 use super::model::{History, Model};
@@ -10,10 +11,12 @@ use super::model::{History, Model};
 /// A chunk has so many rows or a little more: what is learnt of one serves it, and a question about one
 /// series reads no more.
 const CHUNK_ROWS: usize = 2000;
-/// Most columns, samples, and numbers in all: beyond what an hour of a host of thousands of processes has.
+/// Most columns, samples, series, and numbers in all: beyond what an hour of a host of thousands of
+/// processes has.
 pub(super) const COLUMNS: usize = 64;
 const SAMPLES: u64 = 1 << 20;
-const NUMBERS: u64 = 1 << 26;
+const SERIES: u64 = 1 << 18;
+pub(super) const NUMBERS: u64 = 1 << 24;
 
 /// Rows of one thing, such as a process, at the samples at which it was there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +71,18 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
     let mut bytes = vec![columns as u8];
     bytes.extend(shifts.iter().map(|shift| *shift as u8));
     write_number(&mut bytes, series.len() as u64);
+    let mut heads = Heads::new(columns, Encoder::new());
+    for series in series {
+        let count = heads.runs(&series.runs).map(|runs| count(&runs));
+        let rows = series.rows.len() / columns;
+        assert_eq!(count, Ok(rows as u64), "rows of a series");
+        if let Some(first) = series.rows.chunks_exact(columns).next() {
+            heads.first(&shifted(first, &shifts));
+        }
+    }
+    let coded = heads.coder.finish();
+    write_number(&mut bytes, coded.len() as u64);
+    bytes.extend(coded);
     let mut rest = series;
     while !rest.is_empty() {
         let mut rows = 0;
@@ -75,7 +90,7 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
             .iter()
             .take_while(|series| {
                 let is_first = rows == 0;
-                rows += series.rows.len() / columns;
+                rows += further(columns, series);
                 is_first || rows <= CHUNK_ROWS
             })
             .count();
@@ -87,6 +102,16 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
         rest = next;
     }
     bytes
+}
+
+/// Rows of a series beside its first.
+fn further(columns: usize, series: &Series) -> usize {
+    (series.rows.len() / columns).saturating_sub(1)
+}
+
+fn shifted(row: &[u64], shifts: &[u32]) -> Vec<u64> {
+    let numbers = row.iter().zip(shifts);
+    numbers.map(|(number, shift)| number >> shift).collect()
 }
 
 /// Trailing bits of each column that are never set: bytes of memory are whole pages.
@@ -104,37 +129,37 @@ fn shifts(columns: usize, series: &[Series]) -> Vec<u32> {
     all.into_iter().map(shift).collect()
 }
 
+/// The rows of a chunk's series but the first of each.
 fn encode_chunk(columns: usize, shifts: &[u32], chunk: &[Series]) -> Vec<u8> {
-    let mut walk = Walk::new(columns, Encoder::new());
+    if chunk.iter().all(|series| further(columns, series) == 0) {
+        return Vec::new();
+    }
+    let mut model = Model::new(columns);
+    let mut coder = Encoder::new();
+    let mut row = vec![0; columns];
     for series in chunk {
-        let shifted = |row: &[u64]| -> Vec<u64> {
-            row.iter()
-                .zip(shifts)
-                .map(|(number, shift)| number >> shift)
-                .collect()
-        };
-        let mut rows = series.rows.chunks_exact(columns).map(shifted);
-        let count = walk.runs(&series.runs).map(|runs| count(&runs));
-        assert_eq!(count, Ok(rows.len() as u64), "rows of a series");
+        let mut rows = series.rows.chunks_exact(columns);
         let Some(first) = rows.next() else { continue };
-        let mut history = walk.first(&first);
-        for row in rows {
-            walk.model.code(&mut walk.coder, &mut history, &row);
+        let mut history = History::new(&shifted(first, shifts));
+        for next in rows {
+            for ((number, next), shift) in row.iter_mut().zip(next).zip(shifts) {
+                *number = next >> shift;
+            }
+            model.code(&mut coder, &mut history, &row);
         }
     }
-    walk.coder.finish()
+    coder.finish()
 }
 
 fn count(runs: &[Run]) -> u64 {
     runs.iter().map(|run| u64::from(run.length)).sum()
 }
 
-/// A walk through a chunk, for whoever writes it and for whoever reads it.
-struct Walk<C> {
+/// A walk through the heads of all series, for whoever writes them and for whoever reads them.
+struct Heads<C> {
     coder: C,
-    model: Model,
     /// First rows, each of which follows from the one before.
-    heads: Model,
+    model: Model,
     head: History,
     /// Runs of a series follow from those of the one before: number of runs, begin, lengths and gaps.
     runs: Model,
@@ -145,12 +170,11 @@ struct Walk<C> {
 /// and length.
 const OF_RUN: usize = 3;
 
-impl<C: Coder> Walk<C> {
+impl<C: Coder> Heads<C> {
     fn new(columns: usize, coder: C) -> Self {
         Self {
             coder,
             model: Model::new(columns),
-            heads: Model::new(columns),
             head: History::new(&vec![0; columns]),
             runs: Model::new(OF_RUN),
             run: History::new(&[0; OF_RUN]),
@@ -191,18 +215,21 @@ impl<C: Coder> Walk<C> {
         }
     }
 
-    /// Codes the first row of a series, and gives what follows from it.
-    fn first(&mut self, row: &[u64]) -> History {
-        self.heads.code_first(&mut self.coder, &mut self.head, row);
-        History::new(self.head.row())
+    /// Codes the first row of a series, and returns it.
+    fn first(&mut self, row: &[u64]) -> &[u64] {
+        self.model.code_first(&mut self.coder, &mut self.head, row);
+        self.head.row()
     }
 }
 
-/// A coded table, of which chunks are read.
+/// When something was there, and its first row as it is coded; of one that never was there none.
+type Head = (Vec<Run>, Vec<u64>);
+
+/// A coded table whose heads have been read; chunks are read on demand.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     shifts: &'a [u8],
-    series: usize,
+    heads: Vec<Head>,
     chunks: Vec<Chunk<'a>>,
 }
 
@@ -215,7 +242,7 @@ struct Chunk<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Finds the chunks.
+    /// Reads the heads, and finds the chunks.
     pub fn open(mut bytes: &'a [u8]) -> Result<Self, Error> {
         let columns = usize::from(*bytes.split_off_first().ok_or(Error::Truncated)?);
         if !(1..=COLUMNS).contains(&columns) {
@@ -226,6 +253,13 @@ impl<'a> Reader<'a> {
             return Err(Error::Damaged);
         }
         let series = read_number(&mut bytes)?;
+        let length = read_number(&mut bytes)?;
+        let length = usize::try_from(length).map_err(|_| Error::Damaged)?;
+        let coded = bytes.split_off(..length).ok_or(Error::Truncated)?;
+        if series > SERIES {
+            return Err(Error::Damaged);
+        }
+        let heads = heads(columns, series, coded)?;
         let (mut chunks, mut first) = (Vec::new(), 0_u64);
         while !bytes.is_empty() {
             let count = read_number(&mut bytes)?;
@@ -241,24 +275,24 @@ impl<'a> Reader<'a> {
             });
             first = first.checked_add(count).ok_or(Error::Damaged)?;
         }
-        if first != series || series > NUMBERS {
+        if first != series {
             return Err(Error::Damaged);
         }
         Ok(Self {
             shifts,
-            series: series as usize,
+            heads,
             chunks,
         })
     }
 
     /// How many series there are.
     pub fn len(&self) -> usize {
-        self.series
+        self.heads.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.series == 0
+        self.heads.is_empty()
     }
 
     /// Numbers of a row.
@@ -266,50 +300,81 @@ impl<'a> Reader<'a> {
         self.shifts.len()
     }
 
+    /// The number in a column of the first row of each series; of one without rows 0.
+    pub(super) fn firsts(&self, column: usize) -> impl Iterator<Item = u64> {
+        let shift = self.shifts.get(column).copied().unwrap_or_default();
+        let of = move |head: &Vec<u64>| head.get(column).map_or(0, |number| number << shift);
+        self.heads.iter().map(move |(_, head)| of(head))
+    }
+
     /// All series.
     pub fn all(&self) -> Result<Vec<Series>, Error> {
-        let (mut all, mut left) = (Vec::new(), NUMBERS);
+        let mut all = Vec::with_capacity(self.heads.len());
         for chunk in &self.chunks {
-            all.extend(self.read(*chunk, usize::MAX, &mut left)?);
+            all.extend(self.read(*chunk, |_| true)?.into_iter().map(|(_, one)| one));
         }
         Ok(all)
     }
 
     /// One series; `None` where there are not so many.
     pub fn one(&self, number: usize) -> Result<Option<Series>, Error> {
-        let mut chunks = self.chunks.iter();
-        let chunk =
-            chunks.find(|chunk| (chunk.first..chunk.first + chunk.series).contains(&number));
-        let Some(chunk) = chunk else {
-            return Ok(None);
-        };
-        Ok(self
-            .read(*chunk, number - chunk.first, &mut NUMBERS.clone())?
-            .pop())
+        let mut found = self.some(&[number])?;
+        Ok(found.pop().map(|(_, series)| series))
     }
 
-    /// The series of a chunk up to one of them; `left` is how many numbers there may be.
-    fn read(&self, chunk: Chunk<'_>, last: usize, left: &mut u64) -> Result<Vec<Series>, Error> {
+    /// Those of these numbers, ascending, that there are.
+    pub(super) fn some(&self, numbers: &[usize]) -> Result<Vec<(usize, Series)>, Error> {
+        let mut found = Vec::new();
+        for chunk in &self.chunks {
+            let end = chunk.first + chunk.series;
+            let wanted = |number: usize| numbers.binary_search(&number).is_ok();
+            if (chunk.first..end).any(wanted) {
+                found.extend(self.read(*chunk, wanted)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Those series of a chunk that are wanted; behind the last of them nothing is read.
+    fn read(
+        &self,
+        chunk: Chunk<'_>,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> Result<Vec<(usize, Series)>, Error> {
         let columns = self.columns();
-        let mut walk = Walk::new(columns, Decoder::new(chunk.bytes));
+        let mut model = Model::new(if chunk.bytes.is_empty() { 0 } else { columns });
+        let mut coder = Decoder::new(chunk.bytes);
         let none = vec![0; columns];
+        let numbers = chunk.first..chunk.first + chunk.series;
+        let Some(last) = numbers.clone().rev().find(|number| is_wanted(*number)) else {
+            return Ok(Vec::new());
+        };
         let mut all = Vec::new();
-        for _ in 0..chunk.series.min(last.saturating_add(1)) {
-            let runs = walk.runs(&[])?;
-            let count = count(&runs);
-            let numbers = count.checked_mul(columns as u64);
-            let rest = numbers.and_then(|numbers| left.checked_sub(numbers));
-            *left = rest.ok_or(Error::Damaged)?;
-            let mut rows = Vec::new();
+        for number in numbers.start..=last {
+            let (runs, head) = &self.heads[number];
+            let keep = is_wanted(number);
+            let count = count(runs) as usize;
+            let mut rows = Vec::with_capacity(if keep { count * columns } else { 0 });
             if count > 0 {
-                let mut history = walk.first(&none);
-                self.push(&mut rows, history.row());
+                if count > 1 && chunk.bytes.is_empty() {
+                    return Err(Error::Truncated);
+                }
+                let mut history = History::new(head);
+                let mut push = |history: &History| {
+                    if keep {
+                        self.push(&mut rows, history.row());
+                    }
+                };
+                push(&history);
                 for _ in 1..count {
-                    walk.model.code(&mut walk.coder, &mut history, &none);
-                    self.push(&mut rows, history.row());
+                    model.code(&mut coder, &mut history, &none);
+                    push(&history);
                 }
             }
-            all.push(Series { runs, rows });
+            if keep {
+                let runs = runs.clone();
+                all.push((number, Series { runs, rows }));
+            }
         }
         Ok(all)
     }
@@ -318,6 +383,28 @@ impl<'a> Reader<'a> {
         let numbers = row.iter().zip(self.shifts);
         rows.extend(numbers.map(|(number, shift)| number << shift));
     }
+}
+
+/// Reads the heads of so many series; what all rows together have is bounded.
+fn heads(columns: usize, series: u64, coded: &[u8]) -> Result<Vec<Head>, Error> {
+    let mut walk = Heads::new(columns, Decoder::new(coded));
+    let none = vec![0; columns];
+    let mut left = NUMBERS;
+    let mut heads = Vec::new();
+    for _ in 0..series {
+        let runs = walk.runs(&[])?;
+        let count = count(&runs);
+        let numbers = count.checked_mul(columns as u64);
+        let rest = numbers.and_then(|numbers| left.checked_sub(numbers));
+        left = rest.ok_or(Error::Damaged)?;
+        let first = if count > 0 {
+            walk.first(&none).to_vec()
+        } else {
+            Vec::new()
+        };
+        heads.push((runs, first));
+    }
+    Ok(heads)
 }
 
 pub(super) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {

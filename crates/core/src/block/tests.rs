@@ -1,11 +1,16 @@
 //! What was sealed is what is read.
 
+use std::sync::Arc;
+
+use nodestats_wire::v1::Reading;
 use proptest::prelude::*;
+use uuid::Uuid;
 
 use super::*;
 use crate::sample::cgroup::{Cpu, Kind, Memory};
 use crate::sample::note::What;
-use crate::sample::{CpuCounters, CpuTimes, InterfaceCounters};
+use crate::sample::{Cgroup, CpuCounters, CpuTimes, Host, InterfaceCounters, Note, Process};
+use crate::stored::{self, Stored, Wanted, of_block};
 
 /// Numbers that grow with time, and such as jump.
 fn process(pid: u32, time: u64, seed: u64) -> Process {
@@ -115,6 +120,39 @@ fn entry(number: u64, seeds: &[u64]) -> Entry {
     }
 }
 
+fn seal(entries: &[Entry]) -> Result<Parts, Error> {
+    let mut sealer = Sealer::default();
+    for entry in entries {
+        sealer.add(entry);
+    }
+    sealer.finish()
+}
+
+fn open(parts: &Parts) -> Arc<Block> {
+    Arc::new(Block::open(parts).expect("well formed"))
+}
+
+/// What is read of a block by one who wants so much of it.
+fn read(parts: &Parts, wanted: Wanted) -> Vec<Entry> {
+    let block = open(&Parts {
+        processes: parts.processes.clone().filter(|_| wanted != Wanted::Host),
+        groups: parts.groups.clone().filter(|_| wanted == Wanted::All),
+        ..parts.clone()
+    });
+    let entry = |number| {
+        let Some(Stored::Counters(counters)) = of_block(&block, number) else {
+            panic!("no counters");
+        };
+        Entry {
+            time: counters.time,
+            id: counters.id,
+            interval: counters.interval,
+            sample: counters.sample(wanted).expect("well formed"),
+        }
+    };
+    (0..block.len()).map(entry).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
@@ -123,45 +161,124 @@ proptest! {
         count in 0_u64..60,
     ) {
         let entries: Vec<Entry> = (0..count).map(|number| entry(number, &seeds)).collect();
-        let bytes = seal(&entries).expect("not too many");
-        let block = Block::open(&bytes).expect("well formed");
-        prop_assert_eq!(block.len(), entries.len());
-        let hosts = block.hosts().expect("well formed");
-        let same = |(read, entry): (&Entry, &Entry)| {
-            let header = (read.time, read.id) == (entry.time, entry.id);
-            header && read.sample.host == entry.sample.host
+        let parts = seal(&entries).expect("not too many");
+        prop_assert_eq!(&read(&parts, Wanted::All), &entries);
+        let less = |wanted| {
+            let mut entries = entries.clone();
+            for Entry { sample, .. } in &mut entries {
+                sample.cgroups = None;
+                sample.notes.clear();
+                match wanted {
+                    Wanted::Host => sample.processes.clear(),
+                    Wanted::Process(pid) => sample.processes.retain(|process| process.pid == pid),
+                    Wanted::Processes | Wanted::All => {}
+                }
+            }
+            entries
         };
-        prop_assert!(hosts.iter().zip(&entries).all(same));
-        prop_assert_eq!(block.entries().expect("well formed"), entries);
+        for wanted in [Wanted::Host, Wanted::Processes, Wanted::Process(7), Wanted::Process(999)] {
+            prop_assert_eq!(read(&parts, wanted), less(wanted), "{:?}", wanted);
+        }
     }
 
     #[test]
-    fn a_flipped_bit_is_found(at: prop::sample::Index, bit in 0_u8..8) {
+    fn a_flipped_bit_is_found(at: prop::sample::Index, bit in 0_u8..8, which in 0..3) {
         let entries: Vec<Entry> = (0..5).map(|number| entry(number, &[7, 12])).collect();
-        let mut bytes = seal(&entries).expect("not too many");
+        let mut parts = seal(&entries).expect("not too many");
+        let part = match which {
+            0 => &mut parts.hosts,
+            1 => parts.processes.as_mut().expect("there"),
+            _ => parts.groups.as_mut().expect("there"),
+        };
+        let mut bytes = part.to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
-        prop_assert!(matches!(Block::open(&bytes), Err(Error::Checksum | Error::Version(_))));
+        *part = bytes.into();
+        prop_assert!(matches!(Block::open(&parts), Err(Error::Checksum | Error::Version(_))));
     }
 
     #[test]
-    fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 9..400)) {
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 9..400), count in 0_usize..5) {
+        let entries: Vec<Entry> = (0..count).map(|number| entry(number as u64, &[7])).collect();
+        let parts = seal(&entries).expect("not too many");
         // With a checksum that is right.
+        let mut bytes = bytes;
         bytes[0] = VERSION;
         let sum = checksum(&bytes[9..]);
         bytes[1..9].copy_from_slice(&sum);
-        if let Ok(block) = Block::open(&bytes) {
-            let _ = block.entries();
+        let bytes = Bytes::from(bytes);
+        for parts in [
+            Parts { hosts: bytes.clone(), ..parts.clone() },
+            Parts { processes: Some(bytes.clone()), ..parts.clone() },
+            Parts { groups: Some(bytes.clone()), ..parts.clone() },
+        ] {
+            if let Ok(block) = Block::open(&parts) {
+                for number in 0..block.len() {
+                    let _ = block.sample(number, Wanted::All);
+                }
+            }
         }
     }
 }
 
 #[test]
-fn cut_off_anywhere_is_an_error() {
-    let bytes = seal(&[entry(1, &[5])]).expect("not too many");
-    for end in 0..bytes.len() {
-        assert!(Block::open(&bytes[..end]).is_err(), "{end}");
+fn readings_stand_among_counters_as_they_were_put() {
+    let reading = |seconds: i64| Reading {
+        time: Timestamp::from_micros(seconds * 1_000_000),
+        memory_usage_percent: Some(seconds as f64),
+        ..Reading::default()
+    };
+    let mut sealer = Sealer::default();
+    let put = [reading(1), reading(40)];
+    let mut add = |reading: &Reading| {
+        let bytes = stored::from_reading(reading).into();
+        let stored = stored::read(&bytes).expect("well formed");
+        stored.seal(&mut sealer).expect("plain data");
+    };
+    add(&put[0]);
+    add(&put[1]);
+    sealer.add(&entry(6, &[5]));
+    let block = open(&sealer.finish().expect("not too many"));
+    let mut all = (0..3).filter_map(|number| of_block(&block, number));
+    for expected in [Some(&put[0]), Some(&put[1]), None] {
+        match (all.next().expect("a sample"), expected) {
+            (Stored::Gauges(gauges), Some(expected)) => {
+                assert_eq!(Some(gauges.time), expected.time);
+                assert_eq!(*gauges.reading().expect("well formed"), *expected);
+            }
+            (Stored::Counters(counters), None) => assert_eq!(counters.id.sequence, 6),
+            (other, _) => panic!("{other:?}"),
+        }
     }
+    assert!(of_block(&block, 3).is_none());
+}
+
+#[test]
+fn cut_off_anywhere_is_an_error() {
+    let whole = seal(&[entry(1, &[5])]).expect("not too many");
+    for end in 0..whole.hosts.len() {
+        let hosts = whole.hosts.slice(..end);
+        assert!(
+            Block::open(&Parts {
+                hosts,
+                ..whole.clone()
+            })
+            .is_err(),
+            "{end}"
+        );
+    }
+}
+
+#[test]
+fn what_was_not_given_is_missing_and_not_empty() {
+    let whole = seal(&[entry(1, &[5])]).expect("not too many");
+    let hosts_alone = Parts {
+        processes: None,
+        groups: None,
+        ..whole
+    };
+    let block = Block::open(&hosts_alone).expect("well formed");
+    assert_eq!(block.sample(0, Wanted::Processes), Err(Error::Missing));
 }
 
 #[test]
@@ -184,8 +301,7 @@ fn more_than_a_block_may_have_is_refused_before_it_is_written() {
     large.sample.processes[0].command_line = Some("x".repeat(PLAIN_LIMIT + 1).into());
     assert!(matches!(seal(&[large]), Err(Error::TooLarge)));
     let mut largest = entry(1, &[5]);
-    largest.sample.processes[0].command_line = Some("x".repeat(PLAIN_LIMIT / 2).into());
-    let bytes = seal(&[largest.clone()]).expect("not too many");
-    let block = Block::open(&bytes).expect("well formed");
-    assert_eq!(block.entries().expect("well formed"), [largest]);
+    largest.sample.processes[0].command_line = Some("x".repeat(PLAIN_LIMIT / 4).into());
+    let parts = seal(&[largest.clone()]).expect("not too many");
+    assert_eq!(read(&parts, Wanted::All), [largest]);
 }

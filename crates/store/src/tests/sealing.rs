@@ -1,0 +1,475 @@
+//! Sealing as such: when it is due, who does it, what a crash leaves, and what is damaged.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use nodestats_core::{Stored, Wanted};
+use surrealdb::types::{SurrealValue, Value};
+
+use super::*;
+use crate::blocks::BlockKey;
+use crate::database::bind;
+
+/// The begin of an hour.
+const BEGIN: i64 = 1_699_999_200;
+
+/// Frames of a node, one each 10 s.
+fn frames(node: u64, from: i64, numbers: std::ops::Range<u64>) -> Vec<NewSample> {
+    let frame = |number: u64| {
+        let time = at(from + number as i64 * 10);
+        let id = FrameId {
+            agent_start: Uuid::from_u128(1),
+            sequence: number,
+        };
+        let sample = made::sample(node, number);
+        let bytes = frame::encode(time, id, Some(Duration::from_secs(10)), &sample);
+        NewSample::from_frame(time, id, &bytes, sample.values())
+    };
+    numbers.map(frame).collect()
+}
+
+async fn push(store: &Store, uid: &str, samples: Vec<NewSample>, now: i64) {
+    let heard = Seen {
+        last_sample: at(now),
+        fresh_at: at(now),
+        clock_offset_micros: None,
+    };
+    let node = of(uid);
+    let appended = store.append(&node, samples, heard, at(now));
+    appended.await.expect("kept");
+}
+
+/// Which blocks a node has, and how many rows.
+async fn state(store: &Store, uid: &str) -> (Vec<BlockKey>, usize) {
+    let ids = |table: &str| {
+        let statement = format!("SELECT VALUE id FROM {table}");
+        let store = store.clone();
+        async move {
+            let ids = store.database.select::<Value>(&statement, bind([])).await;
+            ids.expect("read")
+        }
+    };
+    let of_node = |id: &Value| format!("{id:?}").contains(&format!("{uid:?}"));
+    let blocks = ids("block").await.into_iter().filter(of_node);
+    let mut blocks: Vec<BlockKey> = blocks.filter_map(BlockKey::read).collect();
+    blocks.sort();
+    let rows = ids("sample").await.iter().filter(|id| of_node(id)).count();
+    (blocks, rows)
+}
+
+/// All samples are there once, and say what they said.
+async fn check_all(store: &Store, uid: &str, node: u64, count: u64) {
+    let samples = store
+        .samples(uid, ALL, Order::Ascending, Wanted::All, usize::MAX)
+        .await
+        .expect("read");
+    let numbers: Vec<u64> = samples
+        .iter()
+        .filter_map(|sample| Some(sample.counters()?.id.sequence))
+        .collect();
+    assert_eq!(numbers, (0..count).collect::<Vec<_>>());
+    for (number, sample) in samples.iter().enumerate() {
+        let counters = sample.counters().expect("a frame");
+        let read = counters.sample(Wanted::All).expect("readable");
+        assert_eq!(read, made::sample(node, number as u64));
+    }
+}
+
+#[tokio::test]
+async fn an_hour_is_sealed_when_it_is_over_and_its_rows_are_gone() {
+    let store = in_memory().await;
+    push(&store, "a", frames(1, BEGIN, 0..500), BEGIN + 5000).await;
+    // The hour is over; what is late may still come.
+    store.seal(at(BEGIN + 3660)).await.expect("sealed");
+    assert_eq!(state(&store, "a").await, (vec![], 500));
+    store.seal(at(BEGIN + 5000)).await.expect("sealed");
+    let (blocks, rows) = state(&store, "a").await;
+    assert_eq!((blocks.len(), rows), (1, 140));
+    assert_eq!(
+        (blocks[0].first, blocks[0].last),
+        (at(BEGIN), at(BEGIN + 3590))
+    );
+    assert_eq!(blocks[0].samples, 360);
+    check_all(&store, "a", 1, 500).await;
+    assert_eq!(store.oldest("a").await.expect("read"), Some(at(BEGIN)));
+    assert_eq!(
+        store.newest("a").await.expect("read"),
+        Some(at(BEGIN + 4990))
+    );
+}
+
+#[tokio::test]
+async fn an_hour_is_over_by_the_nodes_own_clock() {
+    let store = in_memory().await;
+    // It is an hour ahead: by the server's clock all of it is to come.
+    let heard = Seen {
+        last_sample: at(BEGIN + 4000),
+        fresh_at: at(BEGIN + 400),
+        clock_offset_micros: Some(3_600_000_000),
+    };
+    let samples = frames(1, BEGIN, 0..400);
+    let node = of("a");
+    let appended = store.append(&node, samples, heard, at(BEGIN + 400));
+    appended.await.expect("kept");
+    store.seal(at(BEGIN + 400)).await.expect("sealed");
+    assert_eq!(state(&store, "a").await.1, 40);
+}
+
+#[tokio::test]
+async fn an_hour_of_many_samples_is_sealed_early() {
+    let store = in_memory().await;
+    let each_second = |numbers: std::ops::Range<u64>| {
+        numbers
+            .map(|number| pushed(BEGIN + number as i64, number))
+            .collect::<Vec<_>>()
+    };
+    push(&store, "a", each_second(0..1500), BEGIN + 1500).await;
+    store.seal(at(BEGIN + 1100)).await.expect("sealed");
+    assert_eq!(state(&store, "a").await.1, 1500);
+    store.seal(at(BEGIN + 1500)).await.expect("sealed");
+    // What came within the last two minutes is left alone.
+    let (blocks, rows) = state(&store, "a").await;
+    assert_eq!((blocks.len(), rows), (1, 120));
+    assert_eq!(count(&store, "a").await, 1500);
+}
+
+#[tokio::test]
+async fn what_is_sent_again_after_it_was_sealed_is_not_stored_again() {
+    let store = in_memory().await;
+    push(&store, "a", frames(1, BEGIN, 0..360), BEGIN + 3600).await;
+    store.seal(at(BEGIN + 4000)).await.expect("sealed");
+    assert_eq!(state(&store, "a").await.1, 0);
+    push(&store, "a", frames(1, BEGIN, 10..20), BEGIN + 4000).await;
+    assert_eq!(state(&store, "a").await.1, 0);
+    check_all(&store, "a", 1, 360).await;
+}
+
+#[tokio::test]
+async fn late_samples_go_to_blocks_beside_and_small_ones_are_merged() {
+    let store = in_memory().await;
+    let all = frames(1, BEGIN, 0..360);
+    let is_late = |number: usize| number % 8 == 3;
+    let (late, early): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .enumerate()
+        .partition(|(number, _)| is_late(*number));
+    let early = early.into_iter().map(|(_, sample)| sample).collect();
+    push(&store, "a", early, BEGIN + 3600).await;
+    store.seal(at(BEGIN + 4000)).await.expect("sealed");
+    let mut now = BEGIN + 4000;
+    let mut most = 0;
+    for (_, sample) in late {
+        now += 60;
+        push(&store, "a", vec![sample], now).await;
+        store.seal(at(now)).await.expect("sealed");
+        let (blocks, rows) = state(&store, "a").await;
+        assert_eq!(rows, 0);
+        most = most.max(blocks.len());
+    }
+    // 45 came one by one.
+    assert!((2..8).contains(&most), "{most}");
+    check_all(&store, "a", 1, 360).await;
+}
+
+#[tokio::test]
+async fn a_reading_that_is_put_again_after_it_was_sealed_counts() {
+    let store = in_memory().await;
+    let memory = async || {
+        let samples = store
+            .samples("a", ALL, Order::Ascending, Wanted::Host, 10)
+            .await
+            .expect("read");
+        let of = |sample: &Stored| match sample {
+            Stored::Gauges(gauges) => gauges.reading().expect("readable").memory_usage_percent,
+            Stored::Counters(_) => None,
+        };
+        samples.iter().map(of).collect::<Vec<_>>()
+    };
+    for value in [1.0, 2.0, 3.0] {
+        push(&store, "a", vec![reading(BEGIN, value)], BEGIN + 4000).await;
+        assert_eq!(memory().await, [Some(value)]);
+        store.seal(at(BEGIN + 4000)).await.expect("sealed");
+        assert_eq!(memory().await, [Some(value)]);
+        let (blocks, rows) = state(&store, "a").await;
+        assert_eq!((blocks.len(), rows), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn many_processes_are_several_blocks_of_an_hour() {
+    let store = in_memory().await;
+    let large = |number: u64| {
+        let mut sample = made::sample(1, number);
+        let like = sample.processes[1].clone();
+        sample.processes = (1..=1500)
+            .map(|pid| nodestats_core::sample::Process {
+                pid,
+                ..like.clone()
+            })
+            .collect();
+        sample.gather_members();
+        sample
+    };
+    let frames = (0..100).map(|number| {
+        let (time, sample) = (at(BEGIN + number as i64 * 30), large(number));
+        let id = FrameId {
+            agent_start: Uuid::from_u128(1),
+            sequence: number,
+        };
+        let bytes = frame::encode(time, id, None, &sample);
+        NewSample::from_frame(time, id, &bytes, sample.values())
+    });
+    push(&store, "a", frames.collect(), BEGIN + 3600).await;
+    store.seal(at(BEGIN + 4000)).await.expect("sealed");
+    let (blocks, rows) = state(&store, "a").await;
+    assert_eq!((blocks.len(), rows), (3, 0));
+    let samples = store
+        .samples("a", ALL, Order::Descending, Wanted::Processes, 60)
+        .await
+        .expect("read");
+    let first = samples.last().and_then(Stored::counters).expect("a frame");
+    let read = first.sample(Wanted::Processes).expect("readable");
+    assert_eq!(
+        (first.id.sequence, read.processes),
+        (40, large(40).processes)
+    );
+}
+
+#[tokio::test]
+async fn one_replica_seals_and_another_when_its_claim_has_expired() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let one = in_folder(folder.path()).await;
+    let two = Store {
+        replica: "another".into(),
+        ..one.clone()
+    };
+    push(&one, "a", frames(1, BEGIN, 0..360), BEGIN + 3600).await;
+    let now = BEGIN + 4000;
+    assert!(one.claim(at(now)).await.expect("asked"));
+    two.seal(at(now + 60)).await.expect("nothing done");
+    assert_eq!(state(&one, "a").await.1, 360);
+    // One that was held up finds out before it writes.
+    assert!(two.claim(at(now + 121)).await.expect("asked"));
+    let late = one.seal_node("a", at(now), &|| at(now)).await;
+    assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+    assert_eq!(state(&one, "a").await.1, 360);
+    two.seal(at(now + 121)).await.expect("sealed");
+    assert_eq!(state(&one, "a").await.1, 0);
+    check_all(&one, "a", 1, 360).await;
+    // Who ends lets the next one seal at once.
+    two.release_claim().await.expect("released");
+    assert!(one.claim(at(now + 122)).await.expect("asked"));
+}
+
+#[tokio::test]
+async fn retention_drops_blocks_of_hours_that_are_past_it() {
+    let store = in_memory().await;
+    store.save_life(&life("a")).await.expect("saved");
+    push(&store, "a", frames(1, BEGIN, 0..1080), BEGIN + 10_800).await;
+    store.seal(at(BEGIN + 11_000)).await.expect("sealed");
+    assert_eq!(state(&store, "a").await.0.len(), 3);
+    // 1000 s are kept.
+    store.retain(at(BEGIN + 4500)).await.expect("done");
+    assert_eq!(state(&store, "a").await.0.len(), 3);
+    store.retain(at(BEGIN + 4600)).await.expect("done");
+    assert_eq!(state(&store, "a").await.0.len(), 2);
+    assert_eq!(
+        store.oldest("a").await.expect("read"),
+        Some(at(BEGIN + 3600))
+    );
+    store.retain(at(BEGIN + 90_000)).await.expect("done");
+    assert_eq!(state(&store, "a").await, (vec![], 0));
+    let parts = store
+        .database
+        .select::<Value>("SELECT * FROM block_part", bind([]));
+    assert!(parts.await.expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn a_damaged_block_takes_nothing_else_down_and_is_set_aside() {
+    let store = in_memory().await;
+    push(&store, "a", frames(1, BEGIN, 0..1080), BEGIN + 10_800).await;
+    store.seal(at(BEGIN + 11_000)).await.expect("sealed");
+    let (blocks, _) = state(&store, "a").await;
+    let part = blocks[1].part("a", 0);
+    let read = |part| bind([("part", surrealdb::types::RecordId::into_value(part))]);
+    let payloads = store
+        .database
+        .select::<surrealdb::types::Bytes>("SELECT VALUE p FROM $part", read(part.clone()));
+    let mut payload = payloads.await.expect("read")[0]
+        .clone()
+        .into_inner()
+        .to_vec();
+    let middle = payload.len() / 2;
+    payload[middle] ^= 4;
+    let mut variables = read(part);
+    let payload = Value::Bytes(surrealdb::types::Bytes::from(payload));
+    variables.insert("p".to_owned(), payload);
+    let written = store
+        .database
+        .write("UPDATE $part SET p = $p", variables, 0);
+    written.await.expect("written");
+    for order in [Order::Ascending, Order::Descending] {
+        let times = times(&store, "a", ALL, order).await;
+        assert_eq!(times.len(), 720);
+        assert!(!times.contains(&(BEGIN + 3600 + 50)));
+    }
+    assert_eq!(state(&store, "a").await.0.len(), 2);
+    let aside = store
+        .database
+        .select::<i64>("SELECT VALUE samples FROM damaged", bind([]));
+    assert_eq!(aside.await.expect("read"), [360]);
+    // It goes with retention.
+    store.purge("a").await.expect("purged");
+    for table in ["damaged", "block_part", "block"] {
+        let left = format!("SELECT * FROM {table}");
+        let left = store.database.select::<Value>(&left, bind([])).await;
+        assert!(left.expect("read").is_empty(), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_set_aside_and_the_rest_is_sealed() {
+    let store = in_memory().await;
+    let mut samples = frames(1, BEGIN, 0..360);
+    // The header is right, and what follows is not.
+    let payload = &mut samples[7].payload;
+    let length = payload.len();
+    payload[length - 40..].fill(0);
+    push(&store, "a", samples, BEGIN + 3600).await;
+    for _ in 0..2 {
+        let _ = store.seal(at(BEGIN + 4000)).await;
+    }
+    let (blocks, rows) = state(&store, "a").await;
+    assert_eq!((blocks.len(), rows, blocks[0].samples), (1, 0, 359));
+}
+
+/// What a child of a test does: it opens a folder, and seals until it is ended.
+#[tokio::test]
+async fn child() {
+    let Ok(folder) = std::env::var("NODESTATS_TEST_SEAL") else {
+        return;
+    };
+    let store = in_folder(Path::new(&folder)).await;
+    store.seal(at(BEGIN + 100_000)).await.expect("sealed");
+    println!("all is sealed");
+}
+
+fn seal_in_child(folder: &Path, end_at: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command
+        .args(["--exact", "tests::sealing::child", "--nocapture"])
+        .env("NODESTATS_TEST_SEAL", folder)
+        .env("NODESTATS_TEST_END_AT", end_at);
+    command
+}
+
+#[tokio::test]
+async fn a_crash_at_any_point_of_sealing_leaves_every_sample_once() {
+    for point in ["read", "coded", "replaced"] {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let store = in_folder(folder.path()).await;
+        push(&store, "a", frames(1, BEGIN, 0..1000), BEGIN + 10_000).await;
+        store.close().await;
+        drop(store);
+        let ended = seal_in_child(folder.path(), point).output().expect("ran");
+        assert!(!ended.status.success(), "{point}: {ended:?}");
+        let store = in_folder(folder.path()).await;
+        check_all(&store, "a", 1, 1000).await;
+        let (blocks, rows) = state(&store, "a").await;
+        let expected = if point == "replaced" {
+            (1, 640)
+        } else {
+            (0, 1000)
+        };
+        assert_eq!((blocks.len(), rows), expected, "{point}");
+        // The claim of the one that ended has expired.
+        store.seal(at(BEGIN + 101_000)).await.expect("sealed");
+        check_all(&store, "a", 1, 1000).await;
+        assert_eq!(state(&store, "a").await.1, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_kill_at_any_time_leaves_every_sample_once() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let store = in_folder(folder.path()).await;
+    for node in 0..4 {
+        let uid = node.to_string();
+        push(&store, &uid, frames(node, BEGIN, 0..2000), BEGIN + 20_000).await;
+    }
+    store.close().await;
+    drop(store);
+    let mut now = BEGIN + 100_000;
+    for millis in [150, 300, 500, 800] {
+        let mut child = seal_in_child(folder.path(), "").spawn().expect("started");
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        let store = in_folder(folder.path()).await;
+        for node in 0..4 {
+            check_all(&store, &node.to_string(), node, 2000).await;
+        }
+        // So that the next child may.
+        now += 1000;
+        assert!(store.claim(at(now)).await.expect("asked"));
+        store.release_claim().await.expect("released");
+        store.close().await;
+    }
+    let store = in_folder(folder.path()).await;
+    store.seal(at(now)).await.expect("sealed");
+    for node in 0..4 {
+        check_all(&store, &node.to_string(), node, 2000).await;
+        assert_eq!(state(&store, &node.to_string()).await.1, 0);
+    }
+}
+
+/// The folder that nodestats wrote before there were blocks: 450 frames of `made::sample(2, …)`, and 90
+/// readings.
+fn old_folder() -> tempfile::TempDir {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/schema-2");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(fixture.join("."))
+        .arg(folder.path())
+        .status();
+    assert!(copied.expect("copied").success());
+    folder
+}
+
+#[tokio::test]
+async fn a_folder_from_before_there_were_blocks_opens_and_its_rows_are_sealed() {
+    let folder = old_folder();
+    let store = in_folder(folder.path()).await;
+    let schema = fs::read_to_string(folder.path().join("nodestats.schema")).expect("there");
+    assert_eq!(schema.trim(), directory::SCHEMA.to_string());
+    let names = store.lives().await.expect("read");
+    let names = names.iter().map(|life| life.registration.hostname.clone());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    assert_eq!(names, ["node-0", "node-1"]);
+    let readings = async || {
+        let samples = store
+            .samples("a third party's", ALL, Order::Ascending, Wanted::Host, 1000)
+            .await
+            .expect("read");
+        let memory = |sample: &Stored| match sample {
+            Stored::Gauges(gauges) => gauges.reading().expect("readable").memory_usage_percent,
+            Stored::Counters(_) => None,
+        };
+        samples.iter().filter_map(memory).collect::<Vec<f64>>()
+    };
+    let put: Vec<f64> = (0..90).map(f64::from).collect();
+    check_all(&store, "an agent's", 2, 450).await;
+    assert_eq!(readings().await, put);
+    store.seal(at(1_700_100_000)).await.expect("sealed");
+    for uid in ["an agent's", "a third party's"] {
+        let (blocks, rows) = state(&store, uid).await;
+        assert!(blocks.len() >= 2);
+        assert_eq!(rows, 0);
+    }
+    check_all(&store, "an agent's", 2, 450).await;
+    assert_eq!(readings().await, put);
+}

@@ -1,0 +1,337 @@
+//! A walk through the samples of a node in the order of time, over pushed rows and sealed blocks alike.
+//!
+//! Rows and the names of blocks are read together, as they were at one moment; a block whose parts are gone
+//! when they are read was replaced meanwhile, and the page begins anew. A sample that stands in several
+//! places is met once: the row counts before a block, and the later block before the earlier one.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use nodestats_core::block::Block;
+use nodestats_core::{SampleKey, Stored, Wanted, stored};
+use nodestats_wire::Timestamp;
+use surrealdb::types::{RecordId, RecordIdKeyRange, SurrealValue, Value};
+
+use crate::blocks::{BlockKey, HOUR, Unreadable, blocks_within};
+use crate::database::bind;
+use crate::samples::{Order, payload, record_key, time_bound};
+use crate::{Error, Store};
+
+/// Names of blocks that are read at once: the hours of a day and more.
+const BLOCKS: usize = 32;
+/// Blocks that are opened at once where only hosts are wanted of them.
+const AT_ONCE: usize = 8;
+/// Most rows of a page.
+const ROWS: usize = 1000;
+/// A page begins anew so often.
+const ATTEMPTS: usize = 5;
+
+/// Where a walk is.
+pub struct Walk {
+    store: Store,
+    uid: String,
+    from: Timestamp,
+    to: Timestamp,
+    order: Order,
+    wanted: Wanted,
+    after: Option<SampleKey>,
+    /// The hour that is next: all blocks of those before it were met.
+    hours_met: Option<Timestamp>,
+    finished: bool,
+    /// How many blocks are opened next.
+    batch: usize,
+    /// Blocks that were opened, and whose samples have not all been met.
+    open: HashMap<BlockKey, Arc<Block>>,
+    /// Blocks that were listed, and had no parts when they were read.
+    gone: HashSet<BlockKey>,
+}
+
+/// Rows and names of blocks at one moment, in the order of the walk.
+struct Moment {
+    rows: VecDeque<Stored>,
+    blocks: VecDeque<BlockKey>,
+    /// The last row that was read, where there may be more behind it.
+    rows_end: Option<SampleKey>,
+    /// The hour of which and behind which blocks are not listed.
+    unlisted: Option<Timestamp>,
+}
+
+/// Samples that were met, each with its key and what counts of several: the highest.
+type Met = Vec<(SampleKey, i64, Stored)>;
+
+impl Store {
+    /// Begins a walk through the samples of a node from `from` to `to`, both included, in the order asked
+    /// for.
+    pub fn walk(
+        &self,
+        uid: &str,
+        (from, to): (Timestamp, Timestamp),
+        order: Order,
+        wanted: Wanted,
+    ) -> Walk {
+        Walk {
+            store: self.clone(),
+            uid: uid.to_owned(),
+            from,
+            to,
+            order,
+            wanted,
+            after: None,
+            hours_met: None,
+            finished: from > to,
+            batch: 1,
+            open: HashMap::new(),
+            gone: HashSet::new(),
+        }
+    }
+
+    /// The first `limit` samples of a walk.
+    pub async fn samples(
+        &self,
+        uid: &str,
+        range: (Timestamp, Timestamp),
+        order: Order,
+        wanted: Wanted,
+        limit: usize,
+    ) -> Result<Vec<Stored>, Error> {
+        let mut walk = self.walk(uid, range, order, wanted);
+        let mut samples = Vec::new();
+        while samples.len() < limit {
+            let page = walk.page(limit - samples.len()).await?;
+            if page.is_empty() {
+                break;
+            }
+            samples.extend(page);
+        }
+        samples.truncate(limit);
+        Ok(samples)
+    }
+}
+
+impl Walk {
+    /// The next samples: at most `rows` of those that were pushed, and beside them as many as stand in the
+    /// blocks that are under way. None where there are no more.
+    pub async fn page(&mut self, rows: usize) -> Result<Vec<Stored>, Error> {
+        let mut attempts = 0;
+        while !self.finished && attempts < ATTEMPTS {
+            match self.try_page(rows.clamp(1, ROWS)).await? {
+                Some(page) if !page.is_empty() => return Ok(page),
+                // There was nothing of what is asked for; behind it there may be.
+                Some(_) => {}
+                None => attempts += 1,
+            }
+        }
+        if self.finished {
+            Ok(Vec::new())
+        } else {
+            Err(Error::Changing)
+        }
+    }
+
+    /// `None` where what was read has changed meanwhile.
+    async fn try_page(&mut self, limit: usize) -> Result<Option<Vec<Stored>>, Error> {
+        let mut moment = self.moment(limit).await?;
+        let listed: HashSet<BlockKey> = moment.blocks.iter().copied().collect();
+        self.open.retain(|key, _| listed.contains(key));
+        let rows = std::mem::take(&mut moment.rows).into_iter();
+        let mut met: Met = rows.map(|row| (row.key(), i64::MAX, row)).collect();
+        loop {
+            let complete = |key: &SampleKey| self.is_complete(&moment, key);
+            if moment.blocks.is_empty() || met.iter().any(|(key, ..)| complete(key)) {
+                met.retain(|(key, ..)| complete(key));
+                break;
+            }
+            if !self.meet_next(&mut moment.blocks, &mut met).await? {
+                return Ok(None);
+            }
+        }
+        met.sort_by(|(a, rank_a, _), (b, rank_b, _)| self.compare(a, b).then(rank_b.cmp(rank_a)));
+        met.dedup_by(|later, first| later.0 == first.0);
+        match met.last() {
+            Some((key, ..)) => self.after = Some(*key),
+            // All that is listed was met; what is not listed begins here.
+            None => match moment.unlisted {
+                Some(hour) => self.hours_met = Some(hour),
+                None => self.finished = true,
+            },
+        }
+        Ok(Some(met.into_iter().map(|(.., sample)| sample).collect()))
+    }
+
+    /// Which of two comes first.
+    fn compare(&self, a: &SampleKey, b: &SampleKey) -> Ordering {
+        match self.order {
+            Order::Ascending => a.cmp(b),
+            Order::Descending => b.cmp(a),
+        }
+    }
+
+    /// Whether all that stands with this key or before it has been read.
+    fn is_complete(&self, moment: &Moment, key: &SampleKey) -> bool {
+        let is_before = |begin: Timestamp, end: Timestamp| match self.order {
+            Order::Ascending => key.time < begin,
+            Order::Descending => key.time > end,
+        };
+        let next = moment.blocks.front();
+        let unlisted = moment.unlisted;
+        next.is_none_or(|block| is_before(block.first, block.last))
+            && unlisted.is_none_or(|hour| is_before(hour, hour.plus_micros(HOUR - 1)))
+            && moment
+                .rows_end
+                .is_none_or(|end| self.compare(key, &end).is_le())
+    }
+
+    /// Reads the next blocks; `false` where one of them is gone.
+    async fn meet_next(
+        &mut self,
+        blocks: &mut VecDeque<BlockKey>,
+        met: &mut Met,
+    ) -> Result<bool, Error> {
+        let count = self.batch.min(blocks.len());
+        let taken: Vec<BlockKey> = blocks.drain(..count).collect();
+        let is_new = |key: &&BlockKey| !self.open.contains_key(*key);
+        let new: Vec<BlockKey> = taken.iter().filter(is_new).copied().collect();
+        if !new.is_empty() {
+            let opened = self.store.open_blocks(&self.uid, &new, self.wanted);
+            for (key, opened) in new.iter().zip(opened.await?) {
+                match opened {
+                    Ok(block) => {
+                        self.open.insert(*key, block);
+                    }
+                    Err(Unreadable::Gone) if self.gone.insert(*key) => return Ok(false),
+                    Err(why) => self.store.set_aside(&self.uid, key, &why).await,
+                }
+            }
+            if self.wanted == Wanted::Host {
+                self.batch = (self.batch * 2).min(AT_ONCE);
+            }
+        }
+        for key in taken {
+            let Some(block) = self.open.get(&key) else {
+                continue;
+            };
+            let samples = (0..block.len()).filter_map(|number| stored::of_block(block, number));
+            let is_asked_for = |sample: &Stored| {
+                let time = sample.time();
+                let after = self.after.as_ref();
+                (self.from..=self.to).contains(&time)
+                    && after.is_none_or(|after| self.compare(&sample.key(), after).is_gt())
+            };
+            let samples = samples.filter(is_asked_for);
+            met.extend(samples.map(|sample| (sample.key(), key.number, sample)));
+        }
+        Ok(true)
+    }
+
+    /// The next rows, and which blocks there are.
+    async fn moment(&self, limit: usize) -> Result<Moment, Error> {
+        let mut names = BLOCKS;
+        loop {
+            let (rows, mut blocks) = self.read(limit, names).await?;
+            let mut unlisted = None;
+            if blocks.len() == names {
+                // Whole hours alone, so that what is not listed is of other ones.
+                let last = blocks.last().map(|block| block.hour);
+                blocks.retain(|block| Some(block.hour) != last);
+                if blocks.is_empty() {
+                    names *= 8;
+                    continue;
+                }
+                unlisted = last;
+            }
+            let position = self.after.map(|after| after.time);
+            let (from, to) = match self.order {
+                Order::Ascending => (position.unwrap_or(self.from), self.to),
+                Order::Descending => (self.from, position.unwrap_or(self.to)),
+            };
+            blocks.retain(|block| block.overlaps(from, to));
+            blocks.sort_by(|a, b| match self.order {
+                Order::Ascending => a.first.cmp(&b.first),
+                Order::Descending => b.last.cmp(&a.last),
+            });
+            let rows_end = (rows.len() == limit).then(|| rows.last().map(Stored::key));
+            return Ok(Moment {
+                rows: rows.into(),
+                blocks: blocks.into(),
+                rows_end: rows_end.flatten(),
+                unlisted,
+            });
+        }
+    }
+
+    async fn read(
+        &self,
+        limit: usize,
+        names: usize,
+    ) -> Result<(Vec<Stored>, Vec<BlockKey>), Error> {
+        let rows = row_range(
+            &self.uid,
+            (self.from, self.to),
+            self.after.as_ref(),
+            self.order,
+        );
+        let (mut from, mut to) = (self.from, self.to);
+        let after = self.after.map(|after| after.time);
+        match self.order {
+            Order::Ascending => from = from.max(after.unwrap_or(from)),
+            Order::Descending => to = to.min(after.unwrap_or(to)),
+        }
+        // `hours_met` is the hour that comes next.
+        if let Some(hour) = self.hours_met {
+            match self.order {
+                Order::Ascending => from = from.max(hour),
+                Order::Descending => to = to.min(hour),
+            }
+        }
+        let order = self.order.word();
+        let statement = format!(
+            "RETURN [(SELECT id, p FROM $range ORDER BY id {order} LIMIT $limit), \
+             (SELECT VALUE id FROM $blocks ORDER BY id {order} LIMIT $names)]"
+        );
+        let variables = bind([
+            ("range", rows),
+            ("limit", (limit as i64).into_value()),
+            ("blocks", blocks_within(&self.uid, from, to)),
+            ("names", (names as i64).into_value()),
+        ]);
+        let answer: Vec<Value> = self
+            .store
+            .database
+            .select(&statement, variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        let mut answer = answer.into_iter();
+        let (Some(Value::Array(rows)), Some(Value::Array(blocks))) = (answer.next(), answer.next())
+        else {
+            return Err(Error::Damaged("sample"));
+        };
+        let mut samples = Vec::with_capacity(rows.len());
+        for row in rows {
+            let payload = payload(row)?;
+            samples.push(stored::read(&payload).map_err(|_| Error::Damaged("sample"))?);
+        }
+        let blocks = blocks.into_iter().filter_map(BlockKey::read);
+        Ok((samples, blocks.collect()))
+    }
+}
+
+/// The rows from one time to another, both included, beyond `after`.
+fn row_range(
+    uid: &str,
+    (from, to): (Timestamp, Timestamp),
+    after: Option<&SampleKey>,
+    order: Order,
+) -> Value {
+    let mut start = Bound::Included(time_bound(uid, from.micros()));
+    let mut end = Bound::Excluded(time_bound(uid, to.micros() + 1));
+    if let Some(after) = after {
+        let after = Bound::Excluded(record_key(after, uid));
+        match order {
+            Order::Ascending => start = after,
+            Order::Descending => end = after,
+        }
+    }
+    RecordId::new("sample", RecordIdKeyRange { start, end }).into_value()
+}
