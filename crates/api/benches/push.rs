@@ -151,6 +151,7 @@ fn child() {
             retention: Duration::from_hours(876_000),
             memory: MemoryBudget::from_limit(0),
             node_quota: None,
+            max_size: None,
             meter: telemetry.registry().meter("nodestats.store"),
         };
         let store = Store::open(&Location::Memory, &options)

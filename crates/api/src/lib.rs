@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod exporter;
 mod forwarded;
+pub mod fuzz;
 mod guard;
 mod history;
 mod ingest;

@@ -152,8 +152,15 @@ fn envelope(sections: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
         part.extend_from_slice(&length.to_le_bytes());
         part.extend(section);
     }
-    let sum = checksum(&part[1 + CHECKSUM..]);
-    part[1..][..CHECKSUM].copy_from_slice(&sum);
+    with_checksum(part)
+}
+
+/// A part with the checksum that it should have.
+pub(crate) fn with_checksum(mut part: Vec<u8>) -> Vec<u8> {
+    if let Some(body) = part.get(1 + CHECKSUM..) {
+        let sum = checksum(body);
+        part[1..][..CHECKSUM].copy_from_slice(&sum);
+    }
     part
 }
 

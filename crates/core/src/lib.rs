@@ -6,6 +6,7 @@
 pub mod block;
 pub mod event;
 pub mod frame;
+pub mod fuzz;
 pub mod gap;
 pub mod identity;
 pub mod life;

@@ -363,6 +363,12 @@ pub(crate) struct Serving {
     #[arg(long, env = "NODESTATS_RETENTION", value_name = "TIME", default_value = "14d", value_parser = retention)]
     pub(crate) retention: Duration,
 
+    /// Room on the disk that all histories may take, such as 20Gi, a third of it samples and the rest for
+    /// merging files: beyond it the oldest hours go, of nodes with more than an equal share first, but for
+    /// the last one [default: no limit but the retention].
+    #[arg(long, env = "NODESTATS_MAX_SIZE", value_name = "SIZE", value_parser = size)]
+    pub(crate) max_size: Option<u64>,
+
     /// Most that one node's history may take, in MiB; a node that has more stores nothing until its
     /// oldest samples are gone [default: an equal share, when the disk becomes scarce].
     #[arg(long, env = "NODESTATS_NODE_QUOTA_MIB", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
@@ -447,10 +453,66 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// Less holds no hour of a few nodes.
+const LEAST_SIZE: u64 = 64 << 20;
+
 fn retention(text: &str) -> Result<Duration, String> {
     let retention = parse_span(text).map_err(|error| error.to_string())?;
     if retention < Duration::from_mins(1) {
         return Err("a retention is at least 1m".to_owned());
     }
     Ok(retention)
+}
+
+/// Bytes, with a suffix as Kubernetes has it, or as people write it.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|digit: char| !digit.is_ascii_digit());
+    let (number, suffix) = text.split_at(digits.unwrap_or(text.len()));
+    let suffix = suffix.strip_suffix('B').unwrap_or(suffix);
+    let (power, base) = match suffix.strip_suffix('i') {
+        Some(power) => (power, 1024),
+        None => (suffix, 1000_u64),
+    };
+    let exponent = match power {
+        "" if base == 1000 => Some(0),
+        "" => None,
+        power => "kKMGTPE".find(power).map(|at| at.max(1) as u32),
+    };
+    let bytes = exponent
+        .filter(|_| power.len() <= 1)
+        .zip(number.parse::<u64>().ok())
+        .and_then(|(exponent, number)| number.checked_mul(base.checked_pow(exponent)?));
+    match bytes {
+        Some(bytes) if bytes >= LEAST_SIZE => Ok(bytes),
+        Some(_) => Err(format!("a size is at least {}Mi", LEAST_SIZE >> 20)),
+        None => Err("a size is a number and a unit, such as 500Mi, 20Gi or 1T".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_written_as_kubernetes_or_people_write_them() {
+        for (text, bytes) in [
+            ("500Mi", Some(500 << 20)),
+            ("20Gi", Some(20 << 30)),
+            ("20GiB", Some(20 << 30)),
+            ("20GB", Some(20_000_000_000)),
+            ("1T", Some(1_000_000_000_000)),
+            ("300000k", Some(300_000_000)),
+            ("300000000", Some(300_000_000)),
+            ("10Mi", None),
+            ("20", None),
+            ("Gi", None),
+            ("20i", None),
+            ("20Xi", None),
+            ("20GG", None),
+            ("-20Gi", None),
+            ("99999999999Ei", None),
+        ] {
+            assert_eq!(size(text).ok(), bytes, "{text}");
+        }
+    }
 }

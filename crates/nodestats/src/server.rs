@@ -187,6 +187,7 @@ impl Server {
             retention: serving.retention,
             memory,
             node_quota: serving.node_quota_mib.map(|mib| mib << 20),
+            max_size: serving.max_size,
             meter: registry.meter("nodestats.store"),
         };
         // The listener first: an address in use is found before a database is made.

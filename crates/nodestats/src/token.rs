@@ -60,6 +60,7 @@ impl Place {
             retention: Duration::MAX,
             memory: MemoryBudget::from_limit(limits::memory()),
             node_quota: None,
+            max_size: None,
             meter: Registry::default().meter("nodestats.store"),
         };
         nodestats_runtime::tls::use_ring();

@@ -108,6 +108,9 @@ pub struct Options {
     pub memory: MemoryBudget,
     /// Bytes that one node may keep. `None`: an equal share, when the disk becomes scarce.
     pub node_quota: Option<u64>,
+    /// Bytes of disk that all histories may take, with what the database needs to merge its files: beyond
+    /// it the oldest go. `None`: no limit but the retention.
+    pub max_size: Option<u64>,
     /// Where it counts.
     pub meter: Meter,
 }
@@ -120,6 +123,7 @@ pub struct Store {
     usage: usage::Usage,
     retention: Duration,
     node_quota: Option<u64>,
+    max_size: Option<u64>,
     metrics: metrics::Metrics,
     /// See `Store::telling`.
     telling: Arc<tokio::sync::Mutex<()>>,
@@ -161,6 +165,7 @@ impl Store {
             usage,
             retention: options.retention,
             node_quota: options.node_quota,
+            max_size: options.max_size,
             metrics,
             telling: Arc::default(),
             replica: uuid::Uuid::new_v4().to_string().into(),

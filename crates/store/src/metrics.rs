@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     sealed: Counter<u64>,
     sealed_bytes: Counter<u64>,
     damaged: Counter<u64>,
+    deleted_early: Counter<u64>,
 }
 
 impl Metrics {
@@ -88,6 +89,10 @@ impl Metrics {
                 "nodestats.store.sealed.bytes",
                 "Bytes of the blocks that they were put into.",
             ),
+            deleted_early: counter(
+                "nodestats.store.deleted.early.bytes",
+                "Bytes of samples that went before their retention ended, because all were too large.",
+            ),
             damaged: counter(
                 "nodestats.store.damaged",
                 "Stored samples and blocks that could not be read and were set aside.",
@@ -123,6 +128,11 @@ impl Metrics {
         let outcome = if success { "done" } else { "failed" };
         let outcome = [KeyValue::new("outcome", outcome)];
         self.sealing.record(took.as_secs_f64(), &outcome);
+    }
+
+    /// So much went before its retention ended.
+    pub(crate) fn deleted_early(&self, bytes: u64) {
+        self.deleted_early.add(bytes, &[]);
     }
 
     /// Something stored cannot be read.

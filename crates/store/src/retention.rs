@@ -42,6 +42,7 @@ impl Store {
             self.purge(orphan).await?;
         }
         self.keep_usage(&lives, now).await?;
+        self.keep_size(now).await?;
         // As long as any history: which node's it was on is in its record, and not in its key.
         let horizons = lives.iter().map(|life| self.horizon(life, now));
         let horizon = horizons.fold(self.default_horizon(now), Timestamp::min);
@@ -58,6 +59,44 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Deletes the oldest hours of those nodes that have more than an equal share, until all take no more
+    /// than they may together. The last hour of each stays.
+    async fn keep_size(&self, now: Timestamp) -> Result<(), Error> {
+        let Some(max_size) = self.max_size else {
+            return Ok(());
+        };
+        let last = hour_of(now.plus_micros(-HOUR));
+        let mut spared = BTreeSet::new();
+        while let Some(uid) = self.usage.largest_beyond(max_size, &spared) {
+            let oldest = self.oldest(&uid).await?;
+            let Some(hour) = oldest.map(hour_of).filter(|hour| *hour < last) else {
+                spared.insert(uid);
+                continue;
+            };
+            let bytes = self.bytes_of_hour(&uid, hour).await?;
+            tracing::info!(node = uid, %hour, bytes, "an hour goes before its time: histories are too large");
+            self.delete_before(&uid, hour.plus_micros(HOUR)).await?;
+            self.usage.deleted(&uid, hour, bytes);
+            self.metrics.deleted_early(bytes);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the samples of an hour.
+    async fn bytes_of_hour(&self, uid: &str, hour: Timestamp) -> Result<u64, Error> {
+        let blocks = self.blocks_of_hour(uid, hour).await?;
+        let blocks: u64 = blocks.iter().map(|block| block.bytes).sum();
+        let range = time_range(uid, hour, hour.plus_micros(HOUR));
+        let statement = "SELECT VALUE bytes::len(p) FROM $range";
+        let rows: Vec<i64> = self
+            .database
+            .select(statement, bind([("range", range)]))
+            .await
+            .map_err(Error::Unavailable)?;
+        let rows: i64 = rows.iter().sum();
+        Ok(blocks + rows.unsigned_abs())
     }
 
     /// The time of the oldest sample of a node.

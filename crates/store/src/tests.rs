@@ -24,6 +24,7 @@ fn options(retention_seconds: u64) -> Options {
         retention: Duration::from_secs(retention_seconds),
         memory: MemoryBudget::from_limit(0),
         node_quota: None,
+        max_size: None,
         meter: opentelemetry::global::meter("test"),
     }
 }

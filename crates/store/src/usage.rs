@@ -5,7 +5,7 @@
 //! Rows `usage:[uid, day]` hold bytes of payload by the day that samples are of. They are written with
 //! each look at the retention and at the end: a crash forgets what was stored since, a minute at most.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nodestats_core::Life;
@@ -140,6 +140,27 @@ impl Usage {
 
     fn add(&self, uid: &str, time: Timestamp, bytes: u64) {
         self.kept().add(uid, day(time), bytes, false);
+    }
+
+    /// Which node has most where all take more than `max_size` on the disk; those that are spared are not
+    /// looked at.
+    pub(crate) fn largest_beyond(
+        &self,
+        max_size: u64,
+        spared: &BTreeSet<String>,
+    ) -> Option<String> {
+        let kept = self.kept();
+        if kept.bytes <= max_size / OVERHEAD {
+            return None;
+        }
+        let others = kept.nodes.iter().filter(|(uid, _)| !spared.contains(*uid));
+        let largest = others.max_by_key(|(_, node)| node.bytes);
+        largest.map(|(uid, _)| uid.clone())
+    }
+
+    /// Counts that samples of a time are gone.
+    pub(crate) fn deleted(&self, uid: &str, time: Timestamp, bytes: u64) {
+        self.kept().subtract(uid, day(time), bytes);
     }
 
     /// Counts that samples of a time became smaller by being sealed.

@@ -125,6 +125,7 @@ impl Server {
             retention,
             memory,
             node_quota: None,
+            max_size: None,
             meter: options.registry.meter("nodestats.store"),
         };
         let store = Store::open(&Location::Memory, &options_of_store)

@@ -204,9 +204,7 @@ proptest! {
         // With a checksum that is right.
         let mut bytes = bytes;
         bytes[0] = VERSION;
-        let sum = checksum(&bytes[9..]);
-        bytes[1..9].copy_from_slice(&sum);
-        let bytes = Bytes::from(bytes);
+        let bytes = Bytes::from(with_checksum(bytes));
         for parts in [
             Parts { hosts: bytes.clone(), ..parts.clone() },
             Parts { processes: Some(bytes.clone()), ..parts.clone() },

@@ -287,6 +287,47 @@ async fn retention_drops_blocks_of_hours_that_are_past_it() {
 }
 
 #[tokio::test]
+async fn beyond_the_size_the_oldest_hours_of_the_largest_nodes_go_first() {
+    let options = |max_size| Options {
+        max_size: Some(max_size),
+        retention: Duration::from_hours(10_000),
+        ..options(0)
+    };
+    let store = Store::open(&Location::Memory, &options(1 << 40)).await;
+    let mut store = store.expect("opens");
+    let now = BEGIN + 40_000;
+    for (uid, samples) in [("large", 3600), ("small", 720)] {
+        store.save_life(&life(uid)).await.expect("saved");
+        push(&store, uid, frames(1, BEGIN, 0..samples), now).await;
+    }
+    store.seal(at(now)).await.expect("sealed");
+    // A row that waits counts too.
+    push(&store, "large", frames(1, BEGIN + 36_000, 9000..9010), now).await;
+    let before = store.usage.bytes();
+    store.retain(at(now)).await.expect("done");
+    assert_eq!(
+        (store.usage.bytes(), state(&store, "large").await.0.len()),
+        (before, 10)
+    );
+    store.max_size = Some(3 * (before * 6 / 10));
+    store.retain(at(now)).await.expect("done");
+    let left = state(&store, "large").await;
+    assert!((3..7).contains(&left.0.len()), "{left:?}");
+    assert_eq!(
+        left.0.last().map(|block| block.last),
+        Some(at(BEGIN + 35_990))
+    );
+    assert_eq!((left.1, state(&store, "small").await.0.len()), (10, 2));
+    let bytes: u64 = left.0.iter().map(|block| block.bytes).sum();
+    assert!(store.usage.bytes() <= before * 6 / 10 && store.usage.bytes() > bytes);
+    // What is of the last hour stays, however little may.
+    store.max_size = Some(0);
+    store.retain(at(now)).await.expect("done");
+    assert_eq!(state(&store, "large").await, (vec![], 10));
+    assert_eq!(state(&store, "small").await, (vec![], 0));
+}
+
+#[tokio::test]
 async fn a_damaged_block_takes_nothing_else_down_and_is_set_aside() {
     let store = in_memory().await;
     push(&store, "a", frames(1, BEGIN, 0..1080), BEGIN + 10_800).await;

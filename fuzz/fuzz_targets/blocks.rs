@@ -1,0 +1,4 @@
+//! A sealed block.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| nodestats_core::fuzz::block(data));
