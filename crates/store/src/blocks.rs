@@ -13,7 +13,7 @@ use surrealdb::types::{
     Array, Bytes, Object, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value,
 };
 
-use crate::database::bind;
+use crate::database::{self, bind};
 use crate::{Error, Store};
 
 /// The span of time that a block is of.
@@ -48,6 +48,9 @@ pub(crate) enum Unreadable {
     /// It is damaged.
     #[error(transparent)]
     Damaged(#[from] block::Error),
+    /// So is the database's own file.
+    #[error("the database cannot read it")]
+    Database(#[source] database::Error),
 }
 
 impl BlockKey {
@@ -153,6 +156,30 @@ pub(crate) fn blocks_within(uid: &str, from: Timestamp, to: Timestamp) -> Value 
 impl Store {
     /// Reads the parts that are wanted of some blocks of a node.
     pub(crate) async fn open_blocks(
+        &self,
+        uid: &str,
+        keys: &[BlockKey],
+        wanted: Wanted,
+    ) -> Result<Vec<Result<Arc<Block>, Unreadable>>, Error> {
+        match self.open_together(uid, keys, wanted).await {
+            Err(Error::Unavailable(error)) if error.is_damage() => {}
+            opened => return opened,
+        }
+        // One of them is damaged, and takes no other down.
+        let mut opened = Vec::new();
+        for key in keys {
+            match self.open_together(uid, &[*key], wanted).await {
+                Ok(one) => opened.extend(one),
+                Err(Error::Unavailable(error)) if error.is_damage() => {
+                    opened.push(Err(Unreadable::Database(error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(opened)
+    }
+
+    async fn open_together(
         &self,
         uid: &str,
         keys: &[BlockKey],

@@ -64,6 +64,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether the embedded database has found that its files do not hold what was written to them: asking
+    /// again gives the same.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Surreal(error) => error.to_string().contains("checksum verification failed"),
+            _ => false,
+        }
+    }
+}
+
 /// Bytes that stay free where samples are written, and where only rows are deleted. A log of
 /// `SurrealKV` that could not be written to its end holds what is written after it in vain: a later
 /// start reads no further than the tear. So the disk is asked before.

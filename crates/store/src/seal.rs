@@ -278,7 +278,7 @@ impl Store {
 
     /// A damaged block is out of the way at the next attempt.
     async fn unreadable(&self, uid: &str, key: &BlockKey, why: &Unreadable) -> Error {
-        if matches!(why, Unreadable::Damaged(_)) {
+        if !matches!(why, Unreadable::Gone) {
             self.set_aside(uid, key, why).await;
         }
         Error::Changing
