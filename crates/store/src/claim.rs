@@ -7,7 +7,7 @@ use std::time::Duration;
 use nodestats_wire::Timestamp;
 use surrealdb::types::{RecordId, SurrealValue, Value, Variables};
 
-use crate::database::bind;
+use crate::database::{self, Database, bind};
 use crate::{Error, Store};
 
 /// A claim that is not renewed ends after so long: the clocks of replicas may differ by some of it.
@@ -67,4 +67,13 @@ impl Store {
             .await
             .map_err(Error::Unavailable)
     }
+}
+
+/// Ends a claim whose holder cannot be any more: nobody else has an embedded database.
+pub(crate) async fn end_claim(database: &Database) -> Result<(), database::Error> {
+    let claim = bind([("claim", record())]);
+    database
+        .query("DELETE $claim RETURN NONE", claim)
+        .await
+        .map(drop)
 }

@@ -156,6 +156,9 @@ impl Store {
             .write_schema(directory::SCHEMA)
             .await
             .map_err(failed)?;
+        if !matches!(location, Location::Remote { .. }) {
+            claim::end_claim(&database).await.map_err(failed)?;
+        }
         let usage = usage::Usage::load(&database).await.map_err(failed)?;
         let metrics = metrics::Metrics::new(&options.meter, &database, &usage, &options.memory);
         let writer = writer::Writer::start(database.clone(), usage.clone(), metrics.clone());
