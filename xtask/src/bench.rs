@@ -36,10 +36,12 @@ pub(crate) fn push(json: bool) -> anyhow::Result<()> {
 }
 
 /// `cargo xtask bench history`.
-pub(crate) fn history(corpus: &Path, json: bool) -> anyhow::Result<()> {
+pub(crate) fn history(corpus: &Path, nodes: usize, json: bool) -> anyhow::Result<()> {
     let corpus = corpus.canonicalize().context("the corpus")?;
     let corpus = corpus.to_str().context("the corpus' path is not UTF-8")?;
-    let line = figures_with("nodestats-core", "history", &["--corpus", corpus])?;
+    let nodes = nodes.to_string();
+    let arguments = ["--corpus", corpus, "--nodes", &nodes];
+    let line = figures_with("nodestats-api", "history", &arguments)?;
     if json {
         println!("{line}");
         return Ok(());
@@ -51,25 +53,66 @@ pub(crate) fn history(corpus: &Path, json: bool) -> anyhow::Result<()> {
         figures["samples"], figures["series"], figures["rows"]
     );
     println!(
-        "{:.4} bytes a value ({:.2} of differences with zstd -19, {:.4})",
-        number("bytes_per_value"),
-        number("bytes_per_value") / number("floor_bytes_per_value"),
+        "{:.4} bytes a value ({:.2} of differences with zstd -19, {:.4}); {:.1} µs a sample to write, {:.1} to \
+         read; one process: {:.0} µs",
+        number("codec_bytes_per_value"),
+        number("codec_bytes_per_value") / number("floor_bytes_per_value"),
         number("floor_bytes_per_value"),
-    );
-    println!(
-        "{:.1} µs a sample to write, {:.1} µs to read; one process: {:.0} µs",
         number("encode_micros_per_sample"),
         number("read_micros_per_sample"),
         number("read_one_micros"),
     );
     println!(
-        "as a block, with names and command lines: {:.0} bytes a sample, {:.2} MB a day at 10 s; {:.0} µs \
-         a sample to seal, {:.0} µs to read",
+        "as a block, with all that is known of a process: {:.4} bytes a value, {:.0} a sample ({:.0} as a frame); \
+         {:.0} µs a sample to seal, {:.0} to read",
+        number("bytes_per_value"),
         number("block_bytes_per_sample"),
-        number("block_bytes_per_sample") * 8640.0 / 1e6,
+        number("frame_bytes"),
         number("seal_micros_per_sample"),
         number("unseal_micros_per_sample"),
     );
+    println!(
+        "with a database on the disk, by HTTP, {} nodes of a day each:",
+        figures["nodes"]
+    );
+    for (what, name, unit) in [
+        (
+            "pushes of one frame, synced",
+            "pushes_per_second",
+            "a second",
+        ),
+        (
+            "CPU of the server for each",
+            "server_cpu_micros_per_push",
+            "µs",
+        ),
+        (
+            "CPU a sample, pushed in bodies of 120, sealed",
+            "store_cpu_micros_per_push",
+            "µs",
+        ),
+        ("sealed", "sealed_bytes_per_sample", "bytes a sample"),
+        (
+            "the database's files",
+            "node_day_bytes",
+            "bytes a node and day",
+        ),
+        ("a day of CPU at 60 s, p99", "cpu_day_p99_ms", "ms"),
+        (
+            "a day of a process at 10 s, p99",
+            "process_day_p99_ms",
+            "ms",
+        ),
+        (
+            "the process table at a moment, p99",
+            "table_at_p99_ms",
+            "ms",
+        ),
+        ("resident", "api_rss_mib", "MiB"),
+        ("resident at its peak", "api_rss_peak_mib", "MiB"),
+    ] {
+        println!("{what:>46} {:>12.1} {unit}", number(name));
+    }
     Ok(())
 }
 

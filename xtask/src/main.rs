@@ -88,11 +88,14 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
-    /// How densely a recorded history of processes is coded, and how fast.
+    /// How densely a recorded history is kept, and how fast it is stored and answered.
     History {
         /// The recording: `/proc` of a host, one JSON object a pass, with zstd.
         #[arg(long, value_name = "FILE")]
         corpus: PathBuf,
+        /// Nodes whose history is a day that is made of the recording.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        nodes: usize,
         /// Prints one JSON object.
         #[arg(long)]
         json: bool,
@@ -127,8 +130,13 @@ fn main() -> ExitCode {
             what: Bench::Collect { json },
         } => bench::collect(json),
         Command::Bench {
-            what: Bench::History { corpus, json },
-        } => bench::history(&corpus, json),
+            what:
+                Bench::History {
+                    corpus,
+                    nodes,
+                    json,
+                },
+        } => bench::history(&corpus, nodes, json),
         Command::Bench {
             what: Bench::Push { json },
         } => bench::push(json),

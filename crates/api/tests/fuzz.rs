@@ -1,6 +1,7 @@
 //! The fuzz targets of `fuzz/`, for some seconds each, without the toolchain that `cargo fuzz` wants: valid
 //! input that is changed here and there. A failure prints the input.
 
+use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,9 @@ fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8])) {
     rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("a limit");
     let asked = std::env::var("NODESTATS_TEST_FUZZ_SECONDS");
     let seconds = asked.map_or(SECONDS, |seconds| seconds.parse().expect("seconds"));
-    seeds.iter().for_each(|seed| target(seed));
+    for seed in seeds {
+        target(seed);
+    }
     let begin = Instant::now();
     let mut random = Random(begin.elapsed().as_nanos() as u64 ^ 0x5eed);
     let mut inputs = 0_u64;
@@ -92,7 +95,11 @@ fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8])) {
 }
 
 fn hex(data: &[u8]) -> String {
-    data.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in data {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 fn pushes() -> Vec<Vec<u8>> {

@@ -281,28 +281,6 @@ impl Store {
         deleted.map_err(Error::Unavailable)
     }
 
-    /// The first or the last hour of a node that has blocks, with some of its blocks.
-    pub(crate) async fn end_of_blocks(
-        &self,
-        uid: &str,
-        order: crate::Order,
-    ) -> Result<Vec<BlockKey>, Error> {
-        let all = hours("block", uid, Timestamp::MIN, Timestamp::MAX);
-        let statement = format!(
-            "SELECT VALUE id FROM $blocks ORDER BY id {} LIMIT 1",
-            order.word()
-        );
-        let ids: Vec<Value> = self
-            .database
-            .select(&statement, bind([("blocks", all)]))
-            .await
-            .map_err(Error::Unavailable)?;
-        let Some(end) = ids.into_iter().find_map(BlockKey::read) else {
-            return Ok(Vec::new());
-        };
-        self.blocks_of_hour(uid, end.hour).await
-    }
-
     /// All blocks of an hour.
     pub(crate) async fn blocks_of_hour(
         &self,

@@ -5,16 +5,19 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use nodestats_wire::Timestamp;
+use surrealdb::types::{SurrealValue, Value};
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use crate::blocks::{HOUR, hour_of};
+use crate::blocks::{BlockKey, HOUR, blocks_within, hour_of};
 use crate::database::bind;
-use crate::samples::{Order, time_range};
+use crate::samples::{Order, key_of_row, time_range};
 use crate::{Error, Store};
 
 /// Span of one delete: an hour of samples each second is 3,600 rows.
 const PIECE_MICROS: i64 = 3_600_000_000;
+/// Names of blocks that are looked at for the last sample: more than an hour has as a rule.
+const NAMES: usize = 32;
 /// Hours of blocks that are deleted at once.
 const HOURS: i64 = 24;
 
@@ -101,26 +104,58 @@ impl Store {
 
     /// The time of the oldest sample of a node.
     pub async fn oldest(&self, uid: &str) -> Result<Option<Timestamp>, Error> {
-        let row = self
-            .end_of_rows(uid, Timestamp::MIN, Order::Ascending)
-            .await?;
-        let blocks = self.end_of_blocks(uid, Order::Ascending).await?;
-        let firsts = blocks.iter().map(|block| block.first);
-        Ok(firsts.chain(row).min())
+        let (row, blocks) = self.ends(uid, Order::Ascending, 1).await?;
+        // Within an hour they are in the order of their first samples.
+        Ok(blocks.iter().map(|block| block.first).chain(row).min())
     }
 
     /// The time of the newest sample of a node.
     pub async fn newest(&self, uid: &str) -> Result<Option<Timestamp>, Error> {
-        let row = self
-            .end_of_rows(uid, Timestamp::MIN, Order::Descending)
-            .await?;
-        let blocks = self.end_of_blocks(uid, Order::Descending).await?;
-        let lasts = blocks.iter().map(|block| block.last);
-        Ok(lasts.chain(row).max())
+        let (row, mut blocks) = self.ends(uid, Order::Descending, NAMES).await?;
+        let hour = blocks.first().map(|block| block.hour);
+        if let Some(hour) = hour
+            && blocks.len() == NAMES
+            && blocks.iter().all(|block| block.hour == hour)
+        {
+            blocks = self.blocks_of_hour(uid, hour).await?;
+        }
+        Ok(blocks.iter().map(|block| block.last).chain(row).max())
+    }
+
+    /// The time of the first row, and the first blocks.
+    async fn ends(
+        &self,
+        uid: &str,
+        order: Order,
+        names: usize,
+    ) -> Result<(Option<Timestamp>, Vec<BlockKey>), Error> {
+        let order = order.word();
+        let statement = format!(
+            "RETURN [(SELECT VALUE id FROM $range ORDER BY id {order} LIMIT 1), \
+             (SELECT VALUE id FROM $blocks ORDER BY id {order} LIMIT $names)]"
+        );
+        let end = Timestamp::MAX.plus_micros(1);
+        let variables = bind([
+            ("range", time_range(uid, Timestamp::MIN, end)),
+            ("blocks", blocks_within(uid, Timestamp::MIN, Timestamp::MAX)),
+            ("names", (names as i64).into_value()),
+        ]);
+        let answer = self.database.select::<Vec<Value>>(&statement, variables);
+        let mut answer = answer.await.map_err(Error::Unavailable)?.into_iter();
+        let (Some(rows), Some(blocks)) = (answer.next(), answer.next()) else {
+            return Err(Error::Damaged("sample"));
+        };
+        let row = rows.into_iter().next().and_then(key_of_row);
+        let blocks = blocks.into_iter().filter_map(BlockKey::read);
+        Ok((row.map(|row| row.time), blocks.collect()))
     }
 
     /// Deletes the rows before `end`, and the blocks of hours that end before it.
     pub(crate) async fn delete_before(&self, uid: &str, end: Timestamp) -> Result<(), Error> {
+        let is_purge = end == Timestamp::MAX;
+        if !is_purge && self.oldest(uid).await?.is_none_or(|oldest| oldest >= end) {
+            return Ok(());
+        }
         let mut from = Timestamp::MIN;
         while let Some(oldest) = self.end_of_rows(uid, from, Order::Ascending).await?
             && oldest < end
@@ -134,16 +169,17 @@ impl Store {
                 .await
                 .map_err(Error::Unavailable)?;
         }
-        let end = if end == Timestamp::MAX {
-            end
-        } else {
-            hour_of(end)
-        };
-        while let Some(first) = self.end_of_blocks(uid, Order::Ascending).await?.first()
+        let end = if is_purge { end } else { hour_of(end) };
+        while let (_, blocks) = self.ends(uid, Order::Ascending, 1).await?
+            && let Some(first) = blocks.first()
             && first.hour < end
         {
             let until = piece_end(first.hour, HOURS * HOUR, end);
             self.delete_hours(uid, until).await?;
+        }
+        if is_purge {
+            // What was set aside is named by no block.
+            self.delete_hours(uid, end).await?;
         }
         Ok(())
     }

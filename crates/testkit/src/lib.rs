@@ -12,6 +12,7 @@ mod lan;
 pub mod logs;
 mod program;
 mod prometheus;
+pub mod recording;
 mod samples;
 mod small_disk;
 

@@ -1,9 +1,9 @@
 //! Any plain value as a row of numbers and back, by serde: fields in their order, texts by their place in
 //! a dictionary. Values of one shape have rows of one width, and the same field stands in the same place.
 
-use std::collections::HashMap;
 use std::fmt;
 
+use hashbrown::HashMap;
 use serde::de::{self, DeserializeSeed, IntoDeserializer as _, Visitor};
 use serde::ser::{self, Serialize};
 use serde::{Deserialize, Deserializer};

@@ -1,7 +1,9 @@
 //! Rows of things of one kind, whatever their widths: those of one width are a table, a wide one several.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hash;
+
+use hashbrown::HashMap;
 
 use super::Error;
 use super::table::{self, COLUMNS, NUMBERS, Reader, Run, Series, read_number, write_number};

@@ -9,7 +9,7 @@ use super::*;
 
 /// Histories whose seed once failed, and so many others.
 const FAILED: [u64; 0] = [];
-const HISTORIES: u64 = 2000;
+const HISTORIES: u64 = 1000;
 /// Steps of each.
 const STEPS: u64 = 30;
 const HOUR: i64 = 3600;

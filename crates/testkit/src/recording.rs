@@ -1,20 +1,18 @@
-//! How densely a recorded history of processes is coded, and how fast: `--corpus FILE`, a recording of
-//! `/proc`, one JSON object a pass, compressed with zstd. Each second pass is taken, and of each process
-//! the fourteen figures below. Prints one line of JSON.
+//! A recorded `/proc` history as samples: one JSON object a pass, compressed with zstd, each with the files
+//! of all processes.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
-use nodestats_core::block::{self, Block, Entry, Parts, Reader, Run, Sealer, Series};
+use nodestats_core::block::{Entry, Run, Series};
 use nodestats_core::sample::{IoCalls, Process, Sample};
-use nodestats_core::{FrameId, Timestamp, Wanted};
-use serde_json::{Value, json};
+use nodestats_core::{FrameId, Timestamp};
+use serde_json::Value;
 
-/// `stat`: state, CPU times, page faults, threads, address space, resident pages; `io`: six counters.
-const COLUMNS: usize = 14;
+/// Figures of a process. `stat`: state, CPU times, page faults, threads, address space, resident pages; `io`: six counters.
+pub const COLUMNS: usize = 14;
 const OF_STAT: [usize; 7] = [11, 12, 7, 9, 17, 20, 21];
 const OF_IO: [&str; 6] = [
     "rchar",
@@ -26,84 +24,15 @@ const OF_IO: [&str; 6] = [
 ];
 /// Passes of the recording that make one sample.
 const EACH: usize = 2;
-/// Times are the best of so many.
-const TURNS: usize = 5;
 
 /// Name, start and pid: processes of one name stand beside each other.
 type Life = (String, u64, u32);
 
-fn main() {
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--corpus");
-    let Some(corpus) = arguments.nth(1) else {
-        // As `cargo test --benches` runs it.
-        println!("--corpus FILE names the recording");
-        return;
-    };
-    let (entries, series) = read(Path::new(&corpus));
-    let samples = entries.len();
-    let rows: usize = series
-        .iter()
-        .map(|series| series.rows.len() / COLUMNS)
-        .sum();
-    let values = (rows * COLUMNS) as f64;
-    let coded = block::encode(COLUMNS, &series);
-    let reader = Reader::open(&coded).expect("as it was written");
-    assert_eq!(reader.all().expect("as it was written"), series);
-    let micros = |work: &dyn Fn()| {
-        let turns = (0..TURNS).map(|_| {
-            let begin = Instant::now();
-            work();
-            begin.elapsed().as_secs_f64() * 1e6
-        });
-        turns.fold(f64::INFINITY, f64::min)
-    };
-    let encode = micros(&|| drop(block::encode(COLUMNS, &series)));
-    let read_all = micros(&|| drop(reader.all()));
-    let read_each = micros(&|| {
-        for number in 0..reader.len() {
-            drop(reader.one(number));
-        }
-    });
-    let block = seal(&entries);
-    read_block(&block, &entries);
-    let seal = micros(&|| drop(seal(&entries)));
-    let unseal = micros(&|| read_block(&block, &entries));
-    let floor = floor(&series);
-    println!(
-        "{}",
-        json!({
-            "samples": samples, "series": series.len(), "rows": rows,
-            "bytes_per_value": coded.len() as f64 / values,
-            "floor_bytes_per_value": floor as f64 / values,
-            "encode_micros_per_sample": encode / samples as f64,
-            "read_micros_per_sample": read_all / samples as f64,
-            "read_one_micros": read_each / series.len() as f64,
-            "block_bytes_per_sample": block.len() as f64 / samples as f64,
-            "block_bytes_per_value": block.len() as f64 / values,
-            "seal_micros_per_sample": seal / samples as f64,
-            "unseal_micros_per_sample": unseal / samples as f64,
-        })
-    );
-}
-
-fn seal(entries: &[Entry]) -> Parts {
-    let mut sealer = Sealer::default();
-    for entry in entries {
-        sealer.add(entry);
-    }
-    sealer.finish().expect("not too many")
-}
-
-fn read_block(parts: &Parts, entries: &[Entry]) {
-    let block = Block::open(parts).expect("as it was written");
-    for (number, entry) in entries.iter().enumerate() {
-        let sample = block.sample(number, Wanted::All);
-        assert_eq!(sample.as_ref(), Ok(&entry.sample));
-    }
-}
-
-/// Samples of the processes as an agent takes them, and the series of the fourteen figures.
-fn read(corpus: &Path) -> (Vec<Entry>, Vec<Series>) {
+/// Each second pass as samples of processes, as an agent takes them, and the series of the fourteen figures.
+///
+/// # Panics
+/// Where the file is none of these.
+pub fn read(corpus: &Path) -> (Vec<Entry>, Vec<Series>) {
     let file = std::fs::File::open(corpus).expect("a recording");
     let passes = BufReader::new(zstd::Decoder::new(file).expect("zstd"));
     let mut names: BTreeMap<(u32, u64), String> = BTreeMap::new();
@@ -212,27 +141,4 @@ fn process(pid: &str, files: &Value) -> Option<(Life, [u64; COLUMNS])> {
             .unwrap_or(0);
     }
     Some(((name.to_owned(), number(19)?, pid.parse().ok()?), row))
-}
-
-/// Bytes of what is usual: differences as LEB128, a column after the other, zstd at its highest level.
-fn floor(series: &[Series]) -> usize {
-    let mut plain = Vec::new();
-    for column in 0..COLUMNS {
-        for series in series {
-            let mut before = 0_u64;
-            for row in series.rows.chunks_exact(COLUMNS) {
-                let change = row[column].wrapping_sub(before) as i64;
-                before = row[column];
-                let mut rest = (change << 1 ^ change >> 63) as u64;
-                while rest >= 0x80 {
-                    plain.push(rest as u8 | 0x80);
-                    rest >>= 7;
-                }
-                plain.push(rest as u8);
-            }
-        }
-    }
-    zstd::bulk::compress(&plain, 19)
-        .expect("compressing into memory cannot fail")
-        .len()
 }

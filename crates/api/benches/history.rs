@@ -1,0 +1,489 @@
+//! History as it is kept: how densely and how fast, from the codec alone to the whole way of a server with
+//! its database on the disk, asked by HTTP. `--corpus FILE` is a recording of `/proc` of 25 minutes, of which
+//! a day is made; `--nodes N` are as many that have that day. Prints one line of JSON.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use nodestats_api::{App, Limits, Options, router};
+use nodestats_core::block::{self, Block, Entry, Parts, Reader, Sealer, Series};
+use nodestats_core::{FrameId, Sample, Timestamp, Wanted, frame};
+use nodestats_runtime::metrics::Registry;
+use nodestats_store::{Location, MemoryBudget, Store};
+use nodestats_testkit::recording::{self, COLUMNS};
+use nodestats_wire::client::Client;
+use nodestats_wire::v1::Registration;
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// The folder of the server that this process is.
+const SERVER: &str = "NODESTATS_BENCH_SERVER";
+/// Times of the codec are the best of so many.
+const TURNS: usize = 5;
+/// Samples of a day, one each 10 s.
+const DAY: usize = 8640;
+const INTERVAL: i64 = 10_000_000;
+/// Frames of a body while days are pushed.
+const BODY: usize = 120;
+/// Connections that push one frame at a time, and for how long.
+const CONNECTIONS: usize = 64;
+const LIVE: Duration = Duration::from_secs(10);
+/// Questions of each kind.
+const QUESTIONS: usize = 200;
+
+fn main() {
+    if let Ok(folder) = std::env::var(SERVER) {
+        runtime().block_on(serve(Path::new(&folder)));
+        return;
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let after = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)
+    };
+    let Some(corpus) = after("--corpus") else {
+        // As `cargo test --benches` runs it.
+        println!("--corpus FILE names the recording");
+        return;
+    };
+    let nodes = after("--nodes").map_or(20, |nodes| nodes.parse().expect("a number"));
+    let (entries, series) = recording::read(Path::new(corpus));
+    let mut figures = Map::new();
+    codec(&mut figures, &entries, &series);
+    runtime().block_on(whole_way(&mut figures, &entries, nodes));
+    println!("{}", Value::Object(figures));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build();
+    runtime.expect("a runtime")
+}
+
+/// The codec alone.
+fn codec(figures: &mut Map<String, Value>, entries: &[Entry], series: &[Series]) {
+    let samples = entries.len();
+    let rows = series.iter().map(|series| series.rows.len() / COLUMNS);
+    let rows: usize = rows.sum();
+    let values = (rows * COLUMNS) as f64;
+    let coded = block::encode(COLUMNS, series);
+    let reader = Reader::open(&coded).expect("as it was written");
+    assert_eq!(reader.all().expect("as it was written"), series);
+    let micros = |work: &dyn Fn()| {
+        let turns = (0..TURNS).map(|_| {
+            let begin = Instant::now();
+            work();
+            begin.elapsed().as_secs_f64() * 1e6
+        });
+        turns.fold(f64::INFINITY, f64::min)
+    };
+    let encode = micros(&|| drop(block::encode(COLUMNS, series)));
+    let read_all = micros(&|| drop(reader.all()));
+    let read_each = micros(&|| {
+        for number in 0..reader.len() {
+            drop(reader.one(number));
+        }
+    });
+    let block = seal(entries);
+    read_block(&block, entries);
+    let seal = micros(&|| drop(seal(entries)));
+    let unseal = micros(&|| read_block(&block, entries));
+    let frames = encode_frames(entries);
+    let each = |total: f64| total / samples as f64;
+    for (name, figure) in [
+        ("samples", json!(samples)),
+        ("series", json!(series.len())),
+        ("rows", json!(rows)),
+        ("codec_bytes_per_value", json!(coded.len() as f64 / values)),
+        (
+            "floor_bytes_per_value",
+            json!(floor(series) as f64 / values),
+        ),
+        ("encode_micros_per_sample", json!(each(encode))),
+        ("read_micros_per_sample", json!(each(read_all))),
+        ("read_one_micros", json!(read_each / series.len() as f64)),
+        (
+            "frame_bytes",
+            json!(each(frames.iter().map(Vec::len).sum::<usize>() as f64)),
+        ),
+        ("block_bytes_per_sample", json!(each(block.len() as f64))),
+        ("bytes_per_value", json!(block.len() as f64 / values)),
+        ("seal_micros_per_sample", json!(each(seal))),
+        ("unseal_micros_per_sample", json!(each(unseal))),
+    ] {
+        figures.insert(name.to_owned(), figure);
+    }
+}
+
+fn seal(entries: &[Entry]) -> Parts {
+    let mut sealer = Sealer::default();
+    for entry in entries {
+        sealer.add(entry);
+    }
+    sealer.finish().expect("not too many")
+}
+
+fn read_block(parts: &Parts, entries: &[Entry]) {
+    let block = Block::open(parts).expect("as it was written");
+    for (number, entry) in entries.iter().enumerate() {
+        let sample = block.sample(number, Wanted::All);
+        assert_eq!(sample.as_ref(), Ok(&entry.sample));
+    }
+}
+
+fn encode_frames(entries: &[Entry]) -> Vec<Vec<u8>> {
+    let encode = |entry: &Entry| frame::encode(entry.time, entry.id, entry.interval, &entry.sample);
+    entries.iter().map(encode).collect()
+}
+
+/// Bytes of what is usual: differences as LEB128, a column after the other, zstd at its highest level.
+fn floor(series: &[Series]) -> usize {
+    let mut plain = Vec::new();
+    for column in 0..COLUMNS {
+        for series in series {
+            let mut before = 0_u64;
+            for row in series.rows.chunks_exact(COLUMNS) {
+                let change = row[column].wrapping_sub(before) as i64;
+                before = row[column];
+                let mut rest = (change << 1 ^ change >> 63) as u64;
+                while rest >= 0x80 {
+                    plain.push(rest as u8 | 0x80);
+                    rest >>= 7;
+                }
+                plain.push(rest as u8);
+            }
+        }
+    }
+    zstd::bulk::compress(&plain, 19)
+        .expect("compressing into memory cannot fail")
+        .len()
+}
+
+/// Samples of a day that ends at `end`: the recording again and again. Processes that are there from its
+/// begin to its end go on, others are started anew each time.
+fn day(entries: &[Entry], end: Timestamp) -> impl Iterator<Item = Entry> {
+    let of = |entry: &Entry| -> BTreeMap<(u32, u64), nodestats_core::sample::Process> {
+        let processes = entry.sample.processes.iter().cloned();
+        processes
+            .map(|process| ((process.pid, process.start_ticks), process))
+            .collect()
+    };
+    let (first, last) = (of(&entries[0]), of(&entries[entries.len() - 1]));
+    let begin = end.plus_micros(-(DAY as i64) * INTERVAL);
+    (0..DAY).map(move |number| {
+        let turn = (number / entries.len()) as u64;
+        let mut sample = entries[number % entries.len()].sample.clone();
+        for process in &mut sample.processes {
+            let life = (process.pid, process.start_ticks);
+            let (Some(first), Some(last)) = (first.get(&life), last.get(&life)) else {
+                process.start_ticks += turn * 150_000;
+                continue;
+            };
+            let grown = |first: u64, last: u64| last.saturating_sub(first) * turn;
+            process.user_ticks += grown(first.user_ticks, last.user_ticks);
+            process.system_ticks += grown(first.system_ticks, last.system_ticks);
+            process.minor_faults += grown(first.minor_faults, last.minor_faults);
+            let bytes = |first: Option<u64>, last: Option<u64>| {
+                grown(first.unwrap_or_default(), last.unwrap_or_default())
+            };
+            let read = bytes(first.read_bytes, last.read_bytes);
+            process.read_bytes = process.read_bytes.map(|bytes| bytes + read);
+            let written = bytes(first.written_bytes, last.written_bytes);
+            process.written_bytes = process.written_bytes.map(|bytes| bytes + written);
+        }
+        host(&mut sample, number as u64);
+        Entry {
+            time: begin.plus_micros(number as i64 * INTERVAL),
+            id: FrameId {
+                agent_start: uuid::Uuid::from_u128(7),
+                sequence: number as u64,
+            },
+            interval: Some(Duration::from_micros(INTERVAL as u64)),
+            sample,
+        }
+    })
+}
+
+/// Figures of a host of four processors, as they move.
+fn host(sample: &mut Sample, number: u64) {
+    use nodestats_core::sample::{CpuCounters, CpuTimes, Memory};
+    let mixed = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let times = |share: u64| CpuTimes {
+        user: number * 100 * share + mixed % 97,
+        system: number * 30 * share + mixed % 31,
+        idle: number * 800 * share + mixed % 89,
+        softirq: number * share + mixed % 3,
+        ..CpuTimes::default()
+    };
+    "a-boot".clone_into(&mut sample.host.boot_id);
+    sample.host.uptime_micros = number * INTERVAL as u64;
+    sample.host.ticks_per_second = 100;
+    sample.host.load_average = Some([0.01 * (mixed % 400) as f64, 1.25, 0.75]);
+    sample.host.cpu_total = Some(times(4));
+    sample.host.cpus = (0..4)
+        .map(|cpu| CpuCounters {
+            cpu,
+            times: times(1 + u64::from(cpu) % 2),
+            frequency_mhz: None,
+        })
+        .collect();
+    sample.host.memory = Some(Memory {
+        total: 8 << 30,
+        free: Some((1 << 30) + (mixed % 5000) * 4096),
+        available: Some((4 << 30) + (mixed % 9000) * 4096),
+        cached: Some(2 << 30),
+        ..Memory::default()
+    });
+}
+
+/// A server in a process of its own.
+struct Server {
+    process: Child,
+    client: Client,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    fn start(folder: &Path) -> Self {
+        let mut process = Command::new(std::env::current_exe().expect("this program"))
+            .env(SERVER, folder)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let client = Client::new(line.trim(), Duration::from_mins(1)).expect("a client");
+        Self { process, client }
+    }
+
+    /// CPU time that it has taken.
+    fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
+        let stat = stat.expect("running");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let fields = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields
+            .map(|ticks| ticks.parse::<u64>().expect("ticks"))
+            .sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// A size of its memory now or at its peak, in MiB.
+    fn memory(&self, which: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("running");
+        let line = status.lines().find_map(|line| line.strip_prefix(which));
+        let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<f64>().ok());
+        kib.expect("kB") / 1024.0
+    }
+
+    async fn figure(&self, name: &str) -> f64 {
+        let metrics = self.client.get("/metrics", &[]).await.expect("metrics");
+        let text = String::from_utf8(metrics).expect("text");
+        let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let found = lines.find_map(|(series, number)| (series == name).then_some(number));
+        found.map_or(0.0, |number| number.parse().expect("a number"))
+    }
+}
+
+/// What the program `nodestats api` does, without its arguments.
+async fn serve(folder: &Path) {
+    let registry = Registry::default();
+    let options = nodestats_store::Options {
+        retention: Duration::from_hours(24 * 14),
+        memory: MemoryBudget::from_limit(512 << 20),
+        node_quota: None,
+        max_size: None,
+        meter: registry.meter("nodestats.store"),
+    };
+    let store = Store::open(&Location::Directory(folder.into()), &options).await;
+    let store = store.expect("opens");
+    let app = App::new(
+        store.clone(),
+        Options {
+            registry,
+            limits: Limits {
+                in_flight: 10_000,
+                per_second: 1e6,
+                burst: 1e6,
+            },
+            ..Options::default()
+        },
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("loopback");
+    println!("http://{}", listener.local_addr().expect("bound"));
+    let sealing = async {
+        loop {
+            let now = Timestamp::from_system(SystemTime::now());
+            store.seal(now).await.expect("sealed");
+            store.retain(now).await.expect("retained");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let stop = CancellationToken::new();
+    tokio::join!(nodestats_api::serve(listener, router(app), stop), sealing);
+}
+
+/// From pushes over HTTP to answers over HTTP.
+async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: usize) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(folder.path());
+    let register = async |name: &str, number: usize| {
+        let address = format!("10.0.{}.{}", number / 250, number % 250);
+        let registration = Registration {
+            interval_seconds: Some(10),
+            ..Registration::new(address, name)
+        };
+        server
+            .client
+            .register(&registration)
+            .await
+            .expect("registered");
+    };
+    live(figures, entries, &server, &register).await;
+    // The present hour is not sealed: the day ends before it.
+    let now = Timestamp::from_system(SystemTime::now());
+    let end = now.floor_to(3_600_000_000);
+    let frames: Vec<Vec<u8>> = day(entries, end)
+        .map(|entry| frame::encode(entry.time, entry.id, entry.interval, &entry.sample))
+        .collect();
+    for node in 0..nodes {
+        register(&format!("node-{node}"), 1000 + node).await;
+    }
+    let (before, begin) = (server.cpu(), Instant::now());
+    let bodies: Vec<Vec<u8>> = frames.chunks(BODY).map(<[_]>::concat).collect();
+    for body in &bodies {
+        let pushes = (0..nodes).map(|node| {
+            let (client, body) = (server.client.clone(), body.clone());
+            async move { client.push_frames(&format!("node-{node}"), body).await }
+        });
+        for pushed in futures_util::future::join_all(pushes).await {
+            pushed.expect("stored");
+        }
+    }
+    let pushed = begin.elapsed();
+    let all = (nodes * DAY) as f64;
+    while server.figure("nodestats_store_sealed_total").await < all {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / all;
+    // Files are merged in the background.
+    let (mut bytes, mut quiet) = (0.0, 0);
+    while quiet < 5 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let next = server.figure("nodestats_store_database_size_bytes").await;
+        quiet = if (next - bytes).abs() < 1e5 {
+            quiet + 1
+        } else {
+            0
+        };
+        bytes = next;
+    }
+    let sealed = server.figure("nodestats_store_sealed_bytes_total").await;
+    let from = end.plus_micros(-(DAY as i64) * INTERVAL);
+    let range = format!("from={from}&to={}", end.plus_micros(-1)).replace('+', "%2B");
+    let long_lived = entries[0]
+        .sample
+        .processes
+        .iter()
+        .map(|process| process.pid);
+    let pids: Vec<u32> = long_lived.collect();
+    let p99 = async |path: &dyn Fn(usize) -> String| {
+        let mut times = Vec::new();
+        for number in 0..QUESTIONS {
+            let path = path(number);
+            let begin = Instant::now();
+            let answer = server.client.get(&path, &[]).await.expect("an answer");
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+            assert!(
+                answer.len() > 1000,
+                "{path}: {}",
+                String::from_utf8_lossy(&answer)
+            );
+        }
+        times.sort_by(f64::total_cmp);
+        times[QUESTIONS * 99 / 100]
+    };
+    let node = |number: usize| number * 7 % nodes;
+    let cpu_day = p99(&|number| format!("/nodes/node-{}/cpu?{range}&step=60", node(number))).await;
+    let process_day = p99(&|number| {
+        let pid = pids[number * 13 % pids.len()];
+        format!("/nodes/node-{}/proc/{pid}?{range}", node(number))
+    })
+    .await;
+    let at = from.plus_micros(DAY as i64 / 2 * INTERVAL).to_string();
+    let table = p99(&|number| format!("/nodes/node-{}/proc?view=full&at={at}", node(number))).await;
+    for (name, figure) in [
+        ("nodes", json!(nodes)),
+        ("fill_seconds", json!(pushed.as_secs_f64())),
+        ("store_cpu_micros_per_push", json!(cpu)),
+        ("sealed_bytes_per_sample", json!(sealed / all)),
+        ("node_day_bytes", json!(bytes / nodes as f64)),
+        ("cpu_day_p99_ms", json!(cpu_day)),
+        ("process_day_p99_ms", json!(process_day)),
+        ("table_at_p99_ms", json!(table)),
+        ("api_rss_mib", json!(server.memory("VmRSS:"))),
+        ("api_rss_peak_mib", json!(server.memory("VmHWM:"))),
+    ] {
+        figures.insert(name.to_owned(), figure);
+    }
+}
+
+/// Pushes as they come from agents, one frame each, acknowledged when it is synced.
+async fn live(
+    figures: &mut Map<String, Value>,
+    entries: &[Entry],
+    server: &Server,
+    register: &impl AsyncFn(&str, usize),
+) {
+    for connection in 0..CONNECTIONS {
+        register(&format!("live-{connection}"), connection).await;
+    }
+    let (pushed, until) = (Arc::new(AtomicU64::new(0)), Instant::now() + LIVE);
+    let (before, begin) = (server.cpu(), Instant::now());
+    let sending = (0..CONNECTIONS).map(|connection| {
+        let client = server.client.clone();
+        let (pushed, entries) = (Arc::clone(&pushed), entries.to_vec());
+        tokio::spawn(async move {
+            // Encoded before, since that is the agents' work.
+            let frames: Vec<Vec<u8>> = entries
+                .iter()
+                .take(20)
+                .map(|entry| frame::encode(entry.time, entry.id, entry.interval, &entry.sample))
+                .collect();
+            let mut sequence = 0_u64;
+            while Instant::now() < until {
+                let mut frame = frames[sequence as usize % frames.len()].clone();
+                let now = Timestamp::from_system(SystemTime::now());
+                // Time, agent start, and sequence stand behind length and version.
+                frame[5..13].copy_from_slice(&now.micros().to_le_bytes());
+                frame[29..37].copy_from_slice(&sequence.to_le_bytes());
+                let node = format!("live-{connection}");
+                client.push_frames(&node, frame).await.expect("stored");
+                pushed.fetch_add(1, Ordering::Relaxed);
+                sequence += 1;
+            }
+        })
+    });
+    for connection in sending.collect::<Vec<_>>() {
+        connection.await.expect("pushed");
+    }
+    let pushed = pushed.load(Ordering::Relaxed) as f64;
+    let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6;
+    let per_second = pushed / begin.elapsed().as_secs_f64();
+    figures.insert("pushes_per_second".to_owned(), json!(per_second));
+    figures.insert("server_cpu_micros_per_push".to_owned(), json!(cpu / pushed));
+}
