@@ -19,6 +19,9 @@ use crate::{Error, Store};
 /// The span of time that a block is of.
 pub(crate) const HOUR: i64 = 3_600_000_000;
 
+/// Blocks that are opened at once where only hosts are wanted of them.
+pub(crate) const AT_ONCE: usize = 8;
+
 /// Parts of a block, by which they are kept.
 const HOSTS: i64 = 0;
 const PROCESSES: i64 = 1;

@@ -1,7 +1,7 @@
 //! Retention: what is older than the retention, by its own time, is deleted in bounded pieces: rows one by
 //! one, blocks once all of their hour is older.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use nodestats_wire::Timestamp;
@@ -12,6 +12,7 @@ use tracing::field::Empty;
 use crate::blocks::{BlockKey, HOUR, blocks_within, hour_of};
 use crate::database::bind;
 use crate::samples::{Order, key_of_row, time_range};
+use crate::usage::day;
 use crate::{Error, Store};
 
 /// Span of one delete: an hour of samples each second is 3,600 rows.
@@ -71,8 +72,14 @@ impl Store {
             return Ok(());
         };
         let last = hour_of(now.plus_micros(-HOUR));
-        let mut spared = BTreeSet::new();
+        let (mut spared, mut counted) = (BTreeSet::new(), BTreeSet::new());
         while let Some(uid) = self.usage.largest_beyond(max_size, &spared) {
+            // What other replicas stored or sealed, what a crash forgot, and what replaced itself.
+            if counted.insert(uid.clone()) {
+                let days = self.bytes_by_day(&uid).await?;
+                self.usage.recounted(&uid, days);
+                continue;
+            }
             let oldest = self.oldest(&uid).await?;
             let Some(hour) = oldest.map(hour_of).filter(|hour| *hour < last) else {
                 spared.insert(uid);
@@ -85,6 +92,35 @@ impl Store {
             self.metrics.deleted_early(bytes);
         }
         Ok(())
+    }
+
+    /// Bytes of the samples of a node, by the days that they are of.
+    async fn bytes_by_day(&self, uid: &str) -> Result<BTreeMap<i64, u64>, Error> {
+        let end = Timestamp::MAX.plus_micros(1);
+        let variables = bind([
+            ("range", time_range(uid, Timestamp::MIN, end)),
+            ("blocks", blocks_within(uid, Timestamp::MIN, Timestamp::MAX)),
+        ]);
+        let statement = "RETURN [(SELECT VALUE [id, bytes::len(p)] FROM $range), \
+             (SELECT VALUE id FROM $blocks)]";
+        let answer = self.database.select::<Vec<Value>>(statement, variables);
+        let mut answer = answer.await.map_err(Error::Unavailable)?.into_iter();
+        let (Some(rows), Some(blocks)) = (answer.next(), answer.next()) else {
+            return Err(Error::Damaged("sample"));
+        };
+        let rows = rows.into_iter().filter_map(|row| {
+            let mut pair = Vec::<Value>::from_value(row).ok()?.into_iter();
+            let key = key_of_row(pair.next()?)?;
+            let bytes = i64::from_value(pair.next()?).ok()?;
+            Some((key.time, bytes.unsigned_abs()))
+        });
+        let blocks = blocks.into_iter().filter_map(BlockKey::read);
+        let blocks = blocks.map(|block| (block.hour, block.bytes));
+        let mut days = BTreeMap::new();
+        for (time, bytes) in rows.chain(blocks) {
+            *days.entry(day(time)).or_default() += bytes;
+        }
+        Ok(days)
     }
 
     /// Bytes of the samples of an hour.

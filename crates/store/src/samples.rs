@@ -15,6 +15,10 @@ use crate::database::bind;
 use crate::seal::unsealed_since;
 use crate::{Error, NewEvent, Seen, Store};
 
+/// What is sealed of an hour is looked at so often.
+const ATTEMPTS: usize = 5;
+/// Rows that are read at once to be counted among blocks.
+const COUNTED: usize = 64;
 /// Second part of each key: a sample as it was pushed.
 const RAW: i64 = 0;
 
@@ -182,6 +186,7 @@ impl Store {
             .map(|sample| hour_of(sample.key.time))
             .collect();
         let mut sealed = HashSet::new();
+        let asked: HashSet<SampleKey> = samples.iter().map(|sample| sample.key).collect();
         for hour in hours {
             let of_hour = |sample: &&NewSample| hour_of(sample.key.time) == hour;
             let times = samples.iter().filter(of_hour).map(NewSample::time);
@@ -189,11 +194,21 @@ impl Store {
                 .fold((Timestamp::MAX, Timestamp::MIN), |(first, last), time| {
                     (first.min(time), last.max(time))
                 });
-            let blocks = self.blocks_of_hour(uid, hour).await?;
-            let blocks = blocks.into_iter();
-            let blocks: Vec<BlockKey> =
-                blocks.filter(|block| block.overlaps(first, last)).collect();
-            sealed.extend(self.keys_of(uid, &blocks).await?);
+            let mut attempts = 0;
+            loop {
+                attempts += 1;
+                let blocks = self.blocks_of_hour(uid, hour).await?.into_iter();
+                let blocks = blocks.filter(|block| block.overlaps(first, last));
+                let blocks: Vec<BlockKey> = blocks.collect();
+                match self.sealed_of(uid, &blocks, &asked).await {
+                    // One was replaced meanwhile, or is set aside by now.
+                    Err(Error::Changing) if attempts < ATTEMPTS => {}
+                    found => {
+                        sealed.extend(found?);
+                        break;
+                    }
+                }
+            }
         }
         let is_new = |sample: &NewSample| !sealed.contains(&sample.key);
         Ok(samples.into_iter().filter(is_new).collect())
@@ -231,7 +246,7 @@ impl Store {
         let mut walk = self.walk(uid, (from, to), Order::Ascending, Wanted::Host);
         let mut left = n;
         loop {
-            let page = walk.page(left + 1).await?;
+            let page = walk.page((left + 1).min(COUNTED)).await?;
             match page.get(left) {
                 Some(sample) => return Ok(Some(sample.time())),
                 None if page.is_empty() => return Ok(None),

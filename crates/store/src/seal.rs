@@ -15,7 +15,7 @@ use surrealdb::types::{Array, Object, RecordId, SurrealValue, Value};
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use crate::blocks::{BlockKey, HOUR, Unreadable, hour_of};
+use crate::blocks::{AT_ONCE, BlockKey, HOUR, Unreadable, hour_of};
 use crate::claim::GUARD;
 use crate::database::bind;
 use crate::samples::{Order, key_of_row, record, time_range};
@@ -29,7 +29,11 @@ const EARLY: usize = 1024;
 const ROWS: usize = 4096;
 const BYTES: usize = 8 << 20;
 /// Rows that are read at once.
-const PAGE: usize = 256;
+const PAGE: usize = 32;
+/// Most bytes of blocks that are merged with what came late: a full one has more.
+const MERGED_BYTES: u64 = 48 << 10;
+/// Transactions of one node at one look: others have their turn, and the rest comes next time.
+const TURNS: usize = 200;
 /// A block has about so many processes, groups and devices of samples, and one that is read takes 250 bytes
 /// of memory for each. An hour of 150 processes each 10 s has 54,000.
 const WEIGHT: usize = 1 << 16;
@@ -42,13 +46,13 @@ pub(crate) fn unsealed_since(now: Timestamp, clock_offset_micros: Option<i64>) -
 }
 
 /// A row that waits to be sealed.
-struct Row {
+pub(crate) struct Row {
     sample: Stored,
     payload: Bytes,
 }
 
 /// Samples of one hour, as blocks.
-struct Coded {
+pub(crate) struct Coded {
     key: BlockKey,
     parts: Parts,
 }
@@ -93,7 +97,11 @@ impl Store {
         clock: &impl Fn() -> Timestamp,
     ) -> Result<(), Error> {
         let mut from = Timestamp::MIN;
-        while let Some(oldest) = self.end_of_rows(uid, from, Order::Ascending).await? {
+        let mut failed = Ok(());
+        for _ in 0..TURNS {
+            let Some(oldest) = self.end_of_rows(uid, from, Order::Ascending).await? else {
+                break;
+            };
             let hour = hour_of(oldest);
             let end = hour.plus_micros(HOUR);
             let until = end.min(settled);
@@ -106,13 +114,20 @@ impl Store {
                     break;
                 }
             }
-            // A row that stays where it is must not be met again.
-            from = match self.seal_rows(uid, hour, (oldest, until), clock()).await? {
-                Some(last) => last.plus_micros(1),
-                None => until,
+            from = match self.seal_rows(uid, hour, (oldest, until), clock()).await {
+                // A row that stays where it is must not be met again.
+                Ok(Some(last)) => last.plus_micros(1),
+                Ok(None) => until,
+                // The database is away, or another replica has the claim.
+                Err(error @ (Error::Unavailable(_) | Error::Closing)) => return Err(error),
+                // One hour keeps no other from being sealed.
+                Err(error) => {
+                    failed = Err(error);
+                    until
+                }
             };
         }
-        Ok(())
+        failed
     }
 
     /// Seals the rows of an hour, or as many of them as one transaction takes; returns the time of the last.
@@ -123,20 +138,25 @@ impl Store {
         (from, until): (Timestamp, Timestamp),
         now: Timestamp,
     ) -> Result<Option<Timestamp>, Error> {
-        let rows = self.rows_to_seal(uid, (from, until)).await?;
+        let mut rows = self.rows_to_seal(uid, (from, until)).await?;
+        // What came in between may have moved one onto the next page.
+        rows.dedup_by_key(|row| row.sample.key());
         reached("read");
         let Some(last) = rows.iter().map(|row| row.sample.time()).max() else {
             return Ok(None);
         };
         let before: u64 = rows.iter().map(|row| row.payload.len() as u64).sum();
         let blocks = self.blocks_of_hour(uid, hour).await?;
-        let number = blocks.iter().map(|block| block.number + 1).max();
+        // Higher than of those that were set aside, whose parts are still there.
+        let next = blocks.iter().map(|block| block.number + 1).max();
+        let number = now.micros().max(next.unwrap_or_default());
         let (merged, others) = to_merge(rows.len(), blocks);
         let mut samples = self.samples_of(uid, &merged).await?;
         let first = rows.iter().map(|row| row.sample.time()).min();
         let in_the_way = |block: &BlockKey| block.overlaps(first.unwrap_or(from), last);
         let others: Vec<BlockKey> = others.into_iter().filter(in_the_way).collect();
-        let sealed = self.keys_of(uid, &others).await?;
+        let of_rows = rows.iter().map(|row| row.sample.key()).collect();
+        let sealed = self.sealed_of(uid, &others, &of_rows).await?;
         let is_new = |row: &&Row| {
             // A reading that was put again counts.
             row.sample.counters().is_none() || !sealed.contains(&row.sample.key())
@@ -147,7 +167,6 @@ impl Store {
         samples.dedup_by(|later, first| later.0 == first.0);
         let samples: Vec<Stored> = samples.into_iter().map(|(.., sample)| sample).collect();
         let count = samples.len() as u64;
-        let number = number.unwrap_or_default();
         let coding = tokio::task::spawn_blocking(move || code(hour, number, &samples));
         let coded = match coding.await.map_err(|_| Error::Closing)? {
             Ok(coded) => coded,
@@ -155,9 +174,17 @@ impl Store {
             Err(Failure::Sample(key)) => {
                 // Of the next attempt it is no part.
                 let row = rows.iter().find(|row| row.sample.key() == key);
-                let payload = row.map(|row| row.payload.clone());
-                self.set_row_aside(uid, &key, payload.unwrap_or_default())
-                    .await?;
+                if let Some(row) = row {
+                    self.set_row_aside(uid, &key, row.payload.clone()).await?;
+                } else {
+                    let of_sample = merged
+                        .iter()
+                        .filter(|block| block.overlaps(key.time, key.time));
+                    for block in of_sample {
+                        let why = Unreadable::Damaged(block::Error::Mismatch);
+                        self.set_aside(uid, block, &why).await;
+                    }
+                }
                 return Err(Error::Damaged("sample"));
             }
         };
@@ -172,7 +199,7 @@ impl Store {
     }
 
     /// The rows of a span of time; what cannot be read is set aside.
-    async fn rows_to_seal(
+    pub(crate) async fn rows_to_seal(
         &self,
         uid: &str,
         (mut from, until): (Timestamp, Timestamp),
@@ -254,38 +281,50 @@ impl Store {
         Ok(samples)
     }
 
-    /// The keys of all samples of blocks.
-    pub(crate) async fn keys_of(
+    /// Which of these samples are in blocks.
+    pub(crate) async fn sealed_of(
         &self,
         uid: &str,
         blocks: &[BlockKey],
+        samples: &HashSet<SampleKey>,
     ) -> Result<HashSet<SampleKey>, Error> {
-        let mut keys = HashSet::new();
-        let opened = self.open_blocks(uid, blocks, Wanted::Host).await?;
-        for (key, opened) in blocks.iter().zip(opened) {
-            let block = match opened {
-                Ok(block) => block,
-                Err(why) => return Err(self.unreadable(uid, key, &why).await),
-            };
-            let headers = (0..block.len()).filter_map(|at| block.header(at));
-            keys.extend(headers.map(|header| SampleKey {
-                time: header.time,
-                push: header.push,
-            }));
+        let mut found = HashSet::new();
+        for some in blocks.chunks(AT_ONCE) {
+            let opened = self.open_blocks(uid, some, Wanted::Host).await?;
+            for (key, opened) in some.iter().zip(opened) {
+                let block = match opened {
+                    Ok(block) => block,
+                    Err(why) => return Err(self.unreadable(uid, key, &why).await),
+                };
+                let headers = (0..block.len()).filter_map(|at| block.header(at));
+                let keys = headers.map(|header| SampleKey {
+                    time: header.time,
+                    push: header.push,
+                });
+                found.extend(keys.filter(|key| samples.contains(key)));
+            }
         }
-        Ok(keys)
+        Ok(found)
     }
 
-    /// A damaged block is out of the way at the next attempt.
+    /// A damaged block is out of the way at the next attempt, and one whose parts are lost: where it was
+    /// replaced meanwhile, it is not listed any more.
     async fn unreadable(&self, uid: &str, key: &BlockKey, why: &Unreadable) -> Error {
-        if !matches!(why, Unreadable::Gone) {
+        let is_lost = match why {
+            Unreadable::Gone => match self.blocks_of_hour(uid, key.hour).await {
+                Ok(listed) => listed.contains(key),
+                Err(error) => return error,
+            },
+            Unreadable::Damaged(_) | Unreadable::Database(_) => true,
+        };
+        if is_lost {
             self.set_aside(uid, key, why).await;
         }
         Error::Changing
     }
 
     /// Writes blocks in the place of rows and other blocks.
-    async fn replace(
+    pub(crate) async fn replace(
         &self,
         uid: &str,
         rows: &[Row],
@@ -313,12 +352,16 @@ impl Store {
         let merged = merged.iter().flat_map(|block| block.records(uid));
         let gone: Vec<Value> = frames.into_iter().chain(merged).collect();
         let bytes: usize = coded.iter().map(|coded| coded.parts.len()).sum();
-        // A reading that was put again since it was read stays, and counts before the block.
+        let all: Vec<Value> = rows.iter().map(id).collect();
+        // Rows that are gone were purged: what was read of them must not come again. A reading that was put
+        // again since it was read stays, and counts before the block.
         let statements = format!(
             "BEGIN; {GUARD} \
+             IF count((SELECT VALUE id FROM $all)) != {} {{ THROW 'rows are gone' }}; \
              INSERT INTO block $blocks RETURN NONE; INSERT INTO block_part $parts RETURN NONE; \
              DELETE $gone RETURN NONE; \
-             FOR $row IN $readings {{ DELETE $row.id WHERE p = $row.p RETURN NONE }}; COMMIT;"
+             FOR $row IN $readings {{ DELETE $row.id WHERE p = $row.p RETURN NONE }}; COMMIT;",
+            all.len()
         );
         let mut variables = self.claimed(now);
         for (name, list) in [
@@ -326,6 +369,7 @@ impl Store {
             ("parts", parts),
             ("gone", gone),
             ("readings", readings),
+            ("all", all),
         ] {
             variables.insert(name.to_owned(), Value::Array(Array::from(list)));
         }
@@ -366,15 +410,16 @@ fn read_row(row: Value) -> Result<Row, (Option<SampleKey>, Bytes)> {
     }
 }
 
-/// Which blocks of an hour are merged with so many new samples, and which stay: those that are not much
-/// larger than all that is merged before them, so that few remain and none is written often.
+/// Which blocks of an hour are merged with so many new samples, and which stay. Merged are the latest, so
+/// that no other one counts before them, as long as they are small and not much larger than all that is
+/// merged before them, so that few remain and none is written often.
 fn to_merge(new: usize, mut blocks: Vec<BlockKey>) -> (Vec<BlockKey>, Vec<BlockKey>) {
-    blocks.sort_by_key(|block| block.samples);
-    let mut total = new;
-    let mut merged = 0;
+    blocks.sort_by_key(|block| std::cmp::Reverse(block.number));
+    let (mut total, mut bytes, mut merged) = (new, 0, 0);
     for block in &blocks {
         let samples = block.samples as usize;
-        if samples > 2 * total || total + samples > EARLY {
+        bytes += block.bytes;
+        if samples > 2 * total || total + samples > EARLY || bytes > MERGED_BYTES {
             break;
         }
         total += samples;

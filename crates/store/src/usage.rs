@@ -42,7 +42,7 @@ struct Node {
     unwritten: BTreeMap<i64, i64>,
 }
 
-fn day(time: Timestamp) -> i64 {
+pub(crate) fn day(time: Timestamp) -> i64 {
     time.micros().div_euclid(DAY_MICROS)
 }
 
@@ -142,8 +142,8 @@ impl Usage {
         self.kept().add(uid, day(time), bytes, false);
     }
 
-    /// Which node has most where all take more than `max_size` on the disk; those that are spared are not
-    /// looked at.
+    /// Which node has most where all take more than `max_size` on the disk, if that is more than an equal
+    /// share; those that are spared are not looked at.
     pub(crate) fn largest_beyond(
         &self,
         max_size: u64,
@@ -155,7 +155,31 @@ impl Usage {
         }
         let others = kept.nodes.iter().filter(|(uid, _)| !spared.contains(*uid));
         let largest = others.max_by_key(|(_, node)| node.bytes);
+        let share = max_size / OVERHEAD / kept.nodes.len().max(1) as u64;
+        let largest = largest.filter(|(_, node)| node.bytes > share);
         largest.map(|(uid, _)| uid.clone())
+    }
+
+    /// Counts a node anew, by the days that its samples are of.
+    pub(crate) fn recounted(&self, uid: &str, days: BTreeMap<i64, u64>) {
+        let mut kept = self.kept();
+        let before = kept.nodes.remove(uid).unwrap_or_default();
+        kept.bytes -= before.bytes;
+        let all = before.days.keys().chain(days.keys()).copied();
+        let unwritten = all.map(|day| {
+            let of = |days: &BTreeMap<i64, u64>| days.get(&day).copied().unwrap_or_default() as i64;
+            let unwritten = before.unwritten.get(&day).copied().unwrap_or_default();
+            (day, of(&days) - of(&before.days) + unwritten)
+        });
+        let unwritten = unwritten.collect();
+        let bytes = days.values().sum();
+        kept.bytes += bytes;
+        let node = Node {
+            days,
+            bytes,
+            unwritten,
+        };
+        kept.nodes.insert(uid.to_owned(), node);
     }
 
     /// Counts that samples of a time are gone.
@@ -171,10 +195,23 @@ impl Usage {
     }
 
     /// What a node has beyond its share, with the share: then it may store nothing.
-    fn excess(&self, uid: &str, quota: Option<u64>, available: Option<u64>) -> Option<u64> {
+    fn excess(
+        &self,
+        uid: &str,
+        quota: Option<u64>,
+        max_size: Option<u64>,
+        available: Option<u64>,
+    ) -> Option<u64> {
         let kept = self.kept();
         let own = kept.nodes.get(uid)?.bytes;
-        let share = quota.or_else(|| kept.share(available?))?;
+        let of_disk = || kept.share(available?);
+        // One that floods faster than its oldest hours go.
+        let of_size = || {
+            let budget = max_size? / OVERHEAD;
+            let is_beyond = kept.bytes > budget + budget / SCARCE;
+            is_beyond.then(|| budget / kept.nodes.len().max(1) as u64)
+        };
+        let share = quota.or_else(of_disk).or_else(of_size)?;
         (own > share).then_some(share)
     }
 }
@@ -201,7 +238,10 @@ impl Store {
     /// An error where this node has more than its share.
     pub(crate) fn check_share(&self, uid: &str) -> Result<(), Error> {
         let available = self.database.available();
-        match self.usage.excess(uid, self.node_quota, available) {
+        match self
+            .usage
+            .excess(uid, self.node_quota, self.max_size, available)
+        {
             Some(share_bytes) => Err(Error::ShareUsedUp { share_bytes }),
             None => Ok(()),
         }
@@ -279,20 +319,36 @@ mod tests {
         usage.add("flood", now, 90 * MIB);
         usage.add("small", now, 5 * MIB);
         usage.add("other", now, 5 * MIB);
-        let excess = |uid: &str, available| usage.excess(uid, None, Some(available));
+        let excess = |uid: &str, available| usage.excess(uid, None, None, Some(available));
         assert_eq!(excess("flood", 1000 * MIB), None);
         let scarce = 30 * MIB;
         assert_eq!(excess("flood", scarce), Some(110 * MIB / 3));
         assert_eq!(excess("small", scarce), None);
         assert_eq!(excess("a new one", scarce), None);
         // Of a server's disk nothing is known, and a quota counts whatever the disk has.
-        assert_eq!(usage.excess("flood", None, None), None);
-        assert_eq!(usage.excess("small", Some(4 * MIB), None), Some(4 * MIB));
-        assert_eq!(usage.excess("small", Some(5 * MIB), Some(0)), None);
+        assert_eq!(usage.excess("flood", None, None, None), None);
+        assert_eq!(
+            usage.excess("small", Some(4 * MIB), None, None),
+            Some(4 * MIB)
+        );
+        assert_eq!(usage.excess("small", Some(5 * MIB), None, Some(0)), None);
         // One node alone has the whole disk.
         let alone = Usage::default();
         alone.add("a", now, 90 * MIB);
-        assert_eq!(alone.excess("a", None, Some(MIB)), None);
+        assert_eq!(alone.excess("a", None, None, Some(MIB)), None);
+        // Beyond a size that was set too, and by a fifth more than it holds.
+        let of_size = |uid: &str, mib: u64| usage.excess(uid, None, Some(3 * mib * MIB), None);
+        assert_eq!(of_size("flood", 90), None);
+        assert_eq!(of_size("flood", 60), Some(20 * MIB));
+        assert_eq!(of_size("small", 60), None);
+        assert_eq!(
+            usage
+                .largest_beyond(3 * 60 * MIB, &BTreeSet::new())
+                .as_deref(),
+            Some("flood")
+        );
+        let spared = BTreeSet::from(["flood".to_owned()]);
+        assert_eq!(usage.largest_beyond(3 * 60 * MIB, &spared), None);
         // What is past the retention counts no more.
         let early = Timestamp::from_micros(DAY_MICROS).expect("a time");
         usage.add("small", early, MIB);

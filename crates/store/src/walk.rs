@@ -14,15 +14,13 @@ use nodestats_core::{SampleKey, Stored, Wanted, stored};
 use nodestats_wire::Timestamp;
 use surrealdb::types::{RecordId, RecordIdKeyRange, SurrealValue, Value};
 
-use crate::blocks::{BlockKey, HOUR, Unreadable, blocks_within};
+use crate::blocks::{AT_ONCE, BlockKey, HOUR, Unreadable, blocks_within};
 use crate::database::bind;
 use crate::samples::{Order, payload, record_key, time_bound};
 use crate::{Error, Store};
 
 /// Names of blocks that are read at once: the hours of a day and more.
 const BLOCKS: usize = 32;
-/// Blocks that are opened at once where only hosts are wanted of them.
-const AT_ONCE: usize = 8;
 /// Most rows of a page.
 const ROWS: usize = 1000;
 /// A page begins anew so often.
@@ -193,6 +191,7 @@ impl Walk {
         let taken: Vec<BlockKey> = blocks.drain(..count).collect();
         let is_new = |key: &&BlockKey| !self.open.contains_key(*key);
         let new: Vec<BlockKey> = taken.iter().filter(is_new).copied().collect();
+        let mut has_changed = false;
         if !new.is_empty() {
             let opened = self.store.open_blocks(&self.uid, &new, self.wanted);
             for (key, opened) in new.iter().zip(opened.await?) {
@@ -200,13 +199,16 @@ impl Walk {
                     Ok(block) => {
                         self.open.insert(*key, block);
                     }
-                    Err(Unreadable::Gone) if self.gone.insert(*key) => return Ok(false),
+                    Err(Unreadable::Gone) if self.gone.insert(*key) => has_changed = true,
                     Err(why) => self.store.set_aside(&self.uid, key, &why).await,
                 }
             }
             if self.wanted == Wanted::Host {
                 self.batch = (self.batch * 2).min(AT_ONCE);
             }
+        }
+        if has_changed {
+            return Ok(false);
         }
         for key in taken {
             let Some(block) = self.open.get(&key) else {
@@ -229,9 +231,9 @@ impl Walk {
     async fn moment(&self, limit: usize) -> Result<Moment, Error> {
         let mut names = BLOCKS;
         loop {
-            let (rows, mut blocks) = self.read(limit, names).await?;
+            let (rows, mut blocks, listed) = self.read(limit, names).await?;
             let mut unlisted = None;
-            if blocks.len() == names {
+            if listed == names {
                 // Whole hours alone, so that what is not listed is of other ones.
                 let last = blocks.last().map(|block| block.hour);
                 blocks.retain(|block| Some(block.hour) != last);
@@ -265,7 +267,7 @@ impl Walk {
         &self,
         limit: usize,
         names: usize,
-    ) -> Result<(Vec<Stored>, Vec<BlockKey>), Error> {
+    ) -> Result<(Vec<Stored>, Vec<BlockKey>, usize), Error> {
         let rows = row_range(
             &self.uid,
             (self.from, self.to),
@@ -312,8 +314,9 @@ impl Walk {
             let payload = payload(row)?;
             samples.push(stored::read(&payload).map_err(|_| Error::Damaged("sample"))?);
         }
+        let listed = blocks.len();
         let blocks = blocks.into_iter().filter_map(BlockKey::read);
-        Ok((samples, blocks.collect()))
+        Ok((samples, blocks.collect(), listed))
     }
 }
 

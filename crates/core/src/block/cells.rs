@@ -2,6 +2,7 @@
 //! a dictionary. Values of one shape have rows of one width, and the same field stands in the same place.
 
 use std::fmt;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde::de::{self, DeserializeSeed, IntoDeserializer as _, Visitor};
@@ -37,8 +38,9 @@ impl de::Error for Error {
 /// Texts by the order in which they were first seen.
 #[derive(Debug, Default)]
 pub(super) struct Texts {
-    known: HashMap<String, u64>,
-    list: Vec<String>,
+    known: HashMap<Arc<str>, u64>,
+    list: Vec<Arc<str>>,
+    bytes: usize,
 }
 
 impl Texts {
@@ -47,12 +49,19 @@ impl Texts {
             return *number;
         }
         let number = self.list.len() as u64;
-        self.known.insert(text.to_owned(), number);
-        self.list.push(text.to_owned());
+        let text: Arc<str> = text.into();
+        self.bytes += text.len();
+        self.known.insert(Arc::clone(&text), number);
+        self.list.push(text);
         number
     }
 
-    pub(super) fn into_list(self) -> Vec<String> {
+    /// Bytes of all.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn into_list(self) -> Vec<Arc<str>> {
         self.list
     }
 }
@@ -70,7 +79,7 @@ pub(super) fn flatten(value: &impl Serialize, texts: &mut Texts) -> Result<Vec<u
 /// The value of cells.
 pub(super) fn restore<'a, T: Deserialize<'a>>(
     cells: &[u64],
-    texts: &'a [String],
+    texts: &'a [Arc<str>],
 ) -> Result<T, Error> {
     let mut reader = Reader { cells, texts };
     let value = T::deserialize(&mut reader)?;
@@ -336,7 +345,7 @@ impl ser::SerializeMap for &mut Writer<'_> {
 
 struct Reader<'a, 'c> {
     cells: &'c [u64],
-    texts: &'a [String],
+    texts: &'a [Arc<str>],
 }
 
 impl<'a> Reader<'a, '_> {
@@ -347,7 +356,7 @@ impl<'a> Reader<'a, '_> {
     fn text(&mut self) -> Result<&'a str, Error> {
         let number = usize::try_from(self.next()?).map_err(|_| Error::Damaged)?;
         let text = self.texts.get(number);
-        text.map(String::as_str).ok_or(Error::Damaged)
+        text.map(AsRef::as_ref).ok_or(Error::Damaged)
     }
 
     /// Elements of a list: no more than there are cells, which all have at least one.
@@ -679,7 +688,7 @@ mod tests {
 
         #[test]
         fn no_cells_make_it_panic(cells in prop::collection::vec(any::<u64>(), 0..40)) {
-            let _ = restore::<Everything>(&cells, &["a".to_owned()]);
+            let _ = restore::<Everything>(&cells, &["a".into()]);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::stored::Wanted;
 pub struct Block {
     headers: Vec<u64>,
     starts: Vec<Uuid>,
-    texts: Lazy<Vec<String>>,
+    texts: Lazy<Vec<Arc<str>>>,
     hosts: Lazy<Decoded>,
     lists: [Lazy<Decoded>; LISTS],
     notes: Lazy<Vec<(usize, Vec<Note>)>>,
@@ -61,7 +61,7 @@ impl<T> Lazy<T> {
 /// Rows with their texts.
 #[derive(Debug)]
 struct Table {
-    texts: Lazy<Vec<String>>,
+    texts: Lazy<Vec<Arc<str>>>,
     rows: Lazy<Decoded>,
 }
 

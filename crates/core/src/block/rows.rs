@@ -6,7 +6,9 @@ use std::hash::Hash;
 use hashbrown::HashMap;
 
 use super::Error;
-use super::table::{self, COLUMNS, NUMBERS, Reader, Run, Series, read_number, write_number};
+use super::table::{
+    self, COLUMNS, NUMBERS, Reader, Run, SERIES, Series, read_number, write_number,
+};
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
 #[derive(Debug)]
@@ -38,10 +40,12 @@ impl<K: Ord + Hash> Rows<K> {
         }
     }
 
-    /// How many numbers all rows have.
-    pub(super) fn numbers(&self) -> u64 {
+    /// Whether a reader would refuse them.
+    pub(super) fn is_too_large(&self) -> bool {
         let series = self.0.values().flat_map(HashMap::values);
-        series.map(|series| series.rows.len() as u64).sum()
+        let numbers: u64 = series.map(|series| series.rows.len() as u64).sum();
+        let mut tables = self.0.values();
+        numbers > NUMBERS || tables.any(|table| table.len() as u64 > SERIES)
     }
 
     pub(super) fn encode(self) -> Vec<u8> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::cells::{Texts, flatten};
 use super::rows::Rows;
-use super::table::{NUMBERS, Series, encode};
+use super::table::{Series, encode};
 use super::{
     Entry, Error, HEADER, LISTS, PLAIN_LIMIT, Parts, READING, SAMPLES, TEXTS, WITH_GROUPS,
     WITHOUT_GROUPS, envelope,
@@ -20,8 +20,9 @@ use crate::sample::{Cgroup, Host, Note, Process};
 /// Of texts and notes: zstd -19 makes a block half a hundredth smaller, and takes more than twice as long
 /// for all of it.
 const LEVEL: i32 = 9;
-/// So many bytes of a reading weigh as much as a row.
+/// So many bytes of texts, notes or readings weigh as much as a row, and so many numbers of a group.
 const BYTES_OF_A_ROW: usize = 256;
+const NUMBERS_OF_A_ROW: usize = 32;
 
 /// Samples that become a block. They are taken apart as they come, so that of many only numbers are kept.
 #[derive(Debug, Default)]
@@ -60,7 +61,9 @@ impl Sealer {
 
     /// Rows of processes and all else, what its memory grows with: some 250 bytes each.
     pub fn weight(&self) -> usize {
-        self.weight
+        let texts = [&self.texts, &self.process_texts, &self.group_texts];
+        let bytes: usize = texts.map(Texts::bytes).iter().sum();
+        self.weight + bytes / BYTES_OF_A_ROW
     }
 
     /// Adds a sample of counters; they come in the order of time. Processes are kept by pid, groups by
@@ -91,6 +94,8 @@ impl Sealer {
         self.add_processes(number, &entry.sample.processes);
         self.add_groups(number, entry.sample.cgroups.as_deref().unwrap_or_default());
         if !entry.sample.notes.is_empty() {
+            let bytes = postcard::to_stdvec(&entry.sample.notes).map_or(0, |bytes| bytes.len());
+            self.weight += bytes / BYTES_OF_A_ROW;
             self.notes.push((number, entry.sample.notes.clone()));
         }
     }
@@ -159,6 +164,7 @@ impl Sealer {
                 ..group.clone()
             };
             let cells = row(&group, &mut self.group_texts);
+            self.weight += cells.len() / NUMBERS_OF_A_ROW;
             self.groups.add(number, key, cells);
         }
     }
@@ -176,7 +182,7 @@ impl Sealer {
         let rows = |texts, rows: Vec<u8>| -> Result<Option<Bytes>, Error> {
             Ok(Some(envelope([pack_texts(texts)?, rows]).into()))
         };
-        if self.processes.numbers() > NUMBERS || self.groups.numbers() > NUMBERS {
+        if self.processes.is_too_large() || self.groups.is_too_large() {
             return Err(Error::TooLarge);
         }
         Ok(Parts {

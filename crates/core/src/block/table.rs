@@ -15,7 +15,7 @@ const CHUNK_ROWS: usize = 2000;
 /// processes has.
 pub(super) const COLUMNS: usize = 64;
 const SAMPLES: u64 = 1 << 20;
-const SERIES: u64 = 1 << 18;
+pub(super) const SERIES: u64 = 1 << 18;
 pub(super) const NUMBERS: u64 = 1 << 24;
 
 /// Rows of one thing, such as a process, at the samples at which it was there.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::sample::cgroup::{Cpu, Kind, Memory};
-use crate::sample::note::What;
+use crate::sample::note::{KillSources, What};
 use crate::sample::{Cgroup, CpuCounters, CpuTimes, Host, InterfaceCounters, Note, Process};
 use crate::stored::{self, Stored, Wanted, of_block};
 
@@ -302,4 +302,36 @@ fn more_than_a_block_may_have_is_refused_before_it_is_written() {
     largest.sample.processes[0].command_line = Some("x".repeat(PLAIN_LIMIT / 4).into());
     let parts = seal(&[largest.clone()]).expect("not too many");
     assert_eq!(read(&parts, Wanted::All), [largest]);
+}
+
+#[test]
+fn what_takes_memory_has_weight() {
+    let weight = |change: &dyn Fn(&mut Sample)| {
+        let mut sealer = Sealer::default();
+        let mut one = entry(1, &[5]);
+        change(&mut one.sample);
+        sealer.add(&one);
+        sealer.weight()
+    };
+    let usual = weight(&|_| {});
+    let text =
+        weight(&|sample| sample.processes[0].command_line = Some("x".repeat(1 << 20).into()));
+    assert!(text > usual + 4000, "{text}");
+    let note = weight(&|sample| {
+        let what = What::Started {
+            version: "y".repeat(1 << 16),
+            kills: KillSources {
+                cgroups: true,
+                log: false,
+                counter: false,
+            },
+            boot_id: String::new(),
+            uptime_micros: 0,
+        };
+        sample.notes.push(Note {
+            time_micros: 1,
+            what,
+        });
+    });
+    assert!(note > usual + 200, "{note}");
 }

@@ -8,7 +8,7 @@ use nodestats_core::{Stored, Wanted};
 use surrealdb::types::{SurrealValue, Value};
 
 use super::*;
-use crate::blocks::BlockKey;
+use crate::blocks::{BlockKey, Unreadable};
 use crate::database::bind;
 
 /// The begin of an hour.
@@ -368,6 +368,91 @@ async fn a_damaged_block_takes_nothing_else_down_and_is_set_aside() {
         let left = store.database.select::<Value>(&left, bind([])).await;
         assert!(left.expect("read").is_empty(), "{table}");
     }
+}
+
+#[tokio::test]
+async fn an_hour_whose_block_was_set_aside_or_lost_is_sealed_again() {
+    for is_lost in [false, true] {
+        let store = in_memory().await;
+        push(&store, "a", frames(1, BEGIN, 0..300), BEGIN + 3600).await;
+        store.seal(at(BEGIN + 4000)).await.expect("sealed");
+        let (blocks, _) = state(&store, "a").await;
+        if is_lost {
+            let part = bind([("part", blocks[0].part("a", 0).into_value())]);
+            let lost = store.database.delete("DELETE $part", part);
+            lost.await.expect("deleted");
+        } else {
+            store.set_aside("a", &blocks[0], &Unreadable::Gone).await;
+        }
+        // What comes late; of another node too, which is sealed whatever this one's are.
+        let mut late = frames(1, BEGIN, 300..310);
+        late.push(reading(BEGIN + 100, 1.0));
+        push(&store, "a", late, BEGIN + 4000).await;
+        push(&store, "b", frames(2, BEGIN, 0..300), BEGIN + 4000).await;
+        for look in 0..3 {
+            let _ = store.seal(at(BEGIN + 4000 + look)).await;
+        }
+        let (blocks, rows) = state(&store, "a").await;
+        assert_eq!((blocks.len(), blocks[0].samples, rows), (1, 11, 0));
+        assert_eq!(count(&store, "a").await, 11);
+        check_all(&store, "b", 2, 300).await;
+    }
+}
+
+#[tokio::test]
+async fn the_latest_of_readings_counts_however_blocks_are_merged() {
+    let store = in_memory().await;
+    let hour = |from: i64, count: i64, value: f64| {
+        (0..count)
+            .map(move |n| reading(BEGIN + from + n, value))
+            .collect::<Vec<_>>()
+    };
+    let mut now = BEGIN + 4000;
+    // A small block, a large one that has one of its readings anew, and late ones.
+    for samples in [
+        hour(0, 5, 1.0),
+        hour(4, 1020, 2.0),
+        hour(2000, 3, 3.0),
+        hour(2010, 2, 3.0),
+    ] {
+        now += 60;
+        push(&store, "a", samples, now).await;
+        store.seal(at(now)).await.expect("sealed");
+    }
+    let samples = store
+        .samples(
+            "a",
+            (at(BEGIN + 4), at(BEGIN + 4)),
+            Order::Ascending,
+            Wanted::Host,
+            9,
+        )
+        .await
+        .expect("read");
+    let [Stored::Gauges(gauges)] = &samples[..] else {
+        panic!("one reading of that time");
+    };
+    let reading = gauges.reading().expect("readable");
+    assert_eq!(reading.memory_usage_percent, Some(2.0));
+    assert_eq!(count(&store, "a").await, 1029);
+}
+
+#[tokio::test]
+async fn what_was_purged_while_it_was_sealed_does_not_come_again() {
+    let store = in_memory().await;
+    let now = at(BEGIN + 4000);
+    push(&store, "a", frames(1, BEGIN, 0..300), BEGIN + 3600).await;
+    assert!(store.claim(now).await.expect("asked"));
+    let hour = (at(BEGIN), at(BEGIN + 3600));
+    let rows = store.rows_to_seal("a", hour).await.expect("read");
+    assert_eq!(rows.len(), 300);
+    store.purge("a").await.expect("purged");
+    let replaced = store.replace("a", &rows, &[], &[], now).await;
+    assert!(
+        matches!(replaced, Err(Error::Unavailable(_))),
+        "{replaced:?}"
+    );
+    assert_eq!(state(&store, "a").await, (vec![], 0));
 }
 
 #[tokio::test]
