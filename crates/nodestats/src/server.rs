@@ -20,10 +20,8 @@ use crate::arguments::{Api, DatabaseAccount, Serving, Standalone, Tls};
 use crate::tls::Files;
 use crate::{local, serving};
 
-/// Between two looks at what is to be sealed.
-const SEALING_INTERVAL: Duration = Duration::from_mins(1);
-/// Between two looks at what is older than the retention.
-const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
+/// Between two looks at what is older than the retention and what is to be sealed.
+const UPKEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// `nodestats standalone`.
 pub(crate) async fn standalone(arguments: Standalone, registry: Registry) -> anyhow::Result<()> {
@@ -306,8 +304,7 @@ impl Server {
             }
             Ok(())
         });
-        supervisor.spawn("retention", retention(self.store.clone(), stop.clone()));
-        supervisor.spawn("sealing", sealing(self.store.clone(), stop.clone()));
+        supervisor.spawn("upkeep", upkeep(self.store.clone(), stop.clone()));
         supervisor.spawn("the agent", async move {
             let result = if let Some(config) = agent {
                 Box::pin(nodestats_agent::run(config, stop)).await
@@ -369,37 +366,29 @@ async fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-async fn retention(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
-    let look = || store.retain(Timestamp::from_system(SystemTime::now()));
-    look_each(RETENTION_INTERVAL, "retention", look, stop).await
-}
-
-async fn sealing(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
-    let look = || store.seal(Timestamp::from_system(SystemTime::now()));
-    look_each(SEALING_INTERVAL, "sealing", look, stop).await
-}
-
-/// Looks at the history time and again.
-async fn look_each<F: Future<Output = Result<(), nodestats_store::Error>>>(
-    interval: Duration,
-    name: &str,
-    look: impl Fn() -> F,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    loop {
-        let done = tokio::select! {
-            done = look() => done,
-            () = stop.cancelled() => return Ok(()),
-        };
+/// Deletes what is too old, then seals what is left: one after the other, since both delete rows.
+async fn upkeep(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
+    let warn = |what: &str, done: Result<(), nodestats_store::Error>| {
         if let Err(error) = done {
             // The database may be away for a while; the next look finds the rest.
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
-                "{name} failed"
+                "{what} failed"
             );
         }
+    };
+    let now = || Timestamp::from_system(SystemTime::now());
+    loop {
+        let look = async {
+            warn("retention", store.retain(now()).await);
+            warn("sealing", store.seal(now()).await);
+        };
         tokio::select! {
-            () = tokio::time::sleep(interval) => {}
+            () = look => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(UPKEEP_INTERVAL) => {}
             () = stop.cancelled() => return Ok(()),
         }
     }
