@@ -38,7 +38,7 @@ pub(crate) struct BlockKey {
     pub(crate) last: Timestamp,
     pub(crate) samples: u32,
     pub(crate) bytes: u64,
-    /// One higher than of those that were there before it, in its hour.
+    /// Higher than of those that were there before it, in its hour.
     pub(crate) number: i64,
 }
 

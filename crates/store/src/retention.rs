@@ -15,8 +15,6 @@ use crate::samples::{Order, key_of_row, time_range};
 use crate::usage::day;
 use crate::{Error, Store};
 
-/// Span of one delete: an hour of samples each second is 3,600 rows.
-const PIECE_MICROS: i64 = 3_600_000_000;
 /// Names of blocks that are looked at for the last sample: more than an hour has as a rule.
 const NAMES: usize = 32;
 /// Hours of blocks that are deleted at once.
@@ -193,10 +191,11 @@ impl Store {
             return Ok(());
         }
         let mut from = Timestamp::MIN;
-        while let Some(oldest) = self.end_of_rows(uid, from, Order::Ascending).await?
+        while let Some(oldest) = self.first_row(uid, from).await?
             && oldest < end
         {
-            from = piece_end(oldest, PIECE_MICROS, end);
+            // An hour of samples each second is 3,600 rows.
+            from = piece_end(oldest, HOUR, end);
             self.database
                 .delete(
                     "DELETE $range RETURN NONE",

@@ -255,21 +255,17 @@ impl Store {
         }
     }
 
-    /// The time of the first or the last sample of a node that is a row of its own.
-    pub(crate) async fn end_of_rows(
+    /// The time of the first row of a node from `from` on.
+    pub(crate) async fn first_row(
         &self,
         uid: &str,
         from: Timestamp,
-        order: Order,
     ) -> Result<Option<Timestamp>, Error> {
         let range = time_range(uid, from, Timestamp::MAX.plus_micros(1));
-        let statement = format!(
-            "SELECT VALUE id FROM $range ORDER BY id {} LIMIT 1",
-            order.word()
-        );
+        let statement = "SELECT VALUE id FROM $range ORDER BY id ASC LIMIT 1";
         let ids: Vec<Value> = self
             .database
-            .select(&statement, bind([("range", range)]))
+            .select(statement, bind([("range", range)]))
             .await
             .map_err(Error::Unavailable)?;
         ids.into_iter().next().map(time_of_row).transpose()

@@ -18,7 +18,7 @@ use tracing::field::Empty;
 use crate::blocks::{AT_ONCE, BlockKey, HOUR, Unreadable, hour_of};
 use crate::claim::GUARD;
 use crate::database::bind;
-use crate::samples::{Order, key_of_row, record, time_range};
+use crate::samples::{key_of_row, record, time_range};
 use crate::{Error, Store};
 
 /// A row is left alone for so long after its time, by its node's clock: most that are late come within it.
@@ -99,7 +99,7 @@ impl Store {
         let mut from = Timestamp::MIN;
         let mut failed = Ok(());
         for _ in 0..TURNS {
-            let Some(oldest) = self.end_of_rows(uid, from, Order::Ascending).await? else {
+            let Some(oldest) = self.first_row(uid, from).await? else {
                 break;
             };
             let hour = hour_of(oldest);

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
-use nodestats_core::block::{Entry, Run, Series};
+use nodestats_core::block::{Entry, Series};
 use nodestats_core::sample::{IoCalls, Process, Sample};
 use nodestats_core::{FrameId, Timestamp};
 use serde_json::Value;
@@ -55,15 +55,7 @@ pub fn read(corpus: &Path) -> (Vec<Entry>, Vec<Series>) {
             // It may be called otherwise later on, and is the same.
             let name = names.entry((pid, start)).or_insert(name).clone();
             let life = (name, start, pid);
-            let series = lives.entry(life).or_default();
-            series.rows.extend(row);
-            match series.runs.last_mut() {
-                Some(run) if run.first + run.length == samples => run.length += 1,
-                _ => series.runs.push(Run {
-                    first: samples,
-                    length: 1,
-                }),
-            }
+            lives.entry(life).or_default().push(samples, row);
         }
         processes.sort_by_key(|process| process.pid);
         entries.push(Entry {

@@ -6,9 +6,7 @@ use std::hash::Hash;
 use hashbrown::HashMap;
 
 use super::Error;
-use super::table::{
-    self, COLUMNS, NUMBERS, Reader, Run, SERIES, Series, read_number, write_number,
-};
+use super::table::{self, COLUMNS, NUMBERS, Reader, SERIES, Series, read_number, write_number};
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
 #[derive(Debug)]
@@ -24,20 +22,8 @@ impl<K: Ord + Hash> Rows<K> {
     /// Adds a row of a sample; of each key samples come in their order.
     pub(super) fn add(&mut self, sample: usize, key: K, cells: Vec<u64>) {
         let sample = u32::try_from(sample).expect("a block has less samples");
-        let series = self
-            .0
-            .entry(cells.len())
-            .or_default()
-            .entry(key)
-            .or_default();
-        series.rows.extend(cells);
-        match series.runs.last_mut() {
-            Some(run) if run.first + run.length == sample => run.length += 1,
-            _ => series.runs.push(Run {
-                first: sample,
-                length: 1,
-            }),
-        }
+        let of_width = self.0.entry(cells.len()).or_default();
+        of_width.entry(key).or_default().push(sample, cells);
     }
 
     /// Whether a reader would refuse them.

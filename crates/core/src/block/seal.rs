@@ -70,10 +70,8 @@ impl Sealer {
     /// path, and a group's members by the processes that are in it.
     pub fn add(&mut self, entry: &Entry) {
         let number = self.len();
-        let known = self.starts.iter();
-        let known = known
-            .clone()
-            .position(|start| *start == entry.id.agent_start);
+        let mut known = self.starts.iter();
+        let known = known.position(|start| *start == entry.id.agent_start);
         let start = known.unwrap_or_else(|| {
             self.starts.push(entry.id.agent_start);
             self.starts.len() - 1

@@ -28,6 +28,18 @@ pub struct Series {
 }
 
 impl Series {
+    /// Adds the row of a sample; samples come in their order.
+    pub fn push(&mut self, sample: u32, row: impl IntoIterator<Item = u64>) {
+        self.rows.extend(row);
+        match self.runs.last_mut() {
+            Some(run) if run.first + run.length == sample => run.length += 1,
+            _ => self.runs.push(Run {
+                first: sample,
+                length: 1,
+            }),
+        }
+    }
+
     /// Of something that was there all the time.
     pub(super) fn whole(samples: usize, rows: Vec<u64>) -> Self {
         let run = Run {
