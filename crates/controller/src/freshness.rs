@@ -1,11 +1,12 @@
 //! The one question to the API, asked again and again: how fresh is each node.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use nodestats_wire::client::Client;
-use nodestats_wire::v1::ClusterRegistration;
+use nodestats_wire::v1::{ClusterRegistration, Freshness};
 
 use crate::metrics::Metrics;
 use crate::observe::ApiView;
@@ -19,6 +20,9 @@ const ONE_QUESTION: Duration = Duration::from_secs(5);
 /// What the API last said, shared by all who decide.
 pub(crate) struct Shared {
     view: Mutex<ApiView>,
+    /// Registrations that the API has taken, and when, by UID: an answer to a question that is older
+    /// knows nothing of them.
+    taken: Mutex<BTreeMap<String, (Instant, ClusterRegistration)>>,
     answers: Mutex<Answers>,
 }
 
@@ -42,6 +46,7 @@ impl Shared {
     pub(crate) fn new() -> Self {
         Self {
             view: Mutex::new(ApiView::Asking),
+            taken: Mutex::default(),
             answers: Mutex::new(Answers {
                 last: Instant::now(),
                 missed: 0,
@@ -57,16 +62,34 @@ impl Shared {
     /// A registration that the API has just taken.
     pub(crate) fn registered(&self, uid: &str, registration: &ClusterRegistration) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.insert(uid.to_owned(), (Instant::now(), registration.clone()));
         if let ApiView::Answers { nodes, .. } = &mut *view {
-            nodes
-                .entry(uid.to_owned())
-                .or_insert_with(|| new(uid))
-                .registration = Some(registration.clone());
+            set_registration(nodes, uid, registration.clone());
         }
+    }
+
+    /// What the API answered to a question that was asked at `asked`, with what it has taken since.
+    fn answered(&self, view: &mut ApiView, answer: Vec<Freshness>, asked: Instant) -> Change {
+        let by_uid = answer.into_iter().map(|node| (node.uid.clone(), node));
+        let mut nodes = by_uid.collect();
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|_, (at, _)| *at >= asked);
+        for (uid, (_, registration)) in &*taken {
+            set_registration(&mut nodes, uid, registration.clone());
+        }
+        let (since, change) = match &*view {
+            ApiView::Answers { since, .. } => (*since, Change::None),
+            ApiView::Away => (Timestamp::now(), Change::Back),
+            ApiView::Asking => (Timestamp::now(), Change::First),
+        };
+        *view = ApiView::Answers { since, nodes };
+        change
     }
 
     /// Asks once.
     pub(crate) async fn ask(&self, client: &Client, metrics: &Metrics) -> Change {
+        let asked = Instant::now();
         let answer = match tokio::time::timeout(ONE_QUESTION, client.freshness()).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(late) => Err(late.to_string()),
@@ -79,16 +102,7 @@ impl Shared {
                     last: Instant::now(),
                     missed: 0,
                 };
-                let nodes = answer
-                    .into_iter()
-                    .map(|node| (node.uid.clone(), node))
-                    .collect();
-                let (since, change) = match &*view {
-                    ApiView::Answers { since, .. } => (*since, Change::None),
-                    ApiView::Away => (Timestamp::now(), Change::Back),
-                    ApiView::Asking => (Timestamp::now(), Change::First),
-                };
-                *view = ApiView::Answers { since, nodes };
+                let change = self.answered(&mut view, answer, asked);
                 metrics.set_api_up(true);
                 change
             }
@@ -108,8 +122,18 @@ impl Shared {
     }
 }
 
-fn new(uid: &str) -> nodestats_wire::v1::Freshness {
-    nodestats_wire::v1::Freshness {
+/// The API knows this registration of a node, whatever else it knows of it.
+fn set_registration(
+    nodes: &mut BTreeMap<String, Freshness>,
+    uid: &str,
+    registration: ClusterRegistration,
+) {
+    let node = nodes.entry(uid.to_owned()).or_insert_with(|| new(uid));
+    node.registration = Some(registration);
+}
+
+fn new(uid: &str) -> Freshness {
+    Freshness {
         uid: uid.to_owned(),
         origin: nodestats_wire::v1::Origin::Kubernetes,
         state: nodestats_wire::v1::NodeState::Live,
@@ -118,5 +142,46 @@ fn new(uid: &str) -> nodestats_wire::v1::Freshness {
         last_sample: None,
         age_seconds: None,
         clock_offset_seconds: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodestats_k8s::MonitoredNodeSpec;
+
+    use super::*;
+    use crate::observe::Node;
+
+    #[test]
+    fn an_answer_to_an_older_question_forgets_no_registration() {
+        let registration = |uid| {
+            let node = Node::test(uid);
+            let wanted = node.registration(&MonitoredNodeSpec::default(), None);
+            wanted.expect("an address")
+        };
+        let shared = Shared::new();
+        let known = || {
+            shared.with(|view| match view {
+                ApiView::Answers { nodes, .. } => nodes
+                    .values()
+                    .filter(|node| node.registration.is_some())
+                    .map(|node| node.uid.clone())
+                    .collect::<Vec<_>>(),
+                _ => panic!("no answer"),
+            })
+        };
+        let answer = |asked, nodes| {
+            let mut view = shared.view.lock().expect("not poisoned");
+            shared.answered(&mut view, nodes, asked)
+        };
+        let begin = Instant::now();
+        assert_eq!(answer(begin, Vec::new()), Change::First);
+        let asked = Instant::now();
+        shared.registered("a", &registration("a"));
+        assert_eq!(answer(asked, vec![new("b")]), Change::None);
+        assert_eq!(known(), ["a"]);
+        // The next question is younger: what it is answered counts.
+        assert_eq!(answer(Instant::now(), vec![new("b")]), Change::None);
+        assert!(known().is_empty());
     }
 }
