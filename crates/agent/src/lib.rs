@@ -6,6 +6,7 @@
 
 mod address;
 mod backoff;
+mod deltas;
 mod identity;
 mod join;
 mod kubernetes;

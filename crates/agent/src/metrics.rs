@@ -14,6 +14,7 @@ use crate::queue::SharedQueue;
 /// Instruments of one agent. All attributes are of closed sets.
 pub(crate) struct Metrics {
     pushed: Counter<u64>,
+    sent_bytes: Counter<u64>,
     push_failures: Counter<u64>,
     push_duration: Histogram<f64>,
     dropped: Counter<u64>,
@@ -73,6 +74,10 @@ impl Metrics {
                 "nodestats.agent.samples.pushed",
                 "Samples that the server stored.",
             ),
+            sent_bytes: count(
+                "nodestats.agent.sent.bytes",
+                "Bytes of samples that the server stored, as they were sent.",
+            ),
             push_failures: count(
                 "nodestats.agent.push.failures",
                 "Pushes, and registrations, that the server did not take.",
@@ -106,8 +111,9 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn pushed(&self, samples: usize) {
+    pub(crate) fn pushed(&self, samples: usize, bytes: usize) {
         self.pushed.add(samples as u64, &[]);
+        self.sent_bytes.add(bytes as u64, &[]);
     }
 
     pub(crate) fn push_took(&self, took: Duration, success: bool) {

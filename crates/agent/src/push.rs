@@ -11,6 +11,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::backoff::Backoff;
+use crate::deltas::Deltas;
 use crate::join::Joiner;
 use crate::metrics::Metrics;
 use crate::queue::{Queued, SharedQueue, Which};
@@ -44,6 +45,7 @@ pub(crate) struct Pusher {
     queue: Arc<SharedQueue>,
     metrics: Arc<Metrics>,
     keeper: Keeper,
+    deltas: Deltas,
     registered: bool,
     backoff: Backoff,
     report: Report,
@@ -74,6 +76,7 @@ impl Pusher {
             uid,
             queue,
             metrics,
+            deltas: Deltas::default(),
             registered: false,
             backoff: Backoff::default(),
             report: Report::default(),
@@ -186,18 +189,21 @@ impl Pusher {
             queue: Arc::clone(&self.queue),
             batch,
         };
-        let body = guard
-            .batch
-            .iter()
-            .flat_map(|one| one.frame.iter().copied())
-            .collect();
+        let frames: Vec<&[u8]> = guard.batch.iter().map(|one| &*one.frame).collect();
+        let body = self.deltas.body(&frames);
         let span = push_span(&guard.batch);
         let begin = Instant::now();
         let answer = self
             .client
-            .push_frames(&self.uid, body)
+            .push_frames(&self.uid, body.bytes.clone())
             .instrument(span.clone());
         let answer = answer.await;
+        match &answer {
+            Ok(stored) => self
+                .deltas
+                .acknowledged(&body, &frames, stored.takes_deltas),
+            Err(_) => self.deltas.forget(),
+        }
         if answer.is_err() {
             span.record("otel.status_code", "ERROR");
             self.metrics.push_failed();
@@ -205,11 +211,15 @@ impl Pusher {
         drop(span);
         self.metrics.push_took(begin.elapsed(), answer.is_ok());
         match answer {
-            Ok(()) => {
-                self.metrics.pushed(guard.keep().len());
+            Ok(_) => {
+                self.metrics.pushed(guard.keep().len(), body.bytes.len());
                 self.keeper.sent();
                 self.report.answered();
                 Outcome::Done
+            }
+            // Another server, or its database of another day: now it is sent whole.
+            Err(error) if body.needs_key && error.misses_key_frame() => {
+                Box::pin(self.push(guard.keep())).await
             }
             Err(error) if error.status() == Some(404) => {
                 // The server lost its registry, or somebody signed this node off.

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nodestats_api::{App, Limits, Options, router};
 use nodestats_core::block::{self, Block, Entry, Parts, Reader, Sealer, Series};
-use nodestats_core::{FrameId, Sample, Timestamp, Wanted, frame};
+use nodestats_core::frame::{self, Pushed, delta};
+use nodestats_core::{FrameId, Sample, Timestamp, Wanted};
 use nodestats_runtime::metrics::Registry;
 use nodestats_store::{Location, MemoryBudget, Store};
 use nodestats_testkit::recording::{self, COLUMNS};
@@ -33,6 +34,8 @@ const BODY: usize = 120;
 /// Connections that push one frame at a time, and for how long.
 const CONNECTIONS: usize = 64;
 const LIVE: Duration = Duration::from_secs(10);
+/// Frames of which one is whole and the others say what differs from it, as agents send them.
+const GROUP: usize = 13;
 /// Questions of each kind.
 const QUESTIONS: usize = 200;
 
@@ -94,6 +97,7 @@ fn codec(figures: &mut Map<String, Value>, entries: &[Entry], series: &[Series])
     let seal = micros(&|| drop(seal(entries)));
     let unseal = micros(&|| read_block(&block, entries));
     let frames = encode_frames(entries);
+    wire(figures, &frames, &micros);
     let each = |total: f64| total / samples as f64;
     for (name, figure) in [
         ("samples", json!(samples)),
@@ -115,6 +119,48 @@ fn codec(figures: &mut Map<String, Value>, entries: &[Entry], series: &[Series])
         ("bytes_per_value", json!(block.len() as f64 / values)),
         ("seal_micros_per_sample", json!(each(seal))),
         ("unseal_micros_per_sample", json!(each(unseal))),
+    ] {
+        figures.insert(name.to_owned(), figure);
+    }
+}
+
+/// Frames as they go over the wire.
+fn wire(figures: &mut Map<String, Value>, frames: &[Vec<u8>], micros: &dyn Fn(&dyn Fn()) -> f64) {
+    let pairs = || {
+        let groups = frames.chunks(GROUP);
+        groups.flat_map(|group| group[1..].iter().map(|frame| (frame, &group[0])))
+    };
+    let encode = |frame: &[u8], key: &[u8]| {
+        let delta = delta::encode(frame, key).expect("frames");
+        delta.expect("of one agent")
+    };
+    let deltas: Vec<_> = pairs()
+        .map(|(frame, key)| (encode(frame, key), key, frame))
+        .collect();
+    let restore = |bytes: &[u8], key: &[u8]| match Pushed::split_first(bytes) {
+        Ok((Pushed::Delta(delta), ..)) => delta.restore(key).expect("its key").frame,
+        _ => panic!("no delta"),
+    };
+    for (bytes, key, frame) in &deltas {
+        assert_eq!(restore(bytes, key), **frame);
+    }
+    let bytes: usize = deltas.iter().map(|(bytes, ..)| bytes.len()).sum();
+    let keys: usize = frames.chunks(GROUP).map(|group| group[0].len()).sum();
+    let count = deltas.len() as f64;
+    let encoding = micros(&|| pairs().for_each(|(frame, key)| drop(encode(frame, key))));
+    let restoring = micros(&|| {
+        for (bytes, key, _) in &deltas {
+            drop(restore(bytes, key));
+        }
+    });
+    for (name, figure) in [
+        ("delta_bytes", json!(bytes as f64 / count)),
+        (
+            "sent_bytes_per_sample",
+            json!((bytes + keys) as f64 / frames.len() as f64),
+        ),
+        ("delta_micros", json!(encoding / count)),
+        ("restore_micros", json!(restoring / count)),
     ] {
         figures.insert(name.to_owned(), figure);
     }

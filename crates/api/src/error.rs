@@ -102,6 +102,17 @@ impl ApiError {
         }
     }
 
+    /// 409: the frame from which others say their differences is not there.
+    pub(crate) fn missing_key_frame() -> Self {
+        Self {
+            kind: routes::MISSING_KEY_FRAME,
+            ..Self::new(
+                StatusCode::CONFLICT,
+                "a frame of the body says what differs from one that is not stored here; send it whole",
+            )
+        }
+    }
+
     /// 413: the body is larger than this server takes.
     pub(crate) fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)

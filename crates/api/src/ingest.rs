@@ -1,13 +1,19 @@
 //! `PUT /nodes/{node}`: samples come in, as an agent's frames or as a third party's JSON.
 
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use nodestats_core::frame::delta::Restored;
+use nodestats_core::frame::{self, Pushed};
 use nodestats_core::life::Life;
-use nodestats_core::{Frame, FrameId, Sample, event, frame};
+use nodestats_core::{FrameId, Sample, SampleKey, event};
 use nodestats_store::{NewEvent, NewSample, Seen};
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
@@ -25,6 +31,8 @@ const EVENTS_LIMIT: usize = 2000;
 /// All frames of one request unpack to at most so many bytes: four of the largest, or thousands of
 /// usual ones. A body of some megabytes could else keep a processor busy for minutes.
 const UNPACKED_LIMIT: usize = 64 << 20;
+/// Most frames of which a body may say differences without bringing them.
+const KEYS_LIMIT: usize = 8;
 /// What is larger than this, unpacked, is read where it holds up nobody's requests.
 const LARGE: usize = 1 << 20;
 /// A sample may be this far ahead of the server's clock: hosts whose clocks are wrong by hours
@@ -38,7 +46,7 @@ pub(crate) async fn put(
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     let NoQuery {} = query::parse(uri.query())?;
     // The sender's clock is compared with this one: a body of megabytes takes its time.
     let arrived = App::now();
@@ -53,26 +61,35 @@ pub(crate) async fn put(
     let is_frames = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes() == routes::FRAMES_MEDIA_TYPE.as_bytes());
-    let (read, weight): (Read, usize) = if is_frames {
-        (frames, unpacked_bytes(&body.bytes)?)
+    let (read, weight) = if is_frames {
+        let outline = outline(&body.bytes)?;
+        let mut keys = Keys::new();
+        for key in outline.keys {
+            let frame = app.key_frames.find(&app.store, &life.uid, key).await?;
+            keys.insert(key, frame);
+        }
+        (Read::Frames(keys), outline.unpacked)
     } else {
-        (readings, body.bytes.len())
+        (Read::Readings, body.bytes.len())
     };
-    // The body and its place are held until the samples are stored.
-    let (samples, _body, _place) = if weight > LARGE {
+    let alone = is_frames.then(|| alone(&body.bytes)).flatten();
+    // The body, its place, and its turn are held until the samples are stored: a delta of few bytes may
+    // be of a frame of many.
+    let (samples, _held) = if weight > LARGE {
         let turn = Arc::clone(&app.large_bodies).acquire_owned().await;
         let (app, life, within) = (app.clone(), life.clone(), Span::current());
         // What bounds this goes with it, also where the request is given up: its place among the
         // node's pushes, its turn, and the share of memory that the body has.
         let reading = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
             let _within = within.enter();
-            (read(&app, &life, &body.bytes, now), body, place)
+            let samples = read.samples(&app, &life, &body.bytes, now);
+            (samples, (body, place, Some(turn)))
         });
         let read = reading.await;
         read.map_err(|_| ApiError::unavailable("the body could not be read"))?
     } else {
-        (read(&app, &life, &body.bytes, now), body, place)
+        let samples = read.samples(&app, &life, &body.bytes, now);
+        (samples, (body, place, None))
     };
     let samples = samples?;
     let count = samples.len() as u64;
@@ -82,7 +99,15 @@ pub(crate) async fn put(
     stored.instrument(storing).await?;
     let lag = arrived.seconds_since(seen.fresh_at).max(0.0);
     app.metrics.stored(count, Duration::from_secs_f64(lag));
-    Ok(StatusCode::NO_CONTENT)
+    if let Some((key, frame)) = alone {
+        app.key_frames.keep(&life.uid, key, frame).await;
+    }
+    let mut answer = StatusCode::NO_CONTENT.into_response();
+    if is_frames {
+        let takes = HeaderValue::from_static("1");
+        answer.headers_mut().insert(routes::DELTAS_HEADER, takes);
+    }
+    Ok(answer)
 }
 
 /// The sender's clock when it sent this, where it says so.
@@ -110,57 +135,136 @@ fn seen(samples: &[NewSample], sent_at: Option<Timestamp>, arrived: Timestamp) -
     }
 }
 
-/// How samples are read from a body.
-type Read = fn(&App, &Life, &[u8], Timestamp) -> Result<Vec<NewSample>, ApiError>;
+/// Frames from which a body says differences and that it does not bring.
+type Keys = HashMap<SampleKey, Bytes>;
 
-/// What the frames of a body say that they unpack to, as far as they can be read.
-fn unpacked_bytes(mut bytes: &[u8]) -> Result<usize, ApiError> {
-    let mut unpacked = 0;
-    while let Ok((frame, _, rest)) = Frame::split_first(bytes) {
-        unpacked += frame.unpacked_bytes();
-        if unpacked > UNPACKED_LIMIT {
+/// How samples are read from a body.
+enum Read {
+    Frames(Keys),
+    Readings,
+}
+
+impl Read {
+    fn samples(
+        &self,
+        app: &App,
+        life: &Life,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<Vec<NewSample>, ApiError> {
+        match self {
+            Self::Frames(keys) => frames(app, life, (bytes, keys), now),
+            Self::Readings => readings(app, life, bytes, now),
+        }
+    }
+}
+
+/// What the headers of a body's frames say.
+#[derive(Default)]
+struct Outline {
+    /// Bytes that they unpack to, as far as they can be read.
+    unpacked: usize,
+    /// The frames from which some of them say their differences, without those of the body.
+    keys: Vec<SampleKey>,
+}
+
+fn key_of(time: Timestamp, id: FrameId) -> SampleKey {
+    SampleKey {
+        time,
+        push: Some(id),
+    }
+}
+
+fn outline(mut bytes: &[u8]) -> Result<Outline, ApiError> {
+    let mut outline = Outline::default();
+    let mut brought = HashSet::new();
+    while let Ok((pushed, _, rest)) = Pushed::split_first(bytes) {
+        outline.unpacked += pushed.unpacked_bytes();
+        if outline.unpacked > UNPACKED_LIMIT {
             return Err(ApiError::too_large(format!(
                 "the frames of the body unpack to more than {UNPACKED_LIMIT} bytes"
             )));
         }
+        match pushed {
+            Pushed::Whole(frame) => {
+                brought.insert(key_of(frame.time, frame.id));
+            }
+            Pushed::Delta(delta) => {
+                let key = key_of(delta.key_time, delta.key);
+                if !brought.contains(&key) && !outline.keys.contains(&key) {
+                    outline.keys.push(key);
+                }
+            }
+        }
+        if outline.keys.len() > KEYS_LIMIT {
+            return Err(ApiError::too_large(format!(
+                "the body says what differs from more than {KEYS_LIMIT} frames that are not in it"
+            )));
+        }
         bytes = rest;
     }
-    Ok(unpacked)
+    Ok(outline)
+}
+
+/// The frame of a body that has one, and that one whole: that of an agent which is up to date.
+fn alone(bytes: &Bytes) -> Option<(SampleKey, Bytes)> {
+    match Pushed::split_first(bytes) {
+        Ok((Pushed::Whole(frame), _, [])) => Some((key_of(frame.time, frame.id), bytes.clone())),
+        _ => None,
+    }
 }
 
 fn frames(
     app: &App,
     life: &Life,
-    mut bytes: &[u8],
+    (mut bytes, keys): (&[u8], &Keys),
     now: Timestamp,
 ) -> Result<Vec<NewSample>, ApiError> {
     let _span = tracing::info_span!("decode").entered();
     let mut samples = Vec::new();
     let mut told_of = 0;
+    let mut brought: HashMap<SampleKey, &[u8]> = HashMap::new();
     while !bytes.is_empty() {
         let at = |error: frame::Error| match error {
             // An agent that was upgraded first keeps it until this server is.
             frame::Error::Version(version) if version > frame::VERSION => {
                 ApiError::unavailable("the frame is of a newer agent than this server knows")
             }
+            // What has the number of its key is another frame.
+            frame::Error::Key => ApiError::missing_key_frame(),
             error => ApiError::malformed(format!(
                 "frame {} of the body is damaged: {error}",
                 samples.len()
             )),
         };
-        let (frame, own, rest) = Frame::split_first(bytes).map_err(at)?;
+        let (pushed, own, rest) = Pushed::split_first(bytes).map_err(at)?;
         // What cannot be read later is refused now.
-        let sample = frame.sample().map_err(at)?;
+        let (time, id, frame, sample) = match pushed {
+            Pushed::Whole(frame) => {
+                brought.insert(key_of(frame.time, frame.id), own);
+                let sample = frame.sample().map_err(at)?;
+                (frame.time, frame.id, Cow::Borrowed(own), sample)
+            }
+            Pushed::Delta(delta) => {
+                let key = key_of(delta.key_time, delta.key);
+                let of_body = brought.get(&key).copied();
+                let key = of_body.or_else(|| keys.get(&key).map(|frame| &**frame));
+                let key = key.ok_or_else(ApiError::missing_key_frame)?;
+                let Restored { frame, sample } = delta.restore(key).map_err(at)?;
+                (delta.time, delta.id, Cow::Owned(frame), sample)
+            }
+        };
         let field = format!("[{}].time", samples.len());
-        check_time(app, life, frame.time, now, &field)?;
-        let new = NewSample::from_frame(frame.time, frame.id, own, sample.values());
-        let told = events(app, life, frame.id, &sample, now);
+        check_time(app, life, time, now, &field)?;
+        let new = NewSample::from_frame(time, id, &frame, sample.values());
+        let told = events(app, life, id, &sample, now);
         told_of += told.len();
         if told_of > EVENTS_LIMIT {
             return Err(ApiError::too_large(format!(
                 "the frames of the body tell of more than {EVENTS_LIMIT} events"
             )));
         }
+        app.metrics.came(matches!(frame, Cow::Owned(_)), own.len());
         samples.push(new.with_events(told));
         check_count(samples.len())?;
         bytes = rest;

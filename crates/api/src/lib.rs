@@ -16,6 +16,7 @@ mod guard;
 mod history;
 mod ingest;
 mod join;
+mod key_frames;
 mod limits;
 mod local;
 mod metrics;
@@ -61,6 +62,7 @@ pub struct App {
     registrations: Arc<tokio::sync::Mutex<()>>,
     callers: limits::Callers,
     pushed: limits::Nodes,
+    key_frames: key_frames::KeyFrames,
     /// One tells of pods at a time.
     pods: Arc<tokio::sync::Mutex<()>>,
     /// Since when it listens, by its clock.
@@ -124,6 +126,7 @@ impl App {
             started: Self::now(),
             large_bodies: Arc::new(tokio::sync::Semaphore::new(LARGE_BODIES)),
             pushed: limits::Nodes::default(),
+            key_frames: key_frames::KeyFrames::default(),
             reading: Arc::new(tokio::sync::Semaphore::new(HISTORIES)),
             callers: limits::Callers::new(options.limits),
             store,

@@ -16,6 +16,8 @@ const LAG: [f64; 12] = [
 #[derive(Debug)]
 pub struct Metrics {
     samples_stored: Counter<u64>,
+    frames: Counter<u64>,
+    frame_bytes: Counter<u64>,
     denied: Counter<u64>,
     limited: Counter<u64>,
     cache: Counter<u64>,
@@ -46,6 +48,14 @@ impl Cached {
     }
 }
 
+/// How a frame came: the attribute `form`.
+fn form(is_delta: bool) -> [KeyValue; 1] {
+    [KeyValue::new(
+        "form",
+        if is_delta { "delta" } else { "whole" },
+    )]
+}
+
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Self {
         let meter = registry.meter("nodestats.api");
@@ -60,10 +70,24 @@ impl Metrics {
             .flat_map(|cache| [cache.attributes(true), cache.attributes(false)])
             .collect();
         let lookups: Vec<&[KeyValue]> = lookups.iter().map(<[_; 2]>::as_slice).collect();
+        let forms = [form(false), form(true)];
+        let forms: Vec<&[KeyValue]> = forms.iter().map(<[_; 1]>::as_slice).collect();
         Self {
             samples_stored: count(
                 "nodestats.samples.stored",
                 "Samples that were stored and acknowledged.",
+            ),
+            frames: metrics::counter(
+                &meter,
+                "nodestats.frames",
+                "Samples of agents that were read, whole or as what differs from one before.",
+                &forms,
+            ),
+            frame_bytes: metrics::counter(
+                &meter,
+                "nodestats.frames.received.bytes",
+                "Bytes of them as they came.",
+                &forms,
             ),
             denied: count(
                 "nodestats.denied.requests",
@@ -95,6 +119,12 @@ impl Metrics {
     pub(crate) fn stored(&self, samples: u64, lag: Duration) {
         self.samples_stored.add(samples, &[]);
         self.lag.record(lag.as_secs_f64(), &[]);
+    }
+
+    /// A frame of a push was read.
+    pub(crate) fn came(&self, is_delta: bool, bytes: usize) {
+        self.frames.add(1, &form(is_delta));
+        self.frame_bytes.add(bytes as u64, &form(is_delta));
     }
 
     pub(crate) fn denied(&self) {

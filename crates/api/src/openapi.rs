@@ -288,7 +288,8 @@ fn reason(status: u16) -> &'static str {
         404 => "Nothing has this name; names lists the nearest",
         408 => "The body did not arrive in time",
         409 => {
-            "More than one node has this name (names lists their UIDs), or another has it already"
+            "More than one node has this name (names lists their UIDs), another has it already, or a \
+             frame says what differs from one that is not stored here"
         }
         413 => "The body is too large",
         422 => "A field of the body is wrong; field names it",

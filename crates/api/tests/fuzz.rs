@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nodestats_core::block::{Entry, Sealer};
+use nodestats_core::frame::delta;
 use nodestats_core::{Frame, fuzz};
 use nodestats_testkit::Frames;
 use nodestats_wire::Timestamp;
@@ -115,7 +116,11 @@ fn pushes() -> Vec<Vec<u8>> {
             };
             let mut body = frames.next_frame();
             if number > 3 {
-                body.extend(frames.next_frame());
+                let key = body.clone();
+                let next = frames.next_frame();
+                let delta = delta::encode(&next, &key).expect("frames");
+                body.extend(delta.expect("of one agent"));
+                body.extend(next);
             }
             body
         })

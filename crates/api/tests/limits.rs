@@ -11,8 +11,9 @@ use axum::body::Body;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use nodestats_api::{Limits, Options};
+use nodestats_core::FrameId;
+use nodestats_core::frame::{self, delta};
 use nodestats_core::sample::{Process, Sample};
-use nodestats_core::{FrameId, frame};
 use nodestats_testkit::Frames;
 use nodestats_wire::Timestamp;
 use server::{AGENT, Book, Server};
@@ -67,6 +68,29 @@ async fn a_body_is_bounded_as_it_comes_and_as_it_unpacks() {
     let many: Vec<u8> = (0..5).flat_map(|_| bomb(15)).collect();
     assert!(many.len() < 1 << 20);
     assert_eq!(server.put_frames("1", many).await.status, 413);
+    // What differs from large ones is small, and counts as what it comes to.
+    let large = bomb(15);
+    let deltas: Vec<u8> = (0..5)
+        .flat_map(|_| {
+            delta::encode(&large, &large)
+                .expect("frames")
+                .expect("a delta")
+        })
+        .collect();
+    assert!(deltas.len() < 10_000);
+    assert_eq!(server.put_frames("1", large.clone()).await.status, 204);
+    assert_eq!(server.put_frames("1", deltas).await.status, 413);
+    // So are the frames that they may differ from.
+    let mut others = Frames::new(now().plus_micros(-7_200_000_000));
+    let deltas: Vec<u8> = (0..9)
+        .flat_map(|_| {
+            let frame = others.next_frame();
+            delta::encode(&frame, &frame)
+                .expect("frames")
+                .expect("a delta")
+        })
+        .collect();
+    assert_eq!(server.put_frames("1", deltas).await.status, 413);
     // Thousands of usual ones are fine.
     let mut usual = Frames::new(now().plus_micros(-3_600_000_000));
     let usual: Vec<u8> = (0..2000).flat_map(|_| usual.next_frame()).collect();

@@ -6,7 +6,10 @@
 //! groups, or of the notes. The parts are apart so that a question about the host never unpacks a
 //! process table. Version 2 has neither interval nor notes and less of a process,
 //! version 1 no cgroup part either. Frames
-//! stand one after another in a push.
+//! stand one after another in a push, and between them [`Delta`]s, which say only what differs from a
+//! frame.
+
+pub mod delta;
 
 use std::time::Duration;
 
@@ -14,6 +17,8 @@ use nodestats_wire::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
+
+pub use delta::Delta;
 
 use crate::sample::old::ProcessBefore3;
 use crate::sample::{Cgroup, Host, Note, PROCESSES, Process, Sample, cgroup, note};
@@ -60,6 +65,9 @@ pub enum Error {
     /// More notes, or a longer one, than an agent writes.
     #[error("the frame has more notes, or a longer one, than an agent writes")]
     Notes,
+    /// A delta of another frame than the one that was given.
+    #[error("the delta is one of another frame")]
+    Key,
     /// There are bytes after the last part.
     #[error("the frame has {0} bytes too many")]
     Surplus(usize),
@@ -104,27 +112,86 @@ pub fn encode(
     let cgroups = pack(&sample.cgroups);
     let notes = pack(&sample.notes);
     let parts = [host, processes, cgroups, notes];
-    let interval = interval.map_or(0, |interval| interval.as_millis());
-    let length = HEADER + parts.iter().map(|part| 4 + part.len()).sum::<usize>();
+    let header = Header {
+        version: VERSION,
+        time,
+        id,
+        interval: interval.map_or(0, millis),
+    };
+    join(&header, &[], &parts)
+}
+
+fn millis(interval: Duration) -> u32 {
+    u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// What stands at the begin of a frame.
+struct Header {
+    version: u8,
+    time: Timestamp,
+    id: FrameId,
+    /// In milliseconds; 0 where it is not known.
+    interval: u32,
+}
+
+/// The bytes of a frame: its header, what else its version has there, and its parts.
+fn join(header: &Header, more: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+    let of_parts = parts.iter().map(|part| 4 + part.len());
+    let length = HEADER + more.len() + of_parts.sum::<usize>();
     let mut frame = Vec::with_capacity(length);
     frame.extend_from_slice(&(length as u32).to_le_bytes());
-    frame.push(VERSION);
-    frame.extend_from_slice(&time.micros().to_le_bytes());
-    frame.extend_from_slice(id.agent_start.as_bytes());
-    frame.extend_from_slice(&id.sequence.to_le_bytes());
-    frame.extend_from_slice(&u32::try_from(interval).unwrap_or(u32::MAX).to_le_bytes());
+    frame.push(header.version);
+    frame.extend_from_slice(&header.time.micros().to_le_bytes());
+    frame.extend_from_slice(header.id.agent_start.as_bytes());
+    frame.extend_from_slice(&header.id.sequence.to_le_bytes());
+    frame.extend_from_slice(&header.interval.to_le_bytes());
+    frame.extend_from_slice(more);
     for part in parts {
         frame.extend_from_slice(&(part.len() as u32).to_le_bytes());
-        frame.extend_from_slice(&part);
+        frame.extend_from_slice(part);
     }
     frame
+}
+
+/// A frame or a delta, as they stand in a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pushed<'a> {
+    /// A frame.
+    Whole(Frame<'a>),
+    /// What differs from a frame.
+    Delta(Delta<'a>),
+}
+
+impl<'a> Pushed<'a> {
+    /// Reads the first frame or delta of `bytes`; also returns its own bytes and the rest.
+    pub fn split_first(bytes: &'a [u8]) -> Result<(Self, &'a [u8], &'a [u8]), Error> {
+        let (own, rest) = split(bytes)?;
+        let pushed = match own.get(4) {
+            Some(&delta::VERSION) => Self::Delta(Delta::read(own)?),
+            _ => Self::Whole(Frame::read(own)?),
+        };
+        Ok((pushed, own, rest))
+    }
+
+    /// As [`Frame::unpacked_bytes`].
+    pub fn unpacked_bytes(&self) -> usize {
+        match self {
+            Self::Whole(frame) => frame.unpacked_bytes(),
+            Self::Delta(delta) => delta.unpacked_bytes(),
+        }
+    }
+}
+
+/// The first frame's own bytes, and the rest.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), Error> {
+    let length = u32::from_le_bytes(*bytes.first_chunk().ok_or(Error::Truncated)?) as usize;
+    bytes.split_at_checked(length).ok_or(Error::Truncated)
 }
 
 impl<'a> Frame<'a> {
     /// Reads the first frame of `bytes`; also returns its own bytes and the rest.
     pub fn split_first(bytes: &'a [u8]) -> Result<(Self, &'a [u8], &'a [u8]), Error> {
-        let length = u32::from_le_bytes(*bytes.first_chunk().ok_or(Error::Truncated)?) as usize;
-        let (own, rest) = bytes.split_at_checked(length).ok_or(Error::Truncated)?;
+        let (own, rest) = split(bytes)?;
         Ok((Self::read(own)?, own, rest))
     }
 
@@ -169,6 +236,11 @@ impl<'a> Frame<'a> {
         })
     }
 
+    /// As it stands in the header.
+    fn interval_millis(&self) -> u32 {
+        self.interval.map_or(0, millis)
+    }
+
     /// At most so many bytes do its parts unpack to, by what they say of themselves; beyond it they
     /// cannot be unpacked.
     pub fn unpacked_bytes(&self) -> usize {
@@ -183,66 +255,33 @@ impl<'a> Frame<'a> {
 
     /// Unpacks the host's figures.
     pub fn host(&self) -> Result<Host, Error> {
-        let host: Host = unpack(self.host)?;
-        if host.is_plausible() {
-            Ok(host)
-        } else {
-            Err(Error::Lists)
-        }
+        decode_host(&plain(self.host)?)
     }
 
     /// Unpacks the processes.
     pub fn processes(&self) -> Result<Vec<Process>, Error> {
         let plain = plain(self.processes)?;
-        // As of the groups: counted before they are made.
-        let (count, _) = postcard::take_from_bytes::<u64>(&plain).map_err(Error::Decode)?;
-        if count > PROCESSES as u64 {
-            return Err(Error::Lists);
-        }
         if self.notes.is_some() {
-            return postcard::from_bytes(&plain).map_err(Error::Decode);
+            return decode_processes(&plain);
         }
-        let old: Vec<ProcessBefore3> = postcard::from_bytes(&plain).map_err(Error::Decode)?;
+        let old: Vec<ProcessBefore3> = decode_processes(&plain)?;
         Ok(old.into_iter().map(Process::from).collect())
     }
 
     /// Unpacks the control groups.
     pub fn cgroups(&self) -> Result<Option<Vec<Cgroup>>, Error> {
-        let Some(packed) = self.cgroups else {
-            return Ok(None);
-        };
-        let plain = plain(packed)?;
-        // A group takes fifty times its bytes in memory: they are counted before they are made.
-        if plain.first() == Some(&1) {
-            let (count, _) =
-                postcard::take_from_bytes::<u32>(&plain[1..]).map_err(Error::Decode)?;
-            if count as usize > cgroup::GROUPS {
-                return Err(Error::Groups);
-            }
+        match self.cgroups {
+            Some(packed) => decode_cgroups(&plain(packed)?),
+            None => Ok(None),
         }
-        let groups: Option<Vec<Cgroup>> = postcard::from_bytes(&plain).map_err(Error::Decode)?;
-        if !groups.iter().flatten().all(Cgroup::is_plausible) {
-            return Err(Error::Groups);
-        }
-        Ok(groups)
     }
 
     /// Unpacks the notes.
     pub fn notes(&self) -> Result<Vec<Note>, Error> {
-        let Some(packed) = self.notes else {
-            return Ok(Vec::new());
-        };
-        let plain = plain(packed)?;
-        // As of the groups.
-        let (count, _) = postcard::take_from_bytes::<u32>(&plain).map_err(Error::Decode)?;
-        if count as usize > note::NOTES || plain.len() > note::NOTES_BYTES {
-            return Err(Error::Notes);
+        match self.notes {
+            Some(packed) => decode_notes(&plain(packed)?),
+            None => Ok(Vec::new()),
         }
-        let notes: Vec<Note> = postcard::from_bytes(&plain).map_err(Error::Decode)?;
-        if !notes.iter().all(Note::is_plausible) {
-            return Err(Error::Notes);
-        }
-        Ok(notes)
     }
 
     /// Unpacks all parts.
@@ -256,6 +295,52 @@ impl<'a> Frame<'a> {
         sample.place_processes();
         Ok(sample)
     }
+}
+
+fn decode_host(plain: &[u8]) -> Result<Host, Error> {
+    let host: Host = postcard::from_bytes(plain).map_err(Error::Decode)?;
+    if host.is_plausible() {
+        Ok(host)
+    } else {
+        Err(Error::Lists)
+    }
+}
+
+fn decode_processes<P: DeserializeOwned>(plain: &[u8]) -> Result<Vec<P>, Error> {
+    // As of the groups: counted before they are made.
+    let (count, _) = postcard::take_from_bytes::<u64>(plain).map_err(Error::Decode)?;
+    if count > PROCESSES as u64 {
+        return Err(Error::Lists);
+    }
+    postcard::from_bytes(plain).map_err(Error::Decode)
+}
+
+fn decode_cgroups(plain: &[u8]) -> Result<Option<Vec<Cgroup>>, Error> {
+    // A group takes fifty times its bytes in memory: they are counted before they are made.
+    if plain.first() == Some(&1) {
+        let (count, _) = postcard::take_from_bytes::<u32>(&plain[1..]).map_err(Error::Decode)?;
+        if count as usize > cgroup::GROUPS {
+            return Err(Error::Groups);
+        }
+    }
+    let groups: Option<Vec<Cgroup>> = postcard::from_bytes(plain).map_err(Error::Decode)?;
+    if !groups.iter().flatten().all(Cgroup::is_plausible) {
+        return Err(Error::Groups);
+    }
+    Ok(groups)
+}
+
+fn decode_notes(plain: &[u8]) -> Result<Vec<Note>, Error> {
+    // As of the groups.
+    let (count, _) = postcard::take_from_bytes::<u32>(plain).map_err(Error::Decode)?;
+    if count as usize > note::NOTES || plain.len() > note::NOTES_BYTES {
+        return Err(Error::Notes);
+    }
+    let notes: Vec<Note> = postcard::from_bytes(plain).map_err(Error::Decode)?;
+    if !notes.iter().all(Note::is_plausible) {
+        return Err(Error::Notes);
+    }
+    Ok(notes)
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -277,11 +362,11 @@ impl<'a> Reader<'a> {
 
 fn pack<T: Serialize>(value: &T) -> Vec<u8> {
     let plain = postcard::to_stdvec(value).expect("samples are plain data");
-    zstd::bulk::compress(&plain, LEVEL).expect("compressing into memory cannot fail")
+    compress(&plain)
 }
 
-fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
-    postcard::from_bytes(&plain(packed)?).map_err(Error::Decode)
+fn compress(plain: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(plain, LEVEL).expect("compressing into memory cannot fail")
 }
 
 fn plain(packed: &[u8]) -> Result<Vec<u8>, Error> {
@@ -500,7 +585,7 @@ mod tests {
     fn a_bomb_is_refused_and_not_unpacked() {
         let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).expect("compresses");
         assert!(bomb.len() < 10_000);
-        assert!(matches!(unpack::<Host>(&bomb), Err(Error::Unpack(_))));
+        assert!(matches!(plain(&bomb), Err(Error::Unpack(_))));
     }
 
     #[test]

@@ -4,18 +4,27 @@
 use bytes::Bytes;
 
 use crate::block::{Block, Parts, with_checksum};
-use crate::frame::Frame;
+use crate::frame::Pushed;
 use crate::stored::{Wanted, of_block, read};
 
 /// Samples of a block that are looked at: all others are read alike.
 const SAMPLES: usize = 64;
 
-/// Bytes as the frames of a push, and as a sample at rest.
+/// Bytes as the frames and deltas of a push, and as a sample at rest.
 pub fn frames(data: &[u8]) {
     let mut rest = data;
-    while let Ok((frame, _, next)) = Frame::split_first(rest) {
-        let _ = frame.unpacked_bytes();
-        let _ = frame.sample();
+    let mut key: &[u8] = &[];
+    while let Ok((pushed, own, next)) = Pushed::split_first(rest) {
+        let _ = pushed.unpacked_bytes();
+        match pushed {
+            Pushed::Whole(frame) => {
+                let _ = frame.sample();
+                key = own;
+            }
+            Pushed::Delta(delta) => {
+                let _ = delta.restore(key);
+            }
+        }
         rest = next;
     }
     if let Ok(stored) = read(&Bytes::copy_from_slice(data)) {

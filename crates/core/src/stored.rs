@@ -118,6 +118,11 @@ pub fn from_frame(frame: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The frame of a sample at rest, as [`from_frame`] took it; `None` of a reading.
+pub fn frame_of(stored: &Bytes) -> Option<Bytes> {
+    (stored.first() == Some(&FRAME)).then(|| stored.slice(1..))
+}
+
 /// The stored form of a reading.
 pub fn from_reading(reading: &Reading) -> Vec<u8> {
     let json = serde_json::to_vec(reading).expect("a reading is plain data");

@@ -139,6 +139,16 @@ async fn what_was_sampled_while_the_server_was_away_is_not_lost() {
     let same = |(before, after): (&f64, &f64)| [*after, after.floor()].contains(before);
     assert!(before.iter().zip(&after).all(same), "{before:?} {after:?}");
     assert!(after.len() > before.len() + 5, "{before:?} {after:?}");
+    // Most of them came as what differs from one before.
+    let metrics = client.get("/metrics", &[]).await.expect("metrics");
+    let metrics = String::from_utf8(metrics).expect("text");
+    let count = |form: &str| {
+        let series = format!("nodestats_frames_total{{form=\"{form}\"}} ");
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix(&series)?.parse::<u32>().ok());
+        count.expect("a count")
+    };
+    assert!(count("delta") > count("whole"), "{metrics}");
     assert_eq!(agent.terminate().code(), Some(0));
     drop(server);
 }

@@ -46,7 +46,7 @@ async fn push(
             .push_frames(&format!("uid-{node}"), frame.clone())
             .await
         {
-            Ok(()) => {
+            Ok(_) => {
                 done.push(time);
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }

@@ -292,6 +292,7 @@ async fn a_stolen_token_writes_one_node(scene: &Scene) {
     let mut frames = Frames::new(now());
     let mut push = async |node: &str| {
         let pushed = thief.push_frames(node, frames.next_frame()).await;
+        let pushed = pushed.map(drop);
         pushed.map_err(|error| error.status().expect("an answer"))
     };
     assert_eq!(push(&scene.uids[0]).await, Ok(()));

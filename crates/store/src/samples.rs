@@ -214,6 +214,18 @@ impl Store {
         Ok(samples.into_iter().filter(is_new).collect())
     }
 
+    /// The own bytes of a frame that was pushed and is not sealed yet.
+    pub async fn frame(&self, uid: &str, key: &SampleKey) -> Result<Option<Bytes>, Error> {
+        let variables = bind([("sample", record(key, uid).into_value())]);
+        let rows: Vec<Value> = self
+            .database
+            .select("SELECT p FROM $sample", variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        let row = rows.into_iter().next().map(payload).transpose()?;
+        Ok(row.and_then(|payload| stored::frame_of(&payload)))
+    }
+
     /// The time of the sample that has `n` before it, from `from` to `to`, both included.
     pub async fn nth_time(
         &self,

@@ -79,6 +79,12 @@ impl Error {
         }
     }
 
+    /// Whether a push was refused since the server has not got the frame from which another one says its
+    /// differences: that one may be sent whole.
+    pub fn misses_key_frame(&self) -> bool {
+        matches!(self, Self::Refused(problem, _) if problem.kind == routes::MISSING_KEY_FRAME)
+    }
+
     /// How long the server asks to wait (`Retry-After`, RFC 9110 section 10.2.3, in seconds).
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -107,6 +113,13 @@ impl Error {
             Some(status) => status == 408 || status == 429 || status >= 500,
         }
     }
+}
+
+/// The answer to a push that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Of later samples the server takes frames that say only what differs from one of these.
+    pub takes_deltas: bool,
 }
 
 /// A connection to one server. Cloning is cheap; all clones trust whom one of them is told to.
@@ -308,14 +321,17 @@ impl Client {
 
     /// Pushes frames that are encoded already, and says what this clock shows; returns when the
     /// server has stored them.
-    pub async fn push_frames(&self, node: &str, frames: Vec<u8>) -> Result<(), Error> {
+    pub async fn push_frames(&self, node: &str, frames: Vec<u8>) -> Result<Acknowledged, Error> {
         let now = Timestamp::from_system(SystemTime::now());
         let request = self.frames(node, frames);
         let request = request.header(
             header::HeaderName::from_static(routes::SENT_AT_HEADER),
             now.to_string(),
         );
-        self.send(request).await.map(drop)
+        let response = self.send(request).await?;
+        Ok(Acknowledged {
+            takes_deltas: response.headers().contains_key(routes::DELTAS_HEADER),
+        })
     }
 
     /// The same for frames of which only their own times are known.

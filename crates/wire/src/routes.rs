@@ -52,6 +52,11 @@ pub const ADDRESS_HEADER: &str = "nodestats-address";
 /// Request header that says the same as `traceparent` (W3C Trace Context): the API server of a cluster
 /// puts its own in that one's place, unless who asks is of system:masters or system:monitoring.
 pub const TRACE_HEADER: &str = "nodestats-traceparent";
+/// Response header of a push: the server takes frames that say only what differs from one that it has
+/// acknowledged. One that says nothing of it knows no such frames.
+pub const DELTAS_HEADER: &str = "nodestats-deltas";
+/// Kind of the error 409 of a push: the frame that another one says its differences from is not there.
+pub const MISSING_KEY_FRAME: &str = "missing-key-frame";
 /// Response header: when the sample behind an answer about now was taken (RFC 3339).
 pub const SAMPLE_TIME_HEADER: &str = "nodestats-sample-time";
 /// Response header: which level of history answers from when to when.

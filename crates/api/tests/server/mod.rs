@@ -136,6 +136,16 @@ impl Server {
         Self { store, app, router }
     }
 
+    /// Another program on the same database.
+    pub(crate) fn replica(&self) -> Self {
+        let app = App::new(self.store.clone(), Options::default());
+        Self {
+            store: self.store.clone(),
+            router: router(app.clone()),
+            app,
+        }
+    }
+
     /// Another listener of the same server, which asks this authority.
     pub(crate) fn asking(&self, authority: Book) -> Self {
         self.asking_within(authority, Limits::default())
