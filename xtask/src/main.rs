@@ -9,6 +9,7 @@ mod install;
 mod jaeger;
 mod measure;
 mod process;
+mod record;
 mod supply;
 mod test;
 
@@ -49,6 +50,18 @@ enum Command {
     Bench {
         #[command(subcommand)]
         what: Bench,
+    },
+    /// Records `/proc` of this host for the benchmark of histories: of each process its figures and the
+    /// name of its program, no arguments.
+    Record {
+        /// Where to; a file that is there is not written over.
+        file: PathBuf,
+        /// Passes: each second one is a sample.
+        #[arg(long, default_value_t = 300)]
+        passes: u32,
+        /// Seconds between two passes.
+        #[arg(long, default_value_t = 5.0)]
+        interval: f64,
     },
     /// Measures memory, CPU and the first answer of the release programs on this host.
     Measure {
@@ -140,6 +153,13 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Push { json },
         } => bench::push(json),
+        Command::Record {
+            file,
+            passes,
+            interval,
+        } => std::time::Duration::try_from_secs_f64(interval)
+            .map_err(anyhow::Error::from)
+            .and_then(|interval| record::run(passes, interval, &file)),
         Command::Measure { json, seconds } => measure::run(json, seconds),
         Command::Jaeger => jaeger::run(),
         Command::Cluster { what } => cluster::run(what),
