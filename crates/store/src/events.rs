@@ -512,7 +512,7 @@ mod tests {
     use nodestats_wire::v1::EventSource;
 
     use super::*;
-    use crate::tests::{at, in_memory, life};
+    use crate::tests::{at, fresh, life};
 
     fn event(seconds: i64, kind: EventKind) -> Event {
         Event {
@@ -548,7 +548,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_are_a_range_of_one_node_and_of_all() {
-        let store = in_memory().await;
+        let store = fresh().await;
         let events = [
             NewEvent::of_node("a", event(10, EventKind::NodeRegistered)),
             NewEvent::of_node("b", event(20, EventKind::NodeRegistered)),
@@ -591,7 +591,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_happened_is_kept_as_long_as_history_of_unknown_nodes_too() {
-        let store = in_memory().await;
+        let store = fresh().await;
         store.save_life(&life("a")).await.expect("saved");
         let events = ["a", "unknown", ""].map(|node| {
             [100, 1500].map(|time| NewEvent::of_node(node, event(time, EventKind::NodePhase)))
@@ -608,7 +608,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_boot_is_one_and_a_kill_of_two_sources_too() {
-        let store = in_memory().await;
+        let store = fresh().await;
         let save = async |event: Event| {
             let id = FrameId {
                 agent_start: uuid::Uuid::new_v4(),

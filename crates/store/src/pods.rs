@@ -348,7 +348,7 @@ mod tests {
     use nodestats_wire::v1::{ContainerRecord, ContainerRun};
 
     use super::*;
-    use crate::tests::{at, in_memory};
+    use crate::tests::{at, fresh};
 
     fn told(namespace: &str, name: &str, uid: &str, created: i64, digest: &str) -> ToldPod {
         ToldPod {
@@ -369,7 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_is_used_again_is_another_pod() {
-        let store = in_memory().await;
+        let store = fresh().await;
         let pods = [
             told("a", "web", "u2", 20, "x"),
             told("a", "web", "u1", 10, "x"),
@@ -396,7 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_told_is_known_until_it_is_forgotten() {
-        let store = in_memory().await;
+        let store = fresh().await;
         let mut job = told("a", "job", "u1", 10, "one");
         job.pod.static_uid = Some("hash".into());
         job.pod.containers.push(ContainerRecord {

@@ -1,9 +1,13 @@
-//! The store on a real embedded database, in memory and in a folder.
+//! The store on a real database: embedded, in memory and in a folder, and all of it that needs no folder
+//! once more on a server.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::process::Command;
 
 use nodestats_core::token::{self, Grant, Token};
 use nodestats_core::{FrameId, Life, NodeIdentity, Sample, Stored, Wanted, frame};
+use nodestats_testkit::DatabaseServer;
 use nodestats_wire::v1::{Purpose, Reading, Registration};
 use uuid::Uuid;
 
@@ -33,10 +37,48 @@ fn of(uid: &str) -> NodeIdentity {
     NodeIdentity::proved(uid)
 }
 
-pub(crate) async fn in_memory() -> Store {
-    Store::open(&Location::Memory, &options(1000))
-        .await
-        .expect("opens")
+/// Set: stores are on servers. Of histories as many are made.
+const ON_SERVERS: &str = "NODESTATS_TEST_HISTORIES_ON_SERVERS";
+
+thread_local! {
+    /// The servers of the test of this thread, which end with it.
+    static SERVERS: RefCell<Vec<(DatabaseServer, tempfile::TempDir)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A store on a database of its own that is empty.
+pub(crate) async fn fresh() -> Store {
+    let location = if std::env::var_os(ON_SERVERS).is_some() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let server = DatabaseServer::start(folder.path());
+        let credentials = Credentials {
+            user: DatabaseServer::USER.to_owned(),
+            password: DatabaseServer::PASSWORD.to_owned(),
+        };
+        let url = server.url();
+        SERVERS.with_borrow_mut(|servers| servers.push((server, folder)));
+        Location::Remote {
+            tls: false,
+            authority: url.trim_start_matches("ws://").to_owned(),
+            credentials: Some(credentials),
+            authorities: None,
+        }
+    } else {
+        Location::Memory
+    };
+    Store::open(&location, &options(1000)).await.expect("opens")
+}
+
+#[test]
+fn all_of_it_is_true_on_a_server_too() {
+    if std::env::var_os(ON_SERVERS).is_some() {
+        return;
+    }
+    let tests = std::env::current_exe().expect("a test is a program");
+    let run = Command::new(tests).env(ON_SERVERS, "40").output();
+    let run = run.expect("started");
+    let told = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{told}");
+    println!("{told}");
 }
 
 async fn in_folder(path: &Path) -> Store {
@@ -89,7 +131,7 @@ const HEARD: Seen = Seen {
 
 #[tokio::test]
 async fn a_range_holds_both_its_ends_in_either_order() {
-    let store = in_memory().await;
+    let store = fresh().await;
     store
         .append(
             &of("a"),
@@ -120,7 +162,7 @@ async fn a_range_holds_both_its_ends_in_either_order() {
 
 #[tokio::test]
 async fn a_page_goes_on_where_the_last_one_ended() {
-    let store = in_memory().await;
+    let store = fresh().await;
     // Two samples of the same time: an agent's and a third party's.
     store
         .append(
@@ -148,7 +190,7 @@ async fn a_page_goes_on_where_the_last_one_ended() {
 
 #[tokio::test]
 async fn the_nth_time_of_a_range_is_found_by_keys() {
-    let store = in_memory().await;
+    let store = fresh().await;
     store
         .append(
             &of("a"),
@@ -166,7 +208,7 @@ async fn the_nth_time_of_a_range_is_found_by_keys() {
 
 #[tokio::test]
 async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
-    let store = in_memory().await;
+    let store = fresh().await;
     for _ in 0..2 {
         store
             .append(&of("a"), vec![pushed(10, 1), pushed(10, 1)], HEARD, START)
@@ -200,7 +242,7 @@ async fn what_comes_twice_counts_once_and_the_last_reading_wins() {
 
 #[tokio::test]
 async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let samples = [10, 1000, 1999, 2000, 2500, 90_000];
     store
         .append(
@@ -221,7 +263,7 @@ async fn retention_drops_what_is_old_by_its_own_time_and_nothing_else() {
 
 #[tokio::test]
 async fn a_node_that_is_gone_is_forgotten_with_its_last_sample() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let mut node = life("a");
     node.retire(at(100));
     store.save_life(&node).await.expect("saved");
@@ -237,7 +279,7 @@ async fn a_node_that_is_gone_is_forgotten_with_its_last_sample() {
 
 #[tokio::test]
 async fn a_purge_takes_one_life_with_its_history() {
-    let store = in_memory().await;
+    let store = fresh().await;
     for uid in ["a", "b"] {
         store.save_life(&life(uid)).await.expect("saved");
         store
@@ -352,7 +394,7 @@ pub(crate) fn life(uid: &str) -> Life {
 
 #[tokio::test]
 async fn what_was_heard_of_a_node_is_never_set_back() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let seen = |last, fresh, offset| Seen {
         last_sample: at(last),
         fresh_at: at(fresh),
@@ -377,7 +419,7 @@ async fn what_was_heard_of_a_node_is_never_set_back() {
 
 #[tokio::test]
 async fn what_a_push_left_behind_a_purge_goes_with_the_next_retention() {
-    let store = in_memory().await;
+    let store = fresh().await;
     store.save_life(&life("kept")).await.expect("saved");
     for uid in ["kept", "purged"] {
         let samples = vec![pushed(10, 1)];
@@ -404,7 +446,7 @@ fn host_token(random: u8) -> (Token, Grant) {
 
 #[tokio::test]
 async fn a_token_is_kept_as_a_hash_until_it_is_revoked() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let (token, grant) = host_token(1);
     assert_eq!(store.grant(token.id()).await.expect("read"), None);
     store.save_grant(&grant).await.expect("kept");
@@ -429,7 +471,7 @@ async fn a_token_is_kept_as_a_hash_until_it_is_revoked() {
 
 #[tokio::test]
 async fn a_join_token_is_used_as_often_as_it_says_also_at_once() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let purpose = Purpose::Join { uses_left: 2 };
     let token = Token::new(&purpose, &[9; token::RANDOM_BYTES]);
     let by = Grant::new(&token, purpose, at(0), None);

@@ -306,11 +306,11 @@ async fn history(store: Store, seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_history_answers_like_a_map_in_memory() {
-    let asked = std::env::var("NODESTATS_TEST_HISTORIES");
+    let asked = std::env::var(ON_SERVERS).or_else(|_| std::env::var("NODESTATS_TEST_HISTORIES"));
     let histories = asked.map_or(HISTORIES, |count| count.parse().expect("a number"));
     let seeds: Vec<u64> = FAILED.into_iter().chain(0..histories).collect();
     // One for each processor, beside each other: of each database one seals.
-    let stores = [in_memory().await, in_memory().await];
+    let stores = [fresh().await, fresh().await];
     for pair in seeds.chunks(stores.len()) {
         let begin =
             |(seed, store): (&u64, &Store)| (*seed, tokio::spawn(history(store.clone(), *seed)));

@@ -78,7 +78,7 @@ async fn check_all(store: &Store, uid: &str, node: u64, count: u64) {
 
 #[tokio::test]
 async fn an_hour_is_sealed_when_it_is_over_and_its_rows_are_gone() {
-    let store = in_memory().await;
+    let store = fresh().await;
     push(&store, "a", frames(1, BEGIN, 0..500), BEGIN + 5000).await;
     // The hour is over; what is late may still come.
     store.seal(at(BEGIN + 3660)).await.expect("sealed");
@@ -101,7 +101,7 @@ async fn an_hour_is_sealed_when_it_is_over_and_its_rows_are_gone() {
 
 #[tokio::test]
 async fn an_hour_is_over_by_the_nodes_own_clock() {
-    let store = in_memory().await;
+    let store = fresh().await;
     // It is an hour ahead: by the server's clock all of it is to come.
     let heard = Seen {
         last_sample: at(BEGIN + 4000),
@@ -118,7 +118,7 @@ async fn an_hour_is_over_by_the_nodes_own_clock() {
 
 #[tokio::test]
 async fn an_hour_of_many_samples_is_sealed_early() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let each_second = |numbers: std::ops::Range<u64>| {
         numbers
             .map(|number| pushed(BEGIN + number as i64, number))
@@ -136,7 +136,7 @@ async fn an_hour_of_many_samples_is_sealed_early() {
 
 #[tokio::test]
 async fn what_is_sent_again_after_it_was_sealed_is_not_stored_again() {
-    let store = in_memory().await;
+    let store = fresh().await;
     push(&store, "a", frames(1, BEGIN, 0..360), BEGIN + 3600).await;
     store.seal(at(BEGIN + 4000)).await.expect("sealed");
     assert_eq!(state(&store, "a").await.1, 0);
@@ -147,7 +147,7 @@ async fn what_is_sent_again_after_it_was_sealed_is_not_stored_again() {
 
 #[tokio::test]
 async fn late_samples_go_to_blocks_beside_and_small_ones_are_merged() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let all = frames(1, BEGIN, 0..360);
     let is_late = |number: usize| number % 8 == 3;
     let (late, early): (Vec<_>, Vec<_>) = all
@@ -174,7 +174,7 @@ async fn late_samples_go_to_blocks_beside_and_small_ones_are_merged() {
 
 #[tokio::test]
 async fn a_reading_that_is_put_again_after_it_was_sealed_counts() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let memory = async || {
         let samples = store
             .samples("a", ALL, Order::Ascending, Wanted::Host, 10)
@@ -198,7 +198,7 @@ async fn a_reading_that_is_put_again_after_it_was_sealed_counts() {
 
 #[tokio::test]
 async fn many_processes_are_several_blocks_of_an_hour() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let large = |number: u64| {
         let mut sample = made::sample(1, number);
         let like = sample.processes[1].clone();
@@ -264,7 +264,7 @@ async fn one_replica_seals_and_another_when_its_claim_has_expired() {
 
 #[tokio::test]
 async fn retention_drops_blocks_of_hours_that_are_past_it() {
-    let store = in_memory().await;
+    let store = fresh().await;
     store.save_life(&life("a")).await.expect("saved");
     push(&store, "a", frames(1, BEGIN, 0..1080), BEGIN + 10_800).await;
     store.seal(at(BEGIN + 11_000)).await.expect("sealed");
@@ -329,7 +329,7 @@ async fn beyond_the_size_the_oldest_hours_of_the_largest_nodes_go_first() {
 
 #[tokio::test]
 async fn a_damaged_block_takes_nothing_else_down_and_is_set_aside() {
-    let store = in_memory().await;
+    let store = fresh().await;
     push(&store, "a", frames(1, BEGIN, 0..1080), BEGIN + 10_800).await;
     store.seal(at(BEGIN + 11_000)).await.expect("sealed");
     let (blocks, _) = state(&store, "a").await;
@@ -373,7 +373,7 @@ async fn a_damaged_block_takes_nothing_else_down_and_is_set_aside() {
 #[tokio::test]
 async fn an_hour_whose_block_was_set_aside_or_lost_is_sealed_again() {
     for is_lost in [false, true] {
-        let store = in_memory().await;
+        let store = fresh().await;
         push(&store, "a", frames(1, BEGIN, 0..300), BEGIN + 3600).await;
         store.seal(at(BEGIN + 4000)).await.expect("sealed");
         let (blocks, _) = state(&store, "a").await;
@@ -401,7 +401,7 @@ async fn an_hour_whose_block_was_set_aside_or_lost_is_sealed_again() {
 
 #[tokio::test]
 async fn the_latest_of_readings_counts_however_blocks_are_merged() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let hour = |from: i64, count: i64, value: f64| {
         (0..count)
             .map(move |n| reading(BEGIN + from + n, value))
@@ -439,7 +439,7 @@ async fn the_latest_of_readings_counts_however_blocks_are_merged() {
 
 #[tokio::test]
 async fn what_was_purged_while_it_was_sealed_does_not_come_again() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let now = at(BEGIN + 4000);
     push(&store, "a", frames(1, BEGIN, 0..300), BEGIN + 3600).await;
     assert!(store.claim(now).await.expect("asked"));
@@ -457,7 +457,7 @@ async fn what_was_purged_while_it_was_sealed_does_not_come_again() {
 
 #[tokio::test]
 async fn a_row_that_cannot_be_read_is_set_aside_and_the_rest_is_sealed() {
-    let store = in_memory().await;
+    let store = fresh().await;
     let mut samples = frames(1, BEGIN, 0..360);
     // The header is right, and what follows is not.
     let payload = &mut samples[7].payload;
