@@ -36,6 +36,8 @@ const CONNECTIONS: usize = 64;
 const LIVE: Duration = Duration::from_secs(10);
 /// Frames of which one is whole and the others say what differs from it, as agents send them.
 const GROUP: usize = 13;
+/// Between two looks at what is to be sealed and deleted, as the program has it.
+const UPKEEP: Duration = Duration::from_mins(1);
 /// Questions of each kind.
 const QUESTIONS: usize = 200;
 
@@ -344,6 +346,13 @@ impl Server {
     }
 }
 
+/// The number of the first node that has a day.
+const FIRST: usize = 1000;
+
+fn address(number: usize) -> String {
+    format!("10.0.{}.{}", number / 250, number % 250)
+}
+
 /// What the program `nodestats api` does, without its arguments.
 async fn serve(folder: &Path) {
     let registry = Registry::default();
@@ -371,16 +380,16 @@ async fn serve(folder: &Path) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("loopback");
     println!("http://{}", listener.local_addr().expect("bound"));
-    let sealing = async {
+    let upkeep = async {
         loop {
             let now = Timestamp::from_system(SystemTime::now());
-            store.seal(now).await.expect("sealed");
             store.retain(now).await.expect("retained");
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            store.seal(now).await.expect("sealed");
+            tokio::time::sleep(UPKEEP).await;
         }
     };
     let stop = CancellationToken::new();
-    tokio::join!(nodestats_api::serve(listener, router(app), stop), sealing);
+    tokio::join!(nodestats_api::serve(listener, router(app), stop), upkeep);
 }
 
 /// From pushes over HTTP to answers over HTTP.
@@ -388,10 +397,10 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: u
     let folder = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(folder.path());
     let register = async |name: &str, number: usize| {
-        let address = format!("10.0.{}.{}", number / 250, number % 250);
         let registration = Registration {
             interval_seconds: Some(10),
-            ..Registration::new(address, name)
+            uid: Some(name.to_owned()),
+            ..Registration::new(address(number), name)
         };
         server
             .client
@@ -407,7 +416,7 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: u
         .map(|entry| frame::encode(entry.time, entry.id, entry.interval, &entry.sample))
         .collect();
     for node in 0..nodes {
-        register(&format!("node-{node}"), 1000 + node).await;
+        register(&format!("node-{node}"), FIRST + node).await;
     }
     let (before, begin) = (server.cpu(), Instant::now());
     let bodies: Vec<Vec<u8>> = frames.chunks(BODY).map(<[_]>::concat).collect();
@@ -464,14 +473,16 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: u
         times[QUESTIONS * 99 / 100]
     };
     let node = |number: usize| number * 7 % nodes;
-    let cpu_day = p99(&|number| format!("/nodes/node-{}/cpu?{range}&step=60", node(number))).await;
+    // As people call them: by name or address, and not by UID.
+    let node = |number: usize| address(FIRST + node(number));
+    let cpu_day = p99(&|number| format!("/nodes/{}/cpu?{range}&step=60", node(number))).await;
     let process_day = p99(&|number| {
         let pid = pids[number * 13 % pids.len()];
-        format!("/nodes/node-{}/proc/{pid}?{range}", node(number))
+        format!("/nodes/{}/proc/{pid}?{range}", node(number))
     })
     .await;
     let at = from.plus_micros(DAY as i64 / 2 * INTERVAL).to_string();
-    let table = p99(&|number| format!("/nodes/node-{}/proc?view=full&at={at}", node(number))).await;
+    let table = p99(&|number| format!("/nodes/{}/proc?view=full&at={at}", node(number))).await;
     for (name, figure) in [
         ("nodes", json!(nodes)),
         ("fill_seconds", json!(pushed.as_secs_f64())),

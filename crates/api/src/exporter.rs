@@ -128,7 +128,7 @@ pub(crate) async fn targets(
 
 /// Nodes that are managed now, as far as the caller may read their figures.
 async fn live(app: &App, identity: &Identity, top: usize) -> Result<Vec<Life>, ApiError> {
-    let mut lives = app.store.lives().await?;
+    let mut lives = app.store.lives().await?.to_vec();
     lives.retain(Life::is_live);
     lives.sort_by_cached_key(|life| life.registration.hostname.clone());
     let lives = app.readable(identity, METRICS, lives).await?;

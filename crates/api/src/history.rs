@@ -49,19 +49,16 @@ pub(crate) async fn respond(
         span.to = next.plus_micros(-1);
         headers.insert(header::LINK, link(uri, next));
     }
-    let first = app
-        .store
-        .nth_time(&life.uid, (span.from, span.to), 0)
-        .await?;
-    if let Some(first) = first {
-        let resolution = format!("raw;from=\"{first}\";to=\"{}\"", span.to.min(App::now()));
+    let to = span.to.min(App::now());
+    let mut cursor = Cursor::start(app.clone(), life, detail, (span, next)).await?;
+    let piece = cursor.next_piece().await?;
+    if let Some(first) = cursor.first {
+        let resolution = format!("raw;from=\"{first}\";to=\"{to}\"");
         if let Ok(value) = HeaderValue::try_from(resolution) {
             headers.insert(routes::RESOLUTION_HEADER, value);
         }
     }
-    let mut cursor = Cursor::start(app.clone(), life, detail, (span, next)).await?;
-    let first = cursor.next_piece().await?;
-    Ok((headers, pieces::body(first, cursor)).into_response())
+    Ok((headers, pieces::body(piece, cursor)).into_response())
 }
 
 impl Pieces for Cursor {
@@ -115,6 +112,8 @@ struct Cursor {
     uid: String,
     detail: Detail,
     span: Span,
+    /// The first sample of the span, once it was met.
+    first: Option<Timestamp>,
     /// The first sample of the next page.
     next: Option<Timestamp>,
     walk: Walk,
@@ -168,6 +167,7 @@ impl Cursor {
             uid: life.uid.clone(),
             detail,
             span,
+            first: None,
             next,
             page: VecDeque::new(),
             held: None,
@@ -240,7 +240,9 @@ impl Cursor {
         if self.page.is_empty() {
             self.page = self.walk.page(PAGE).await?.into();
         }
-        Ok(self.page.pop_front())
+        let sample = self.page.pop_front();
+        self.first = self.first.or(sample.as_ref().map(Stored::time));
+        Ok(sample)
     }
 
     async fn write(

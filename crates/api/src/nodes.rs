@@ -37,7 +37,7 @@ pub(crate) async fn list(
     if span.is_some() && list_view != ListView::Full {
         return Err(ApiError::parameter("from", "from and to go with view=full"));
     }
-    let mut lives = app.store.lives().await?;
+    let mut lives = app.store.lives().await?.to_vec();
     lives.retain(|life| match state {
         Which::Live => life.is_live(),
         Which::Gone => !life.is_live(),
@@ -234,7 +234,7 @@ async fn retire_silent_namesakes(
     registration: &Registration,
     now: Timestamp,
 ) -> Result<(), ApiError> {
-    for mut life in app.store.lives().await? {
+    for life in app.store.lives().await?.iter() {
         let same = life.registration.ip == registration.ip
             && life.registration.hostname == registration.hostname;
         // A cluster's node is its controller's to retire.
@@ -242,13 +242,13 @@ async fn retire_silent_namesakes(
         if !same || life.uid == uid || !life.is_live() || of_cluster {
             continue;
         }
-        if is_silent(app, &life, Timestamp::MIN, now).await? {
+        if is_silent(app, life, Timestamp::MIN, now).await? {
             tracing::info!(
                 old = life.uid,
                 new = uid,
                 "a silent node's name and address are taken over"
             );
-            app.retire(&mut life, now).await?;
+            app.retire(&mut life.clone(), now).await?;
         }
     }
     Ok(())
@@ -296,20 +296,20 @@ async fn taken_over(
         )));
     }
     let mut silent = Vec::new();
-    for life in lives {
+    for life in &*lives {
         let named = [&*registration.hostname, &*registration.ip];
         if life.uid == uid || !life.is_live() || !named.iter().any(|name| life.is_called(name)) {
             continue;
         }
         let is_free =
-            life.origin() == Origin::Rest && is_silent(app, &life, app.started, now).await?;
+            life.origin() == Origin::Rest && is_silent(app, life, app.started, now).await?;
         if !is_free {
             return Err(ApiError::taken(format!(
                 "the live node {:?} ({}) has this name or address already",
                 life.registration.hostname, life.uid
             )));
         }
-        silent.push(life);
+        silent.push(life.clone());
     }
     Ok(silent)
 }

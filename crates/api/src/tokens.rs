@@ -72,16 +72,16 @@ async fn check(store: &Store, purpose: &Purpose) -> Result<(), ApiError> {
     match purpose {
         Purpose::Host { node } => {
             check_hostname(node)?;
-            let of_cluster = store.lives().await?.into_iter().find(|life| {
+            let of_cluster = store.lives().await?.iter().any(|life| {
                 let is_live = life.is_live() && life.origin() == Origin::Kubernetes;
                 is_live && life.is_called(node)
             });
-            match of_cluster {
-                Some(_) => Err(ApiError::taken(format!(
+            if of_cluster {
+                return Err(ApiError::taken(format!(
                     "{node:?} is a node of a cluster, whose agent has a token of Kubernetes"
-                ))),
-                None => Ok(()),
+                )));
             }
+            Ok(())
         }
         Purpose::Viewer { name, .. } => {
             let is_plain = |c: char| !c.is_control();

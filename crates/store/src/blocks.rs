@@ -19,7 +19,7 @@ use crate::{Error, Store};
 /// The span of time that a block is of.
 pub(crate) const HOUR: i64 = 3_600_000_000;
 
-/// Blocks that are opened at once where only hosts are wanted of them.
+/// Blocks that are opened at once where only hosts are wanted of them, or one process.
 pub(crate) const AT_ONCE: usize = 8;
 
 /// Parts of a block, by which they are kept.

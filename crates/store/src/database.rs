@@ -255,6 +255,11 @@ impl Database {
         available(self.directory.as_ref()?.path())
     }
 
+    /// Whether nobody else writes to it.
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(*self.connection, Connection::Embedded { .. })
+    }
+
     /// Its folder, where it is embedded and on a disk.
     pub(crate) fn folder(&self) -> Option<&Path> {
         Some(self.directory.as_ref()?.database())

@@ -125,6 +125,7 @@ pub struct Store {
     node_quota: Option<u64>,
     max_size: Option<u64>,
     metrics: metrics::Metrics,
+    lives: registry::Lives,
     /// See `Store::telling`.
     telling: Arc<tokio::sync::Mutex<()>>,
     /// Who we are among those that share the database.
@@ -170,6 +171,7 @@ impl Store {
             node_quota: options.node_quota,
             max_size: options.max_size,
             metrics,
+            lives: registry::Lives::default(),
             telling: Arc::default(),
             replica: uuid::Uuid::new_v4().to_string().into(),
         })
@@ -208,6 +210,7 @@ impl Store {
             tracing::debug!(%error, "the claim to seal is kept until it expires");
         }
         self.database.close().await;
+        self.lives.forget();
     }
 }
 

@@ -1,16 +1,76 @@
 //! The registry: rows `node:uid`, one for each life of a node.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use nodestats_core::Life;
 use nodestats_wire::Timestamp;
 use surrealdb::types::{SurrealValue, Value};
 
-use crate::database::{bind, node_record};
+use tracing::Instrument as _;
+
+use crate::database::{self, bind, node_record};
 use crate::seen::seen_record;
 use crate::{Error, Store};
+
+/// All lives as they were last read. Kept where nobody else writes to the database: a name in a path
+/// would else be looked for among thousands of rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lives(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    lives: Option<Arc<[Life]>>,
+    /// How often something was written.
+    writes: u64,
+}
+
+impl Lives {
+    /// What is known, and how often something had been written by then.
+    fn get(&self) -> (Option<Arc<[Life]>>, u64) {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (known.lives.clone(), known.writes)
+    }
+
+    /// What was read after so many writes, unless there was another one meanwhile.
+    fn set(&self, lives: &Arc<[Life]>, writes: u64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.writes == writes {
+            known.lives = Some(Arc::clone(lives));
+        }
+    }
+
+    /// Something was written, or will be answered no more.
+    pub(crate) fn forget(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.lives = None;
+        known.writes += 1;
+    }
+
+    /// Writes, and forgets what was read before; to its end, also where nobody waits for it any more.
+    async fn change(
+        &self,
+        write: impl Future<Output = Result<(), database::Error>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let lives = self.clone();
+        let changing = async move {
+            let written = write.await;
+            lives.forget();
+            written
+        };
+        let changed = tokio::spawn(changing.in_current_span()).await;
+        changed
+            .map_err(|_| Error::Closing)?
+            .map_err(Error::Unavailable)
+    }
+}
 
 impl Store {
     /// The life of this identity.
     pub async fn life(&self, uid: &str) -> Result<Option<Life>, Error> {
+        if let (Some(lives), _) = self.lives.get() {
+            let found = lives.binary_search_by(|life| life.uid.as_str().cmp(uid));
+            return Ok(found.ok().map(|at| lives[at].clone()));
+        }
         let variables = bind([("node", node_record(uid))]);
         let rows = self
             .database
@@ -21,13 +81,24 @@ impl Store {
     }
 
     /// All lives that have a history, live and gone, by identity.
-    pub async fn lives(&self) -> Result<Vec<Life>, Error> {
+    pub async fn lives(&self) -> Result<Arc<[Life]>, Error> {
+        let (known, writes) = self.lives.get();
+        if let Some(lives) = known {
+            return Ok(lives);
+        }
         let rows: Vec<Value> = self
             .database
             .select("SELECT VALUE life FROM node", bind([]))
             .await
             .map_err(Error::Unavailable)?;
-        rows.into_iter().map(read_life).collect()
+        let lives: Result<Vec<Life>, Error> = rows.into_iter().map(read_life).collect();
+        let mut lives = lives?;
+        lives.sort_by(|a, b| a.uid.cmp(&b.uid));
+        let lives = lives.into();
+        if self.database.is_embedded() {
+            self.lives.set(&lives, writes);
+        }
+        Ok(lives)
     }
 
     /// Writes a life as it is now.
@@ -38,11 +109,10 @@ impl Store {
             ("life", json.into_value()),
         ]);
         let statement = "UPSERT $node SET life = $life RETURN NONE";
+        let database = self.database.clone();
         // A life is some kilobytes at most.
-        self.database
-            .write(statement, variables, 0)
-            .await
-            .map_err(Error::Unavailable)
+        let write = async move { database.write(statement, variables, 0).await };
+        self.lives.change(write).await
     }
 
     /// Removes all samples of a life, and what happened to it.
@@ -56,13 +126,11 @@ impl Store {
         // The registry last: a purge that is cut off can be asked for again.
         self.purge_history(uid).await?;
         self.purge_usage(uid).await?;
-        self.database
-            .delete(
-                "DELETE $node RETURN NONE; DELETE $seen RETURN NONE",
-                bind([("node", node_record(uid)), ("seen", seen_record(uid))]),
-            )
-            .await
-            .map_err(Error::Unavailable)
+        let statements = "DELETE $node RETURN NONE; DELETE $seen RETURN NONE";
+        let variables = bind([("node", node_record(uid)), ("seen", seen_record(uid))]);
+        let database = self.database.clone();
+        let delete = async move { database.delete(statements, variables).await };
+        self.lives.change(delete).await
     }
 }
 

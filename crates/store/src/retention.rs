@@ -51,8 +51,8 @@ impl Store {
         self.forget_pods(horizon).await?;
         // Of nodes that are not known too.
         self.forget_events(None, horizon).await?;
-        for life in lives {
-            let horizon = self.horizon(&life, now);
+        for life in &*lives {
+            let horizon = self.horizon(life, now);
             self.delete_before(&life.uid, horizon).await?;
             self.forget_events(Some(&life.uid), horizon).await?;
             let gone_long_ago = life.gone_at.is_some_and(|gone_at| gone_at < horizon);

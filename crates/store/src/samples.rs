@@ -45,6 +45,14 @@ pub enum Order {
 }
 
 impl Order {
+    /// Whether a block has samples at this time, or behind it.
+    pub(crate) fn is_ahead(self, block: &BlockKey, time: Timestamp) -> bool {
+        match self {
+            Self::Ascending => block.last >= time,
+            Self::Descending => block.first <= time,
+        }
+    }
+
     /// As statements have it.
     pub(crate) fn word(self) -> &'static str {
         match self {

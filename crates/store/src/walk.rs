@@ -1,7 +1,7 @@
 //! A walk through the samples of a node in the order of time, over pushed rows and sealed blocks alike.
 //!
-//! Rows and the names of blocks are read together, as they were at one moment; a block whose parts are gone
-//! when they are read was replaced meanwhile, and the page begins anew. A sample that stands in several
+//! Rows and the names of blocks are read together, as they were at one moment, and handed out page by page; a
+//! block whose parts are gone when they are read was replaced meanwhile, and the rest is read anew. A sample that stands in several
 //! places is met once: the row counts before a block, and the later block before the earlier one.
 
 use std::cmp::Ordering;
@@ -38,6 +38,8 @@ pub struct Walk {
     /// The hour that is next: all blocks of those before it were met.
     hours_met: Option<Timestamp>,
     finished: bool,
+    /// What is left of what was read together.
+    moment: Option<Moment>,
     /// How many blocks are opened next.
     batch: usize,
     /// Blocks that were opened, and whose samples have not all been met.
@@ -48,7 +50,8 @@ pub struct Walk {
 
 /// Rows and names of blocks at one moment, in the order of the walk.
 struct Moment {
-    rows: VecDeque<Stored>,
+    /// Samples of rows, and of blocks that were opened, that are not handed out yet.
+    met: Met,
     blocks: VecDeque<BlockKey>,
     /// The last row that was read, where there may be more behind it.
     rows_end: Option<SampleKey>,
@@ -79,6 +82,7 @@ impl Store {
             after: None,
             hours_met: None,
             finished: from > to,
+            moment: None,
             batch: 1,
             open: HashMap::new(),
             gone: HashSet::new(),
@@ -130,30 +134,38 @@ impl Walk {
 
     /// `None` where what was read has changed meanwhile.
     async fn try_page(&mut self, limit: usize) -> Result<Option<Vec<Stored>>, Error> {
-        let mut moment = self.moment(limit).await?;
-        let listed: HashSet<BlockKey> = moment.blocks.iter().copied().collect();
-        self.open.retain(|key, _| listed.contains(key));
-        let rows = std::mem::take(&mut moment.rows).into_iter();
-        let mut met: Met = rows.map(|row| (row.key(), i64::MAX, row)).collect();
+        let mut moment = match self.moment.take() {
+            Some(moment) => moment,
+            None => self.moment(limit).await?,
+        };
+        let position = self.after.map(|after| after.time);
+        self.open
+            .retain(|key, _| position.is_none_or(|time| self.order.is_ahead(key, time)));
         loop {
-            let complete = |key: &SampleKey| self.is_complete(&moment, key);
-            if moment.blocks.is_empty() || met.iter().any(|(key, ..)| complete(key)) {
-                met.retain(|(key, ..)| complete(key));
+            let complete = |(key, ..): &(SampleKey, i64, Stored)| self.is_complete(&moment, key);
+            if moment.blocks.is_empty() || moment.met.iter().any(complete) {
                 break;
             }
-            if !self.meet_next(&mut moment.blocks, &mut met).await? {
+            if !self.meet_next(&mut moment).await? {
                 return Ok(None);
             }
         }
+        let met = std::mem::take(&mut moment.met);
+        let (mut met, rest): (Met, Met) = met
+            .into_iter()
+            .partition(|(key, ..)| self.is_complete(&moment, key));
+        moment.met = rest;
         met.sort_by(|(a, rank_a, _), (b, rank_b, _)| self.compare(a, b).then(rank_b.cmp(rank_a)));
         met.dedup_by(|later, first| later.0 == first.0);
-        match met.last() {
-            Some((key, ..)) => self.after = Some(*key),
+        if let Some((key, ..)) = met.last() {
+            self.after = Some(*key);
+            self.moment = Some(moment);
+        } else if moment.rows_end.is_none() {
             // All that is listed was met; what is not listed begins here.
-            None => match moment.unlisted {
+            match moment.unlisted {
                 Some(hour) => self.hours_met = Some(hour),
                 None => self.finished = true,
-            },
+            }
         }
         Ok(Some(met.into_iter().map(|(.., sample)| sample).collect()))
     }
@@ -182,11 +194,8 @@ impl Walk {
     }
 
     /// Reads the next blocks; `false` where one of them is gone.
-    async fn meet_next(
-        &mut self,
-        blocks: &mut VecDeque<BlockKey>,
-        met: &mut Met,
-    ) -> Result<bool, Error> {
+    async fn meet_next(&mut self, moment: &mut Moment) -> Result<bool, Error> {
+        let Moment { met, blocks, .. } = moment;
         let count = self.batch.min(blocks.len());
         let taken: Vec<BlockKey> = blocks.drain(..count).collect();
         let is_new = |key: &&BlockKey| !self.open.contains_key(*key);
@@ -203,7 +212,7 @@ impl Walk {
                     Err(why) => self.store.set_aside(&self.uid, key, &why).await,
                 }
             }
-            if self.wanted == Wanted::Host {
+            if matches!(self.wanted, Wanted::Host | Wanted::Process(_)) {
                 self.batch = (self.batch * 2).min(AT_ONCE);
             }
         }
@@ -254,8 +263,9 @@ impl Walk {
                 Order::Descending => b.last.cmp(&a.last),
             });
             let rows_end = (rows.len() == limit).then(|| rows.last().map(Stored::key));
+            let met = rows.into_iter().map(|row| (row.key(), i64::MAX, row));
             return Ok(Moment {
-                rows: rows.into(),
+                met: met.collect(),
                 blocks: blocks.into(),
                 rows_end: rows_end.flatten(),
                 unlisted,
