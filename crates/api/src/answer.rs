@@ -114,6 +114,7 @@ impl Detail {
     /// What of a sample it needs.
     pub(crate) fn wanted(&self) -> Wanted {
         match self {
+            Self::Cpu => Wanted::Cpu,
             Self::Process(pid) => Wanted::Process(*pid),
             Self::Processes(_) => Wanted::Processes,
             _ if self.wants_groups() => Wanted::All,

@@ -8,7 +8,8 @@
 //!
 //! A block has three parts, which are kept and read apart: a question about a host never reads a process.
 //! Each is `version (u8) | checksum | sections`, each section a length (u32, little-endian) and its bytes.
-//! The hosts' are headers, texts, hosts, five lists, notes and readings; those of processes and of groups
+//! The hosts' are headers, texts, hosts in three tables (their clocks, CPU time, and the rest), five lists,
+//! notes and readings; those of processes and of groups
 //! are texts and rows. The checksum is the begin of the SHA-256 of what follows it.
 
 mod cells;
@@ -46,10 +47,12 @@ const HEADER: usize = 5;
 const WITHOUT_GROUPS: u64 = 0;
 const WITH_GROUPS: u64 = 1;
 const READING: u64 = 2;
+/// Tables of a host's own figures: most questions need the first alone, or one more.
+const OWN: usize = 3;
 /// Lists of a host, each element of which is a series of its own.
 const LISTS: usize = 5;
 /// Sections of the part of hosts.
-const OF_HOSTS: usize = 5 + LISTS;
+const OF_HOSTS: usize = 4 + OWN + LISTS;
 /// Sections of the part of processes, and of that of groups.
 const OF_ROWS: usize = 2;
 /// Most samples: an hour has 3600 of a second.

@@ -55,10 +55,12 @@ pub struct SampleKey {
 /// Which parts of samples a question needs beside the host's figures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wanted {
+    /// None, and of the host's what its CPUs did and its clock.
+    Cpu,
     /// None.
     #[default]
     Host,
-    /// The processes of one pid.
+    /// The processes of one pid, and of the host's figures its clock.
     Process(u32),
     /// All processes.
     Processes,
@@ -259,7 +261,10 @@ impl Counters {
     pub fn host(&self) -> Result<Host, Error> {
         match &self.place {
             Place::Frame(frame) => of_frame(frame, Frame::host),
-            Place::Block(block, number) => block.host(*number).map_err(Error::Block),
+            Place::Block(block, number) => {
+                let sample = block.sample(*number, Wanted::Host);
+                Ok(sample.map_err(Error::Block)?.host)
+            }
         }
     }
 
@@ -271,7 +276,7 @@ impl Counters {
         }
     }
 
-    /// The sample as far as it is wanted. Of a block those parts are there that were wanted of it.
+    /// The sample as far as it is wanted, and more where that costs nothing. Of a block those parts are there that were wanted of it.
     pub fn sample(&self, wanted: Wanted) -> Result<Sample, Error> {
         let frame = match &self.place {
             Place::Frame(frame) => frame,
@@ -279,7 +284,7 @@ impl Counters {
                 return block.sample(*number, wanted).map_err(Error::Block);
             }
         };
-        if wanted == Wanted::Host {
+        if matches!(wanted, Wanted::Cpu | Wanted::Host) {
             return Ok(Sample {
                 host: self.host()?,
                 ..Sample::default()

@@ -189,7 +189,7 @@ impl Store {
         wanted: Wanted,
     ) -> Result<Vec<Result<Arc<Block>, Unreadable>>, Error> {
         let parts: &[i64] = match wanted {
-            Wanted::Host => &[HOSTS],
+            Wanted::Cpu | Wanted::Host => &[HOSTS],
             Wanted::Process(_) | Wanted::Processes => &[HOSTS, PROCESSES],
             Wanted::All => &[HOSTS, PROCESSES, GROUPS],
         };

@@ -212,7 +212,7 @@ impl Walk {
                     Err(why) => self.store.set_aside(&self.uid, key, &why).await,
                 }
             }
-            if matches!(self.wanted, Wanted::Host | Wanted::Process(_)) {
+            if !matches!(self.wanted, Wanted::Processes | Wanted::All) {
                 self.batch = (self.batch * 2).min(AT_ONCE);
             }
         }

@@ -1,13 +1,14 @@
-//! A binary arithmetic coder (Witten, Neal, Cleary: Arithmetic coding for data compression, CACM 1987,
-//! in the carry-less form with 32 bits), and bits whose probability is learnt.
+//! A binary range coder (Martin: Range encoding, 1979; with 64 bits, so that what is settled is written four
+//! bytes at a time), and bits whose probability is learnt.
 
-/// A probability learnt from the bits that were coded with it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bit {
-    /// That the next one is set, of 65536.
-    one: u16,
-    seen: u8,
-}
+/// A probability learnt from the bits that were coded with it: in the upper half that the next one is set,
+/// of 65536, less [`EVEN`]; in the lower how many bits it was learnt from. So one that is new is 0, and many
+/// of them are memory that nobody has touched.
+pub(super) type Bit = u32;
+
+/// Nothing was learnt yet.
+pub(super) const NEW: Bit = 0;
+const EVEN: u32 = 1 << 15;
 
 /// From so many bits on a later one counts as much as all before: what is coded changes with time.
 const MEMORY: u8 = 250;
@@ -24,142 +25,204 @@ const fn rates() -> [u16; MEMORY as usize + 1] {
     rates
 }
 
-impl Bit {
-    pub(super) const NEW: Self = Self {
-        one: 1 << 15,
-        seen: 0,
+/// That the next bit is set, of 65536.
+fn one(known: Bit) -> u32 {
+    (known >> 16) ^ EVEN
+}
+
+fn learn(known: &mut Bit, bit: bool) {
+    let seen = (*known & 0xff) as usize;
+    let rate = u32::from(RATES[seen]);
+    let before = one(*known);
+    let after = if bit {
+        before + (((65_535 - before) * rate) >> 16)
+    } else {
+        before - ((before * rate) >> 16)
     };
-
-    fn learn(&mut self, bit: bool) {
-        let rate = u32::from(RATES[usize::from(self.seen)]);
-        let one = u32::from(self.one);
-        let one = if bit {
-            one + (((65_535 - one) * rate) >> 16)
-        } else {
-            one - ((one * rate) >> 16)
-        };
-        // Never quite sure.
-        self.one = one.clamp(32, 65_535 - 32) as u16;
-        self.seen = (self.seen + 1).min(MEMORY);
-    }
+    // Never quite sure.
+    let after = after.clamp(32, 65_535 - 32);
+    let seen = (seen as u32 + 1).min(MEMORY.into());
+    *known = (after ^ EVEN) << 16 | seen;
 }
 
-/// What is left of all numbers for what follows, both ends included.
-#[derive(Clone, Copy)]
-struct Range {
-    low: u32,
-    high: u32,
-}
-
-impl Range {
-    const ALL: Self = Self {
-        low: 0,
-        high: u32::MAX,
-    };
-
-    /// Where the part that stands for a set bit ends.
-    fn middle(self, known: Bit) -> u32 {
-        let range = u64::from(self.high - self.low);
-        self.low + ((range * u64::from(known.one)) >> 16) as u32
-    }
-
-    /// Keeps the part that stands for a bit.
-    fn narrow(&mut self, middle: u32, bit: bool) {
-        if bit {
-            self.high = middle;
-        } else {
-            self.low = middle + 1;
-        }
-    }
-
-    /// Takes the first byte where both ends have the same.
-    fn settled(&mut self) -> Option<u8> {
-        if (self.low ^ self.high) >> 24 != 0 {
-            return None;
-        }
-        let byte = (self.high >> 24) as u8;
-        self.low <<= 8;
-        self.high = self.high << 8 | 0xff;
-        Some(byte)
-    }
-}
+/// Bits that are coded together at most.
+pub(super) const TOGETHER: u32 = 16;
 
 /// Writes or reads bits: the same walk through what is coded serves both.
 pub(super) trait Coder {
     /// Codes a bit; what is returned is the bit, which a reader finds out here.
     fn code(&mut self, known: &mut Bit, bit: bool) -> bool;
 
-    /// Codes a bit of which nothing can be learnt.
-    fn code_even(&mut self, bit: bool) -> bool {
-        self.code(&mut Bit::NEW.clone(), bit)
-    }
+    /// Codes some bits of which nothing can be learnt, at most [`TOGETHER`].
+    fn code_even(&mut self, bits: u32, number: u32) -> u32;
+}
+
+/// A range that is smaller is made larger by so many bits, which are settled.
+const SMALL: u64 = 1 << SETTLED;
+const SETTLED: u32 = 32;
+
+/// The part of a range that stands for a set bit; never nothing, and never all of it.
+fn part_of(range: u64, known: Bit) -> u64 {
+    (range >> 16) * u64::from(one(known))
 }
 
 pub(super) struct Encoder {
-    range: Range,
+    low: u64,
+    range: u64,
     bytes: Vec<u8>,
 }
 
 impl Encoder {
     pub(super) fn new() -> Self {
         Self {
-            range: Range::ALL,
+            low: 0,
+            range: u64::MAX,
             bytes: Vec::new(),
         }
     }
 
+    /// Leaves out what is below a part of the range.
+    fn skip(&mut self, below: u64) {
+        let (low, carry) = self.low.overflowing_add(below);
+        self.low = low;
+        if carry {
+            self.carry();
+        }
+    }
+
+    /// Adds one to what is written.
+    fn carry(&mut self) {
+        for byte in self.bytes.iter_mut().rev() {
+            let (next, carry) = byte.overflowing_add(1);
+            *byte = next;
+            if !carry {
+                break;
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.range < SMALL {
+            let settled = (self.low >> SETTLED) as u32;
+            self.bytes.extend(settled.to_be_bytes());
+            self.low <<= SETTLED;
+            self.range <<= SETTLED;
+        }
+    }
+
     pub(super) fn finish(mut self) -> Vec<u8> {
-        // The first bytes of both ends differ: with zeros behind it, that of the higher is between them.
-        self.bytes.push((self.range.high >> 24) as u8);
+        // Of the numbers of the range the one that ends in most zeros: a reader has zeros behind the end.
+        let (low, end) = (
+            u128::from(self.low),
+            u128::from(self.low) + u128::from(self.range),
+        );
+        let round = |bits: u32| (low + ((1 << bits) - 1)) >> bits << bits;
+        let best = (0..=u64::BITS)
+            .rev()
+            .map(round)
+            .find(|number| *number < end);
+        let best = best.unwrap_or(low);
+        if best >> u64::BITS > 0 {
+            self.carry();
+        }
+        self.bytes.extend((best as u64).to_be_bytes());
+        let zeros = self.bytes.iter().rev().take_while(|byte| **byte == 0);
+        let length = self.bytes.len() - zeros.count();
+        // An empty chunk is one of which nothing is coded.
+        self.bytes.truncate(length.max(1));
         self.bytes
     }
 }
 
 impl Coder for Encoder {
     fn code(&mut self, known: &mut Bit, bit: bool) -> bool {
-        let middle = self.range.middle(*known);
-        self.range.narrow(middle, bit);
-        known.learn(bit);
-        while let Some(byte) = self.range.settled() {
-            self.bytes.push(byte);
+        let part = part_of(self.range, *known);
+        if bit {
+            self.range = part;
+        } else {
+            self.skip(part);
+            self.range -= part;
         }
+        learn(known, bit);
+        self.settle();
         bit
+    }
+
+    fn code_even(&mut self, bits: u32, number: u32) -> u32 {
+        let part = self.range >> bits;
+        self.skip(part * u64::from(number));
+        self.range = part;
+        self.settle();
+        number
     }
 }
 
 pub(super) struct Decoder<'a> {
-    range: Range,
-    value: u32,
+    /// What is read, less what the writer has left out.
+    value: u64,
+    range: u64,
     bytes: &'a [u8],
 }
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         let mut decoder = Self {
-            range: Range::ALL,
             value: 0,
+            range: u64::MAX,
             bytes,
         };
-        (0..4).for_each(|_| decoder.shift());
+        decoder.read();
+        decoder.read();
         decoder
     }
 
-    fn shift(&mut self) {
-        let next = self.bytes.split_off_first().copied().unwrap_or_default();
-        self.value = self.value << 8 | u32::from(next);
+    fn read(&mut self) {
+        let next = if let Some((next, rest)) = self.bytes.split_first_chunk::<4>() {
+            self.bytes = rest;
+            u32::from_be_bytes(*next)
+        } else {
+            let mut last = [0; 4];
+            for (byte, next) in last.iter_mut().zip(self.bytes) {
+                *byte = *next;
+            }
+            self.bytes = &[];
+            u32::from_be_bytes(last)
+        };
+        self.value = self.value << SETTLED | u64::from(next);
+    }
+
+    fn settle(&mut self) {
+        if self.range < SMALL {
+            self.range <<= SETTLED;
+            self.read();
+        }
     }
 }
 
 impl Coder for Decoder<'_> {
+    #[inline]
     fn code(&mut self, known: &mut Bit, _: bool) -> bool {
-        let middle = self.range.middle(*known);
-        let bit = self.value <= middle;
-        self.range.narrow(middle, bit);
-        known.learn(bit);
-        while self.range.settled().is_some() {
-            self.shift();
+        let part = part_of(self.range, *known);
+        let bit = self.value < part;
+        if bit {
+            self.range = part;
+        } else {
+            self.value -= part;
+            self.range -= part;
         }
+        learn(known, bit);
+        self.settle();
         bit
+    }
+
+    fn code_even(&mut self, bits: u32, _: u32) -> u32 {
+        let part = self.range >> bits;
+        // What no writer writes stands for the last part.
+        let number = (self.value / part).min((1 << bits) - 1);
+        self.value -= part * number;
+        self.range = part;
+        self.settle();
+        number as u32
     }
 }
 
@@ -171,24 +234,37 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bits_read_back_as_written(bits in prop::collection::vec((0usize..4, any::<bool>()), 0..5000)) {
+        fn bits_read_back_as_written(
+            bits in prop::collection::vec((0usize..4, any::<u16>(), 1..=TOGETHER), 0..5000),
+        ) {
             let mut encoder = Encoder::new();
-            let mut known = [Bit::NEW; 3];
-            for (which, bit) in &bits {
+            let mut known = [NEW; 3];
+            let even = |number: u16, bits: u32| u32::from(number) & ((1 << bits) - 1);
+            for (which, number, bits) in &bits {
                 match known.get_mut(*which) {
-                    Some(known) => encoder.code(known, *bit),
-                    None => encoder.code_even(*bit),
-                };
+                    Some(known) => drop(encoder.code(known, number % 5 == 0)),
+                    None => drop(encoder.code_even(*bits, even(*number, *bits))),
+                }
             }
             let bytes = encoder.finish();
             let mut decoder = Decoder::new(&bytes);
-            let mut known = [Bit::NEW; 3];
-            for (which, bit) in &bits {
-                let read = match known.get_mut(*which) {
-                    Some(known) => decoder.code(known, false),
-                    None => decoder.code_even(false),
-                };
-                prop_assert_eq!(read, *bit);
+            let mut known = [NEW; 3];
+            for (which, number, bits) in &bits {
+                if let Some(known) = known.get_mut(*which) {
+                    prop_assert_eq!(decoder.code(known, false), number % 5 == 0);
+                } else {
+                    prop_assert_eq!(decoder.code_even(*bits, 0), even(*number, *bits));
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let mut decoder = Decoder::new(&bytes);
+            let mut known = NEW;
+            for bits in 0..2000 {
+                decoder.code(&mut known, false);
+                decoder.code_even(1 + bits % TOGETHER, 0);
             }
         }
     }
@@ -196,7 +272,7 @@ mod tests {
     #[test]
     fn what_is_nearly_sure_costs_nearly_nothing() {
         let mut encoder = Encoder::new();
-        let mut known = Bit::NEW;
+        let mut known = NEW;
         for number in 0..80_000 {
             encoder.code(&mut known, number % 1000 == 0);
         }

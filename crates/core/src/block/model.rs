@@ -1,6 +1,6 @@
 //! How a row follows from the rows before it: what is coded, with which bit of what was learnt.
 
-use super::coder::{Bit, Coder};
+use super::coder::{Bit, Coder, NEW, TOGETHER};
 
 /// Sizes of a change are told apart by their bits: 0 to 64.
 const SIZES: usize = 65;
@@ -93,7 +93,7 @@ impl History {
 
 impl Model {
     pub(super) fn new(columns: usize) -> Self {
-        let bits = |count: usize| vec![Bit::NEW; count];
+        let bits = |count: usize| vec![NEW; count];
         Self {
             changed: bits(8 * 8 * 9),
             mask: bits(columns * 2 * 64),
@@ -203,16 +203,18 @@ impl Model {
         let mut read = u64::from(size > 0);
         let leading = &mut self.leading[(at * SIZES + size) << LEADING..][..1 << LEADING];
         let mut known = 1;
-        for (number, level) in (0..size.saturating_sub(1)).rev().enumerate() {
-            let bit = magnitude >> level & 1 == 1;
-            let bit = if (number as u32) < LEADING {
-                let bit = coder.code(&mut leading[known], bit);
-                known = known << 1 | usize::from(bit);
-                bit
-            } else {
-                coder.code_even(bit)
-            };
+        let mut left = (size as u32).saturating_sub(1);
+        for _ in 0..LEADING.min(left) {
+            left -= 1;
+            let bit = coder.code(&mut leading[known], magnitude >> left & 1 == 1);
+            known = known << 1 | usize::from(bit);
             read = read << 1 | u64::from(bit);
+        }
+        while left > 0 {
+            let bits = left.min(TOGETHER);
+            left -= bits;
+            let number = (magnitude >> left) as u32 & ((1 << bits) - 1);
+            read = read << bits | u64::from(coder.code_even(bits, number));
         }
         if down {
             (read as i64).wrapping_neg()

@@ -13,8 +13,8 @@ use super::cells::restore;
 use super::rows::Decoded;
 use super::table::Reader;
 use super::{
-    Error, HEADER, Header, LISTS, OF_HOSTS, OF_ROWS, PLAIN_LIMIT, Parts, READING, SAMPLES, TEXTS,
-    WITH_GROUPS, sections,
+    Error, HEADER, Header, LISTS, OF_HOSTS, OF_ROWS, OWN, PLAIN_LIMIT, Parts, READING, SAMPLES,
+    TEXTS, WITH_GROUPS, sections,
 };
 use crate::FrameId;
 use crate::sample::{Cgroup, Host, Note, Process, Sample};
@@ -26,7 +26,7 @@ pub struct Block {
     headers: Vec<u64>,
     starts: Vec<Uuid>,
     texts: Lazy<Vec<Arc<str>>>,
-    hosts: Lazy<Decoded>,
+    own: [Lazy<Decoded>; OWN],
     lists: [Lazy<Decoded>; LISTS],
     notes: Lazy<Vec<(usize, Vec<Note>)>>,
     readings: Lazy<Vec<(usize, String)>>,
@@ -79,14 +79,23 @@ impl Block {
     /// Opens a block, and reads which samples it has.
     pub fn open(parts: &Parts) -> Result<Self, Error> {
         let all = sections::<OF_HOSTS>(&parts.hosts)?;
-        let [headers, texts, hosts, lists @ .., notes, readings] = all;
+        let [
+            headers,
+            texts,
+            clock,
+            cpu,
+            rest,
+            lists @ ..,
+            notes,
+            readings,
+        ] = all;
         let (starts, headers) = read_headers(&headers)?;
         let table = |part: &Option<Bytes>| part.as_ref().map(Table::open).transpose();
         Ok(Self {
             headers,
             starts,
             texts: Lazy::new(texts),
-            hosts: Lazy::new(hosts),
+            own: [clock, cpu, rest].map(Lazy::new),
             lists: lists.map(Lazy::new),
             notes: Lazy::new(notes),
             readings: Lazy::new(readings),
@@ -130,10 +139,10 @@ impl Block {
     /// it is.
     pub fn sample(&self, number: usize, wanted: Wanted) -> Result<Sample, Error> {
         let mut sample = Sample {
-            host: self.host(number)?,
+            host: self.host(number, wanted)?,
             ..Sample::default()
         };
-        if wanted != Wanted::Host {
+        if !matches!(wanted, Wanted::Cpu | Wanted::Host) {
             sample.processes = self.processes(number, wanted)?;
         }
         if wanted == Wanted::All {
@@ -144,12 +153,36 @@ impl Block {
         Ok(sample)
     }
 
-    /// The host's figures at a sample.
-    pub fn host(&self, number: usize) -> Result<Host, Error> {
+    /// The host's figures at a sample: its clock alone where only a process is wanted, and beside that
+    /// what CPUs did where only that is.
+    fn host(&self, number: usize, wanted: Wanted) -> Result<Host, Error> {
         let texts = self.texts.get(unpack)?;
         let decode = |bytes: &[u8]| Decoded::read(bytes, self.len());
-        let mut rows = self.hosts.get(decode)?.of(number);
-        let mut host: Host = restore(rows.next().ok_or(Error::Mismatch)?, texts)?;
+        macro_rules! own {
+            ($section:expr) => {{
+                let mut rows = $section.get(decode)?.of(number);
+                restore(rows.next().ok_or(Error::Mismatch)?, texts)?
+            }};
+        }
+        let [clock, cpu, rest] = &self.own;
+        let clock: (String, u64, Option<f64>, u32) = own!(clock);
+        // The idle task, which has no pid, is what CPUs did.
+        let is_process = matches!(wanted, Wanted::Process(1..));
+        let mut host = if is_process || wanted == Wanted::Cpu {
+            Host::default()
+        } else {
+            own!(rest)
+        };
+        (
+            host.boot_id,
+            host.uptime_micros,
+            host.boot_time_seconds,
+            host.ticks_per_second,
+        ) = clock;
+        if is_process {
+            return Ok(host);
+        }
+        host.cpu_total = own!(cpu);
         macro_rules! list {
             ($section:expr => $list:expr) => {
                 // Elements of one list may have several widths.
@@ -165,6 +198,9 @@ impl Block {
         }
         let [cpus, disks, interfaces, filesystems, collectors] = &self.lists;
         list!(cpus => &mut host.cpus);
+        if wanted == Wanted::Cpu {
+            return Ok(host);
+        }
         list!(disks => host.disks.get_or_insert_default());
         list!(interfaces => host.interfaces.get_or_insert_default());
         list!(filesystems => host.filesystems.get_or_insert_default());

@@ -12,7 +12,7 @@ use super::cells::{Texts, flatten};
 use super::rows::Rows;
 use super::table::{Series, encode};
 use super::{
-    Entry, Error, HEADER, LISTS, PLAIN_LIMIT, Parts, READING, SAMPLES, TEXTS, WITH_GROUPS,
+    Entry, Error, HEADER, LISTS, OWN, PLAIN_LIMIT, Parts, READING, SAMPLES, TEXTS, WITH_GROUPS,
     WITHOUT_GROUPS, envelope,
 };
 use crate::sample::{Cgroup, Host, Note, Process};
@@ -29,7 +29,7 @@ const NUMBERS_OF_A_ROW: usize = 32;
 pub struct Sealer {
     starts: Vec<Uuid>,
     headers: Vec<u64>,
-    hosts: Rows<()>,
+    own: [Rows<()>; OWN],
     lists: [Rows<usize>; LISTS],
     texts: Texts,
     notes: Vec<(usize, Vec<Note>)>,
@@ -109,6 +109,7 @@ impl Sealer {
 
     fn add_host(&mut self, number: usize, host: &Host) {
         let Self {
+            own,
             lists,
             texts,
             weight,
@@ -127,10 +128,27 @@ impl Sealer {
             interfaces: host.interfaces.as_ref().map(|_| Vec::new()),
             filesystems: host.filesystems.as_ref().map(|_| Vec::new()),
             collectors: Vec::new(),
-            boot_id: host.boot_id.clone(),
+            boot_id: String::new(),
+            uptime_micros: 0,
+            boot_time_seconds: None,
+            ticks_per_second: 0,
+            cpu_total: None,
             ..*host
         };
-        self.hosts.add(number, (), row(&rest, texts));
+        let clock = (
+            &host.boot_id,
+            host.uptime_micros,
+            host.boot_time_seconds,
+            host.ticks_per_second,
+        );
+        let cells = [
+            row(&clock, texts),
+            row(&host.cpu_total, texts),
+            row(&rest, texts),
+        ];
+        for (own, cells) in own.iter_mut().zip(cells) {
+            own.add(number, (), cells);
+        }
         *weight += 1;
     }
 
@@ -174,7 +192,7 @@ impl Sealer {
             return Err(Error::TooLarge);
         }
         let mut sections = vec![self.headers(), pack_texts(self.texts)?];
-        sections.push(self.hosts.encode());
+        sections.extend(self.own.map(Rows::encode));
         sections.extend(self.lists.map(Rows::encode));
         sections.extend([pack(&self.notes)?, pack(&self.readings)?]);
         let rows = |texts, rows: Vec<u8>| -> Result<Option<Bytes>, Error> {

@@ -1,7 +1,8 @@
 //! Series of rows of numbers, in chunks that are read one by one.
 //!
 //! The coded form is `columns (u8) | shift of each column (u8) | number of series | length of heads | heads |
-//! chunks`, numbers as LEB128; a chunk is `number of series | length | bytes`. Heads are of each series the
+//! chunks`, numbers as LEB128; a chunk is `number of series | length | bytes`. A shift with its highest bit
+//! set is of a column in which each series has one number all along, of which chunks say nothing. Heads are of each series the
 //! runs in which it was there and its first row: they say whose it is, and of what is seen once they are all.
 //! A chunk has the next rows of its series.
 
@@ -14,6 +15,8 @@ const CHUNK_ROWS: usize = 2000;
 /// Most columns, samples, series, and numbers in all: beyond what an hour of a host of thousands of
 /// processes has.
 pub(super) const COLUMNS: usize = 64;
+/// Set in the shift of a column in which each series has one number all along.
+const STILL: u8 = 0x80;
 const SAMPLES: u64 = 1 << 20;
 pub(super) const SERIES: u64 = 1 << 18;
 pub(super) const NUMBERS: u64 = 1 << 24;
@@ -80,8 +83,12 @@ pub enum Error {
 pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
     assert!((1..=COLUMNS).contains(&columns), "{columns} columns");
     let shifts = shifts(columns, series);
+    let moving = moving(columns, series);
     let mut bytes = vec![columns as u8];
-    bytes.extend(shifts.iter().map(|shift| *shift as u8));
+    bytes.extend(shifts.iter().enumerate().map(|(at, shift)| {
+        let still = if moving.contains(&at) { 0 } else { STILL };
+        *shift as u8 | still
+    }));
     write_number(&mut bytes, series.len() as u64);
     let mut heads = Heads::new(columns, Encoder::new());
     for series in series {
@@ -107,7 +114,7 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
             })
             .count();
         let (chunk, next) = rest.split_at(count);
-        let coded = encode_chunk(columns, &shifts, chunk);
+        let coded = encode_chunk(columns, (&shifts, &moving), chunk);
         write_number(&mut bytes, count as u64);
         write_number(&mut bytes, coded.len() as u64);
         bytes.extend(coded);
@@ -141,22 +148,41 @@ fn shifts(columns: usize, series: &[Series]) -> Vec<u32> {
     all.into_iter().map(shift).collect()
 }
 
+/// The columns in which a series has more than one number.
+fn moving(columns: usize, series: &[Series]) -> Vec<usize> {
+    let mut moves = vec![false; columns];
+    for series in series {
+        let mut rows = series.rows.chunks_exact(columns);
+        let Some(first) = rows.next() else { continue };
+        for row in rows {
+            for (moves, (number, first)) in moves.iter_mut().zip(row.iter().zip(first)) {
+                *moves |= number != first;
+            }
+        }
+    }
+    (0..columns).filter(|column| moves[*column]).collect()
+}
+
 /// The rows of a chunk's series but the first of each.
-fn encode_chunk(columns: usize, shifts: &[u32], chunk: &[Series]) -> Vec<u8> {
-    if chunk.iter().all(|series| further(columns, series) == 0) {
+fn encode_chunk(columns: usize, (shifts, moving): (&[u32], &[usize]), chunk: &[Series]) -> Vec<u8> {
+    if moving.is_empty() || chunk.iter().all(|series| further(columns, series) == 0) {
         return Vec::new();
     }
-    let mut model = Model::new(columns);
+    let mut model = Model::new(moving.len());
     let mut coder = Encoder::new();
-    let mut row = vec![0; columns];
+    let mut row = vec![0; moving.len()];
+    let fill = |row: &mut [u64], numbers: &[u64]| {
+        for (number, column) in row.iter_mut().zip(moving) {
+            *number = numbers[*column] >> shifts[*column];
+        }
+    };
     for series in chunk {
         let mut rows = series.rows.chunks_exact(columns);
         let Some(first) = rows.next() else { continue };
-        let mut history = History::new(&shifted(first, shifts));
+        fill(&mut row, first);
+        let mut history = History::new(&row);
         for next in rows {
-            for ((number, next), shift) in row.iter_mut().zip(next).zip(shifts) {
-                *number = next >> shift;
-            }
+            fill(&mut row, next);
             model.code(&mut coder, &mut history, &row);
         }
     }
@@ -240,7 +266,9 @@ type Head = (Vec<Run>, Vec<u64>);
 /// A coded table whose heads have been read; chunks are read on demand.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
-    shifts: &'a [u8],
+    shifts: Vec<u8>,
+    /// Columns in which a series has more than one number.
+    moving: Vec<usize>,
     heads: Vec<Head>,
     chunks: Vec<Chunk<'a>>,
 }
@@ -261,6 +289,9 @@ impl<'a> Reader<'a> {
             return Err(Error::Damaged);
         }
         let shifts = bytes.split_off(..columns).ok_or(Error::Truncated)?;
+        let moving = (0..columns).filter(|column| shifts[*column] & STILL == 0);
+        let moving: Vec<usize> = moving.collect();
+        let shifts: Vec<u8> = shifts.iter().map(|shift| shift & !STILL).collect();
         if shifts.iter().any(|shift| *shift > 63) {
             return Err(Error::Damaged);
         }
@@ -292,6 +323,7 @@ impl<'a> Reader<'a> {
         }
         Ok(Self {
             shifts,
+            moving,
             heads,
             chunks,
         })
@@ -354,9 +386,13 @@ impl<'a> Reader<'a> {
         is_wanted: impl Fn(usize) -> bool,
     ) -> Result<Vec<(usize, Series)>, Error> {
         let columns = self.columns();
-        let mut model = Model::new(if chunk.bytes.is_empty() { 0 } else { columns });
+        let mut model = Model::new(if chunk.bytes.is_empty() {
+            0
+        } else {
+            self.moving.len()
+        });
         let mut coder = Decoder::new(chunk.bytes);
-        let none = vec![0; columns];
+        let none = vec![0; self.moving.len()];
         let numbers = chunk.first..chunk.first + chunk.series;
         let Some(last) = numbers.clone().rev().find(|number| is_wanted(*number)) else {
             return Ok(Vec::new());
@@ -368,18 +404,26 @@ impl<'a> Reader<'a> {
             let count = count(runs) as usize;
             let mut rows = Vec::with_capacity(if keep { count * columns } else { 0 });
             if count > 0 {
-                if count > 1 && chunk.bytes.is_empty() {
+                let is_coded = count > 1 && !self.moving.is_empty();
+                if is_coded && chunk.bytes.is_empty() {
                     return Err(Error::Truncated);
                 }
-                let mut history = History::new(head);
+                let first: Vec<u64> = self.moving.iter().map(|column| head[*column]).collect();
+                let mut history = History::new(&first);
+                let mut row = head.clone();
                 let mut push = |history: &History| {
                     if keep {
-                        self.push(&mut rows, history.row());
+                        for (column, number) in self.moving.iter().zip(history.row()) {
+                            row[*column] = *number;
+                        }
+                        self.push(&mut rows, &row);
                     }
                 };
                 push(&history);
                 for _ in 1..count {
-                    model.code(&mut coder, &mut history, &none);
+                    if is_coded {
+                        model.code(&mut coder, &mut history, &none);
+                    }
                     push(&history);
                 }
             }
@@ -392,7 +436,7 @@ impl<'a> Reader<'a> {
     }
 
     fn push(&self, rows: &mut Vec<u64>, row: &[u64]) {
-        let numbers = row.iter().zip(self.shifts);
+        let numbers = row.iter().zip(&self.shifts);
         rows.extend(numbers.map(|(number, shift)| number << shift));
     }
 }

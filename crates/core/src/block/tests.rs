@@ -168,15 +168,33 @@ proptest! {
             for Entry { sample, .. } in &mut entries {
                 sample.cgroups = None;
                 sample.notes.clear();
+                let clock = Host {
+                    boot_id: sample.host.boot_id.clone(),
+                    uptime_micros: sample.host.uptime_micros,
+                    boot_time_seconds: sample.host.boot_time_seconds,
+                    ticks_per_second: sample.host.ticks_per_second,
+                    ..Host::default()
+                };
                 match wanted {
+                    Wanted::Cpu => {
+                        let (cpu_total, cpus) = (sample.host.cpu_total, sample.host.cpus.clone());
+                        sample.host = Host { cpu_total, cpus, ..clock };
+                        sample.processes.clear();
+                    }
                     Wanted::Host => sample.processes.clear(),
-                    Wanted::Process(pid) => sample.processes.retain(|process| process.pid == pid),
+                    Wanted::Process(pid) => {
+                        sample.processes.retain(|process| process.pid == pid);
+                        if pid > 0 {
+                            sample.host = clock;
+                        }
+                    }
                     Wanted::Processes | Wanted::All => {}
                 }
             }
             entries
         };
-        for wanted in [Wanted::Host, Wanted::Processes, Wanted::Process(7), Wanted::Process(999)] {
+        let pids = [0, 7, 999].map(Wanted::Process);
+        for wanted in [Wanted::Cpu, Wanted::Host, Wanted::Processes].into_iter().chain(pids) {
             prop_assert_eq!(read(&parts, wanted), less(wanted), "{:?}", wanted);
         }
     }

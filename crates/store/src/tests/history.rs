@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nodestats_core::sample::Host;
 use nodestats_core::{SampleKey, Stored, Wanted};
 
 use super::*;
@@ -215,7 +216,9 @@ impl History {
             Wanted::Process(20),
             Wanted::Processes,
             Wanted::All,
-        ][self.random.below(4) as usize];
+            Wanted::Cpu,
+            Wanted::Process(0),
+        ][self.random.below(6) as usize];
         let kept = &self.kept[&life];
         let kept: Vec<(SampleKey, Content)> = kept
             .iter()
@@ -258,9 +261,20 @@ impl History {
                 assert_eq!(counters.interval, Some(Duration::from_secs(10)));
                 let read = counters.sample(wanted).expect("readable");
                 let made = made::sample(self.node, number);
-                assert_eq!(read.host, made.host);
+                let clock = |host: &Host| {
+                    let boot = (host.boot_id.clone(), host.boot_time_seconds);
+                    (boot, host.uptime_micros, host.ticks_per_second)
+                };
+                assert_eq!(clock(&read.host), clock(&made.host));
+                if wanted != Wanted::Process(20) {
+                    assert_eq!(read.host.cpu_total, made.host.cpu_total);
+                    assert_eq!(read.host.cpus, made.host.cpus);
+                    if wanted != Wanted::Cpu {
+                        assert_eq!(read.host, made.host);
+                    }
+                }
                 match wanted {
-                    Wanted::Host => {}
+                    Wanted::Cpu | Wanted::Host => {}
                     Wanted::Process(pid) => {
                         let of_pid = made.processes.into_iter();
                         let of_pid: Vec<_> = of_pid.filter(|one| one.pid == pid).collect();
