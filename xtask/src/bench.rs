@@ -36,12 +36,12 @@ pub(crate) fn push(json: bool) -> anyhow::Result<()> {
 }
 
 /// `cargo xtask bench history`.
-pub(crate) fn history(corpus: &Path, nodes: usize, json: bool) -> anyhow::Result<()> {
+pub(crate) fn history(corpus: &Path, nodes: usize, dist: bool, json: bool) -> anyhow::Result<()> {
     let corpus = corpus.canonicalize().context("the corpus")?;
     let corpus = corpus.to_str().context("the corpus' path is not UTF-8")?;
     let nodes = nodes.to_string();
     let arguments = ["--corpus", corpus, "--nodes", &nodes];
-    let line = figures_with("nodestats-api", "history", &arguments)?;
+    let line = figures_with("nodestats-api", "history", dist, &arguments)?;
     if json {
         println!("{line}");
         return Ok(());
@@ -70,6 +70,14 @@ pub(crate) fn history(corpus: &Path, nodes: usize, json: bool) -> anyhow::Result
         number("frame_bytes"),
         number("seal_micros_per_sample"),
         number("unseal_micros_per_sample"),
+    );
+    println!(
+        "on the wire: {:.0} bytes a sample, {:.0} of what only says what differs; {:.0} µs to say it, {:.0} to \
+         restore it",
+        number("sent_bytes_per_sample"),
+        number("delta_bytes"),
+        number("delta_micros"),
+        number("restore_micros"),
     );
     println!(
         "with a database on the disk, by HTTP, {} nodes of a day each:",
@@ -116,6 +124,30 @@ pub(crate) fn history(corpus: &Path, nodes: usize, json: bool) -> anyhow::Result
     Ok(())
 }
 
+/// `cargo xtask bench retention`.
+pub(crate) fn retention(dist: bool, json: bool) -> anyhow::Result<()> {
+    let line = figures_with("nodestats-api", "retention", dist, &[])?;
+    if json {
+        println!("{line}");
+        return Ok(());
+    }
+    let figures: serde_json::Value = serde_json::from_str(&line)?;
+    println!(
+        "{} days of {} nodes in {} s: {} MB written, {} live; {} MB of files ({} at most in the second half), \
+         {} MiB resident, {} at the peak",
+        figures["days"],
+        figures["nodes"],
+        figures["seconds"],
+        figures["written_mb"],
+        figures["live_mb"],
+        figures["disk_mb"],
+        figures["disk_most_mb"],
+        figures["rss_mib"],
+        figures["rss_peak_mib"],
+    );
+    Ok(())
+}
+
 /// `cargo xtask bench collect`.
 pub(crate) fn collect(json: bool) -> anyhow::Result<()> {
     let line = figures("nodestats-collect", "collect")?;
@@ -145,22 +177,16 @@ pub(crate) fn collect(json: bool) -> anyhow::Result<()> {
 
 /// Runs a benchmark, and returns the line of JSON that it prints.
 fn figures(package: &str, bench: &str) -> anyhow::Result<String> {
-    figures_with(package, bench, &[])
+    figures_with(package, bench, false, &[])
 }
 
-/// The same with arguments for the benchmark.
-fn figures_with(package: &str, bench: &str, more: &[&str]) -> anyhow::Result<String> {
-    let arguments = [
-        "bench",
-        "--quiet",
-        "--package",
-        package,
-        "--bench",
-        bench,
-        "--",
-    ];
+/// The same with arguments for the benchmark, and built as it is published.
+fn figures_with(package: &str, bench: &str, dist: bool, more: &[&str]) -> anyhow::Result<String> {
+    let profile: &[&str] = if dist { &["--profile", "dist"] } else { &[] };
     let output = process::cargo()
-        .args(arguments)
+        .args(["bench", "--quiet", "--package", package, "--bench", bench])
+        .args(profile)
+        .arg("--")
         .args(more)
         .stderr(std::process::Stdio::inherit())
         .output()?;

@@ -109,6 +109,18 @@ enum Bench {
         /// Nodes whose history is a day that is made of the recording.
         #[arg(long, value_name = "N", default_value_t = 20)]
         nodes: usize,
+        /// Built as it is published, which takes most of an hour the first time.
+        #[arg(long)]
+        dist: bool,
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Whether deleted history gives its disk back: a month in fast motion.
+    Retention {
+        /// Built as it is published, which takes most of an hour the first time.
+        #[arg(long)]
+        dist: bool,
         /// Prints one JSON object.
         #[arg(long)]
         json: bool,
@@ -147,9 +159,13 @@ fn main() -> ExitCode {
                 Bench::History {
                     corpus,
                     nodes,
+                    dist,
                     json,
                 },
-        } => bench::history(&corpus, nodes, json),
+        } => bench::history(&corpus, nodes, dist, json),
+        Command::Bench {
+            what: Bench::Retention { dist, json },
+        } => bench::retention(dist, json),
         Command::Bench {
             what: Bench::Push { json },
         } => bench::push(json),

@@ -66,8 +66,10 @@ pub struct Config {
     pub hostname: Option<String>,
     /// Where the host's `/` is.
     pub host_root: PathBuf,
-    /// Where the node's identity is kept, and what waits for the server.
+    /// Where the node's identity is kept.
     pub state_dir: PathBuf,
+    /// Where samples wait on disk; by default the state directory.
+    pub buffer_dir: Option<PathBuf>,
     /// Bytes of samples that wait while the server is away.
     pub buffer_bytes: usize,
     /// Which node of a cluster this is; `None` outside of clusters.
@@ -150,8 +152,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         outcome
     };
     let spooled = Arc::clone(&queue);
+    let buffer_dir = config.buffer_dir.as_ref().unwrap_or(&config.state_dir);
     let keeper =
-        async |uid: &str| Keeper::open(&config.state_dir, uid, config.buffer_bytes, &spooled).await;
+        async |uid: &str| Keeper::open(buffer_dir, uid, config.buffer_bytes, &spooled).await;
     let Some(membership) = config.membership.clone() else {
         let identity = identity::Identity::open(
             &config.state_dir,

@@ -79,10 +79,14 @@ struct Arguments {
     )]
     host_root: PathBuf,
 
-    /// Where the node's identity is kept, and what waits for the server [default: /var/lib/nodestats-agent as root, else
-    /// nodestats-agent in the XDG state directory].
+    /// Where the node's identity is kept [default: /var/lib/nodestats-agent as root, else nodestats-agent in
+    /// the XDG state directory].
     #[arg(long, env = "NODESTATS_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
+
+    /// Where samples wait on disk while the server is away [default: the state directory].
+    #[arg(long, env = "NODESTATS_BUFFER_DIR", value_name = "DIR")]
+    buffer_dir: Option<PathBuf>,
 
     /// MiB of samples that wait while the server is away; the oldest are dropped beyond it.
     #[arg(
@@ -209,6 +213,7 @@ impl Arguments {
             state_dir: self
                 .state_dir
                 .unwrap_or_else(|| directories::state("nodestats-agent")),
+            buffer_dir: self.buffer_dir,
             buffer_bytes: usize::from(self.buffer_mib) << 20,
             membership,
             admin: self.admin_listen,

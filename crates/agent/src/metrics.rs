@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     push_failures: Counter<u64>,
     push_duration: Histogram<f64>,
     dropped: Counter<u64>,
+    damaged: Counter<u64>,
     collect_duration: Histogram<f64>,
     collect_failures: Counter<u64>,
     member_failures: Counter<u64>,
@@ -90,6 +91,10 @@ impl Metrics {
                 "nodestats.agent.samples.dropped",
                 "Samples dropped from a full buffer, and samples that the server refuses for good.",
             ),
+            damaged: count(
+                "nodestats.agent.buffer.damaged.bytes",
+                "Bytes at the end of the buffer's file that a crash left, and that are no samples.",
+            ),
             collect_duration: seconds(
                 "nodestats.agent.collect.duration",
                 "How long a collector took.",
@@ -128,6 +133,10 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, samples: u64) {
         self.dropped.add(samples, &[]);
+    }
+
+    pub(crate) fn damaged(&self, bytes: u64) {
+        self.damaged.add(bytes, &[]);
     }
 
     pub(crate) fn collected(&self, collector: &str, took: Duration, success: bool) {

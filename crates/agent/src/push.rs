@@ -69,6 +69,7 @@ impl Pusher {
         keeper: Keeper,
         metrics: Arc<Metrics>,
     ) -> Self {
+        metrics.damaged(keeper.damaged());
         Self {
             keeper,
             client,
@@ -104,6 +105,7 @@ impl Pusher {
             self.report_losses();
         }
         let _ = tokio::time::timeout(END_PATIENCE, self.push_waiting()).await;
+        self.keeper.is_ending();
         self.keep_what_waits().await;
         if let Joining::ByItself(..) = self.joining {
             self.sign_off().await;

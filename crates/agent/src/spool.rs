@@ -11,7 +11,7 @@ use std::io::{self, BufReader, Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nodestats_core::Frame;
 use tokio::task::JoinHandle;
@@ -20,6 +20,8 @@ use crate::queue::{Queued, SharedQueue, Which};
 
 /// A disk that takes longer stops the spool, and nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The disk is written to no more often: what came since waits in memory until then.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The file may hold so many times what may wait, before it is written anew.
 const SLACK: u64 = 2;
 
@@ -34,15 +36,19 @@ struct Spool {
     limit: u64,
 }
 
+/// A file that was opened.
+struct Opened {
+    spool: Spool,
+    /// Samples in it.
+    frames: usize,
+    /// Bytes behind them that are none.
+    damaged: u64,
+}
+
 impl Spool {
     /// Opens a node's file, and brings the frames in it into the queue, which lets go of the oldest
-    /// beyond its limit: the file is never in memory as a whole. Returns how many there were.
-    fn open(
-        directory: &Path,
-        uid: &str,
-        limit: usize,
-        queue: &SharedQueue,
-    ) -> io::Result<(Self, usize)> {
+    /// beyond its limit: the file is never in memory as a whole.
+    fn open(directory: &Path, uid: &str, limit: usize, queue: &SharedQueue) -> io::Result<Opened> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -68,7 +74,11 @@ impl Spool {
             limit: limit as u64,
         };
         spool.cut(bytes)?;
-        Ok((spool, frames))
+        Ok(Opened {
+            spool,
+            frames,
+            damaged: length - bytes,
+        })
     }
 
     /// Adds frames; they are on disk afterwards, or the file is as it was.
@@ -167,6 +177,9 @@ pub(crate) struct Keeper {
     stuck: bool,
     /// Something in the file may have been sent since it was written anew.
     sent: bool,
+    damaged: u64,
+    /// When something was written last.
+    kept: Option<Instant>,
 }
 
 impl Keeper {
@@ -185,12 +198,14 @@ impl Keeper {
             Ok(opened) => opened.unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
             Err(_) => Err(no_answer()),
         };
+        let mut damaged = 0;
         let state = match opened {
-            Ok((spool, frames)) => {
-                if frames > 0 {
-                    tracing::info!(samples = frames, "samples of an earlier start wait");
+            Ok(opened) => {
+                damaged = opened.damaged;
+                if opened.frames > 0 {
+                    tracing::info!(samples = opened.frames, "samples of an earlier start wait");
                 }
-                State::Idle(spool)
+                State::Idle(opened.spool)
             }
             Err(error) => {
                 let path = directory.display();
@@ -202,7 +217,19 @@ impl Keeper {
             state,
             stuck: false,
             sent: false,
+            damaged,
+            kept: None,
         }
+    }
+
+    /// Bytes at the end of its file that were no samples when it was opened.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// What waits now is kept at once.
+    pub(crate) fn is_ending(&mut self) {
+        self.kept = None;
     }
 
     /// The server has taken something.
@@ -213,6 +240,9 @@ impl Keeper {
     /// Brings to disk what waits after a failed push. An error leaves the file as it was; the
     /// next call tries again.
     pub(crate) async fn keep(&mut self, queue: &SharedQueue) -> io::Result<()> {
+        if self.kept.is_some_and(|kept| kept.elapsed() < SYNC_INTERVAL) {
+            return Ok(());
+        }
         let Some(spool) = self.take().await? else {
             return Ok(());
         };
@@ -221,6 +251,7 @@ impl Keeper {
             self.state = State::Idle(spool);
             return Ok(());
         }
+        self.kept = Some(Instant::now());
         let orders: Vec<u64> = new.iter().map(|one| one.order).collect();
         // What was sent must not stand in the way of what was not: a start reads the last of it.
         let most = if self.sent { 1 } else { SLACK } * spool.limit;
@@ -321,6 +352,12 @@ mod tests {
         frames.into_iter().map(|one| one.frame).collect()
     }
 
+    /// As after a second.
+    async fn kept(keeper: &mut Keeper, queue: &SharedQueue) {
+        keeper.is_ending();
+        keeper.keep(queue).await.expect("kept");
+    }
+
     async fn opened(folder: &Path, limit: usize) -> (Keeper, Arc<SharedQueue>) {
         let queue = Arc::new(SharedQueue::new(limit));
         let keeper = Keeper::open(folder, "node-a", limit, &queue).await;
@@ -333,9 +370,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
         (0..3).for_each(|second| queue.push(frame(second)));
-        keeper.keep(&queue).await.expect("kept");
+        kept(&mut keeper, &queue).await;
         queue.push(frame(3));
-        keeper.keep(&queue).await.expect("kept");
+        kept(&mut keeper, &queue).await;
         drop(keeper);
         let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
         assert_eq!(waiting(&queue), (0..4).map(frame).collect::<Vec<_>>());
@@ -361,7 +398,7 @@ mod tests {
         let (mut keeper, queue) = opened(folder.path(), limit).await;
         for second in 0..50 {
             queue.push(frame(second));
-            keeper.keep(&queue).await.expect("kept");
+            kept(&mut keeper, &queue).await;
             let file = fs::metadata(folder.path().join("waiting-node-a")).expect("is there");
             assert!(file.len() <= SLACK * limit as u64);
         }
@@ -377,11 +414,11 @@ mod tests {
         let (mut keeper, queue) = opened(folder.path(), limit).await;
         queue.push(frame(0));
         queue.push(frame(1));
-        keeper.keep(&queue).await.expect("kept");
+        kept(&mut keeper, &queue).await;
         // The newest are taken again and again, and the past never is.
         for second in 2..20 {
             queue.push(frame(second));
-            keeper.keep(&queue).await.expect("kept");
+            kept(&mut keeper, &queue).await;
             queue.with(crate::queue::Queue::take_newest).expect("one");
             keeper.sent();
         }
@@ -402,8 +439,9 @@ mod tests {
         fs::write(&path, &bytes[..bytes.len() - 5]).expect("written");
         let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
         assert_eq!(waiting(&queue), [frame(0)]);
+        assert_eq!(keeper.damaged(), frame(1).len() as u64 - 5);
         queue.push(frame(2));
-        keeper.keep(&queue).await.expect("kept");
+        kept(&mut keeper, &queue).await;
         assert_eq!(
             fs::read(&path).expect("read"),
             [frame(0), frame(2)].concat()
@@ -413,5 +451,21 @@ mod tests {
         let second = Keeper::open(folder.path(), "node-a", 1 << 20, &other).await;
         assert!(matches!(second.state, State::None));
         assert!(waiting(&other).is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_disk_is_written_to_once_a_second_at_most() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
+        let file = folder.path().join("waiting-node-a");
+        for second in 0..5 {
+            queue.push(frame(second));
+            keeper.keep(&queue).await.expect("kept or left");
+        }
+        assert_eq!(fs::read(&file).expect("read"), frame(0));
+        keeper.kept = Instant::now().checked_sub(SYNC_INTERVAL);
+        keeper.keep(&queue).await.expect("kept");
+        let all: Vec<u8> = (0..5).flat_map(frame).collect();
+        assert_eq!(fs::read(&file).expect("read"), all);
     }
 }

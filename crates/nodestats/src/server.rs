@@ -47,6 +47,7 @@ pub(crate) async fn standalone(arguments: Standalone, registry: Registry) -> any
         hostname: arguments.hostname,
         host_root: arguments.host_root,
         state_dir: data_dir.join("agent"),
+        buffer_dir: None,
         // Its server is this process: what waits here waits for the disk.
         buffer_bytes: 4 << 20,
         membership: None,
