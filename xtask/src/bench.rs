@@ -36,11 +36,16 @@ pub(crate) fn push(json: bool) -> anyhow::Result<()> {
 }
 
 /// `cargo xtask bench history`.
-pub(crate) fn history(corpus: &Path, nodes: usize, dist: bool, json: bool) -> anyhow::Result<()> {
+pub(crate) fn history(
+    corpus: &Path,
+    (nodes, others): (usize, usize),
+    dist: bool,
+    json: bool,
+) -> anyhow::Result<()> {
     let corpus = corpus.canonicalize().context("the corpus")?;
     let corpus = corpus.to_str().context("the corpus' path is not UTF-8")?;
-    let nodes = nodes.to_string();
-    let arguments = ["--corpus", corpus, "--nodes", &nodes];
+    let (nodes, others) = (nodes.to_string(), others.to_string());
+    let arguments = ["--corpus", corpus, "--nodes", &nodes, "--others", &others];
     let line = figures_with("nodestats-api", "history", dist, &arguments)?;
     if json {
         println!("{line}");
@@ -80,8 +85,8 @@ pub(crate) fn history(corpus: &Path, nodes: usize, dist: bool, json: bool) -> an
         number("restore_micros"),
     );
     println!(
-        "with a database on the disk, by HTTP, {} nodes of a day each:",
-        figures["nodes"]
+        "with a database on the disk, by HTTP, {} nodes of a day each and {} of two hours:",
+        figures["nodes"], figures["others"]
     );
     for (what, name, unit) in [
         (

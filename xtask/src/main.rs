@@ -109,6 +109,9 @@ enum Bench {
         /// Nodes whose history is a day that is made of the recording.
         #[arg(long, value_name = "N", default_value_t = 20)]
         nodes: usize,
+        /// Nodes that push two hours of it.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        others: usize,
         /// Built as it is published, which takes most of an hour the first time.
         #[arg(long)]
         dist: bool,
@@ -159,10 +162,11 @@ fn main() -> ExitCode {
                 Bench::History {
                     corpus,
                     nodes,
+                    others,
                     dist,
                     json,
                 },
-        } => bench::history(&corpus, nodes, dist, json),
+        } => bench::history(&corpus, (nodes, others), dist, json),
         Command::Bench {
             what: Bench::Retention { dist, json },
         } => bench::retention(dist, json),

@@ -1,6 +1,7 @@
 //! History as it is kept: how densely and how fast, from the codec alone to the whole way of a server with
 //! its database on the disk, asked by HTTP. `--corpus FILE` is a recording of `/proc` of 25 minutes, of which
-//! a day is made; `--nodes N` are as many that have that day. Prints one line of JSON.
+//! a day is made; `--nodes N` are as many that have that day, and `--others N` as many that push its last two
+//! hours. Prints one line of JSON.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -10,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use nodestats_api::{App, Limits, Options, router};
 use nodestats_core::block::{self, Block, Entry, Parts, Reader, Sealer, Series};
 use nodestats_core::frame::{self, Pushed, delta};
@@ -31,6 +34,9 @@ const DAY: usize = 8640;
 const INTERVAL: i64 = 10_000_000;
 /// Frames of a body while days are pushed.
 const BODY: usize = 120;
+/// Samples of each other node, and frames of its bodies.
+const OTHERS: usize = 720;
+const BODY_OF_OTHERS: usize = 30;
 /// Connections that push one frame at a time, and for how long.
 const CONNECTIONS: usize = 64;
 const LIVE: Duration = Duration::from_secs(10);
@@ -60,7 +66,8 @@ fn main() {
     let (entries, series) = recording::read(Path::new(corpus));
     let mut figures = Map::new();
     codec(&mut figures, &entries, &series);
-    runtime().block_on(whole_way(&mut figures, &entries, nodes));
+    let others = after("--others").map_or(0, |nodes| nodes.parse().expect("a number"));
+    runtime().block_on(whole_way(&mut figures, &entries, (nodes, others)));
     println!("{}", Value::Object(figures));
 }
 
@@ -393,7 +400,11 @@ async fn serve(folder: &Path) {
 }
 
 /// From pushes over HTTP to answers over HTTP.
-async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: usize) {
+async fn whole_way(
+    figures: &mut Map<String, Value>,
+    entries: &[Entry],
+    (nodes, others): (usize, usize),
+) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(folder.path());
     let register = async |name: &str, number: usize| {
@@ -415,22 +426,16 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: u
     let frames: Vec<Vec<u8>> = day(entries, end)
         .map(|entry| frame::encode(entry.time, entry.id, entry.interval, &entry.sample))
         .collect();
-    for node in 0..nodes {
+    for node in 0..nodes + others {
         register(&format!("node-{node}"), FIRST + node).await;
     }
     let (before, begin) = (server.cpu(), Instant::now());
-    let bodies: Vec<Vec<u8>> = frames.chunks(BODY).map(<[_]>::concat).collect();
-    for body in &bodies {
-        let pushes = (0..nodes).map(|node| {
-            let (client, body) = (server.client.clone(), body.clone());
-            async move { client.push_frames(&format!("node-{node}"), body).await }
-        });
-        for pushed in futures_util::future::join_all(pushes).await {
-            pushed.expect("stored");
-        }
-    }
+    let mut resident = Vec::new();
+    fill(&server, 0..nodes, frames.chunks(BODY), &mut resident).await;
+    let last = frames[DAY - OTHERS..].chunks(BODY_OF_OTHERS);
+    fill(&server, nodes..nodes + others, last, &mut resident).await;
     let pushed = begin.elapsed();
-    let all = (nodes * DAY) as f64;
+    let all = (nodes * DAY + others * OTHERS) as f64;
     while server.figure("nodestats_store_sealed_total").await < all {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -488,7 +493,17 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: u
         ("fill_seconds", json!(pushed.as_secs_f64())),
         ("store_cpu_micros_per_push", json!(cpu)),
         ("sealed_bytes_per_sample", json!(sealed / all)),
-        ("node_day_bytes", json!(bytes / nodes as f64)),
+        ("others", json!(others)),
+        ("node_day_bytes", json!(bytes / all * DAY as f64)),
+        (
+            "rss_while_filling_mib",
+            json!(
+                resident
+                    .iter()
+                    .step_by(1 + resident.len() / 16)
+                    .collect::<Vec<_>>()
+            ),
+        ),
         ("cpu_day_p99_ms", json!(cpu_day)),
         ("process_day_p99_ms", json!(process_day)),
         ("table_at_p99_ms", json!(table)),
@@ -496,6 +511,29 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], nodes: u
         ("api_rss_peak_mib", json!(server.memory("VmHWM:"))),
     ] {
         figures.insert(name.to_owned(), figure);
+    }
+}
+
+/// Frames from each of these nodes, a body after the other, and what is resident after each body of all.
+async fn fill(
+    server: &Server,
+    nodes: std::ops::Range<usize>,
+    bodies: std::slice::Chunks<'_, Vec<u8>>,
+    resident: &mut Vec<f64>,
+) {
+    for frames in bodies {
+        let body = Bytes::from(frames.concat());
+        let pushes = nodes.clone().map(|node| {
+            let (client, body) = (server.client.clone(), body.clone());
+            async move {
+                let node = format!("node-{node}");
+                let pushed = client.push_frames(&node, body.to_vec()).await;
+                pushed.expect("stored");
+            }
+        });
+        let pushes = futures_util::stream::iter(pushes);
+        pushes.for_each_concurrent(CONNECTIONS, |push| push).await;
+        resident.push(server.memory("VmRSS:"));
     }
 }
 
