@@ -49,7 +49,9 @@ fn processes(known: &mut Known) -> anyhow::Result<Map<String, Value>> {
         };
         let Some(stat) = text("stat") else { continue };
         let line = text("cmdline").unwrap_or_default();
-        let program = line.split('\0').next().unwrap_or_default().to_owned();
+        // Some say in one text what they are about.
+        let mut words = line.split(|c: char| c == '\0' || c.is_whitespace());
+        let program = words.next().unwrap_or_default().to_owned();
         // The 22nd field is when it began, the 20th behind the name.
         let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let began = rest

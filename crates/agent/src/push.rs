@@ -15,7 +15,7 @@ use crate::deltas::Deltas;
 use crate::join::Joiner;
 use crate::metrics::Metrics;
 use crate::queue::{Queued, SharedQueue, Which};
-use crate::spool::Keeper;
+use crate::spool::{Keeper, SYNC_INTERVAL};
 
 /// Most bytes of the past in one request.
 const BACKFILL_BYTES: usize = 512 << 10;
@@ -131,9 +131,12 @@ impl Pusher {
         let random = uuid::Uuid::new_v4().as_u128() as u64;
         let mut while_away = pin!(tokio::time::sleep(self.backoff.next(random)));
         loop {
+            // What came too soon after the last write is written when its time has come.
+            let is_late = queue.with(|queue| queue.is_behind());
             tokio::select! {
                 () = &mut while_away => return,
                 () = queue.arrived() => self.keep_what_waits().await,
+                () = tokio::time::sleep(SYNC_INTERVAL), if is_late => self.keep_what_waits().await,
             }
         }
     }

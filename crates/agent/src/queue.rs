@@ -215,6 +215,11 @@ impl Queue {
         }
     }
 
+    /// Whether something that waits is not on disk.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.waiting.values().any(|one| !one.spooled)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }

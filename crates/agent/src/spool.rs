@@ -21,7 +21,7 @@ use crate::queue::{Queued, SharedQueue, Which};
 /// A disk that takes longer stops the spool, and nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The disk is written to no more often: what came since waits in memory until then.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The file may hold so many times what may wait, before it is written anew.
 const SLACK: u64 = 2;
 
@@ -237,8 +237,8 @@ impl Keeper {
         self.sent = true;
     }
 
-    /// Brings to disk what waits after a failed push. An error leaves the file as it was; the
-    /// next call tries again.
+    /// Brings to disk what waits after a failed push, unless something was brought there a moment ago. An
+    /// error leaves the file as it was; a later call tries again.
     pub(crate) async fn keep(&mut self, queue: &SharedQueue) -> io::Result<()> {
         if self.kept.is_some_and(|kept| kept.elapsed() < SYNC_INTERVAL) {
             return Ok(());

@@ -147,7 +147,10 @@ fn wire(figures: &mut Map<String, Value>, frames: &[Vec<u8>], micros: &dyn Fn(&d
         .map(|(frame, key)| (encode(frame, key), key, frame))
         .collect();
     let restore = |bytes: &[u8], key: &[u8]| match Pushed::split_first(bytes) {
-        Ok((Pushed::Delta(delta), ..)) => delta.restore(key).expect("its key").frame,
+        Ok((Pushed::Delta(delta), ..)) => {
+            let key = delta::Key::unpack(key).expect("a frame");
+            delta.restore(&key).expect("its key").frame
+        }
         _ => panic!("no delta"),
     };
     for (bytes, key, frame) in &deltas {

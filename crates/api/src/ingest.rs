@@ -1,6 +1,7 @@
 //! `PUT /nodes/{node}`: samples come in, as an agent's frames or as a third party's JSON.
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use nodestats_core::frame::delta::Restored;
+use nodestats_core::frame::delta::{Key, Restored};
 use nodestats_core::frame::{self, Pushed};
 use nodestats_core::life::Life;
 use nodestats_core::{FrameId, Sample, SampleKey, event};
@@ -31,8 +32,6 @@ const EVENTS_LIMIT: usize = 2000;
 /// All frames of one request unpack to at most so many bytes: four of the largest, or thousands of
 /// usual ones. A body of some megabytes could else keep a processor busy for minutes.
 const UNPACKED_LIMIT: usize = 64 << 20;
-/// Most frames of which a body may say differences without bringing them.
-const KEYS_LIMIT: usize = 8;
 /// What is larger than this, unpacked, is read where it holds up nobody's requests.
 const LARGE: usize = 1 << 20;
 /// A sample may be this far ahead of the server's clock: hosts whose clocks are wrong by hours
@@ -61,20 +60,28 @@ pub(crate) async fn put(
     let is_frames = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes() == routes::FRAMES_MEDIA_TYPE.as_bytes());
+    let mut has_deltas = false;
     let (read, weight) = if is_frames {
         let outline = outline(&body.bytes)?;
-        let mut keys = Keys::new();
-        for key in outline.keys {
-            let frame = app.key_frames.find(&app.store, &life.uid, key).await?;
-            keys.insert(key, frame);
-        }
-        (Read::Frames(keys), outline.unpacked)
+        let mut weight = outline.unpacked;
+        let key = match outline.key {
+            Some(key) => {
+                let frame = app.key_frames.find(&app.store, &life.uid, key).await?;
+                // What it unpacks to counts as what the body unpacks to does.
+                weight += frame::Frame::read(&frame).map_or(0, |key| key.unpacked_bytes());
+                check_unpacked(weight)?;
+                Some((key, frame))
+            }
+            None => None,
+        };
+        has_deltas = outline.has_deltas;
+        (Read::Frames(key), weight)
     } else {
         (Read::Readings, body.bytes.len())
     };
     let alone = is_frames.then(|| alone(&body.bytes)).flatten();
-    // The body, its place, and its turn are held until the samples are stored: a delta of few bytes may
-    // be of a frame of many.
+    // The body and its place are held until the samples are stored, and where there are deltas its turn too:
+    // one of few bytes may be of a frame of many.
     let (samples, _held) = if weight > LARGE {
         let turn = Arc::clone(&app.large_bodies).acquire_owned().await;
         let (app, life, within) = (app.clone(), life.clone(), Span::current());
@@ -83,7 +90,7 @@ pub(crate) async fn put(
         let reading = tokio::task::spawn_blocking(move || {
             let _within = within.enter();
             let samples = read.samples(&app, &life, &body.bytes, now);
-            (samples, (body, place, Some(turn)))
+            (samples, (body, place, has_deltas.then_some(turn)))
         });
         let read = reading.await;
         read.map_err(|_| ApiError::unavailable("the body could not be read"))?
@@ -135,12 +142,10 @@ fn seen(samples: &[NewSample], sent_at: Option<Timestamp>, arrived: Timestamp) -
     }
 }
 
-/// Frames from which a body says differences and that it does not bring.
-type Keys = HashMap<SampleKey, Bytes>;
-
 /// How samples are read from a body.
 enum Read {
-    Frames(Keys),
+    /// With the frame from which some say their differences and that the body does not bring.
+    Frames(Option<(SampleKey, Bytes)>),
     Readings,
 }
 
@@ -153,7 +158,7 @@ impl Read {
         now: Timestamp,
     ) -> Result<Vec<NewSample>, ApiError> {
         match self {
-            Self::Frames(keys) => frames(app, life, (bytes, keys), now),
+            Self::Frames(key) => frames(app, life, (bytes, key.as_ref()), now),
             Self::Readings => readings(app, life, bytes, now),
         }
     }
@@ -164,8 +169,18 @@ impl Read {
 struct Outline {
     /// Bytes that they unpack to, as far as they can be read.
     unpacked: usize,
-    /// The frames from which some of them say their differences, without those of the body.
-    keys: Vec<SampleKey>,
+    has_deltas: bool,
+    /// The frame from which some say their differences, where it is none of the body.
+    key: Option<SampleKey>,
+}
+
+fn check_unpacked(bytes: usize) -> Result<(), ApiError> {
+    if bytes > UNPACKED_LIMIT {
+        return Err(ApiError::too_large(format!(
+            "the frames of the body unpack to more than {UNPACKED_LIMIT} bytes"
+        )));
+    }
+    Ok(())
 }
 
 fn key_of(time: Timestamp, id: FrameId) -> SampleKey {
@@ -180,26 +195,22 @@ fn outline(mut bytes: &[u8]) -> Result<Outline, ApiError> {
     let mut brought = HashSet::new();
     while let Ok((pushed, _, rest)) = Pushed::split_first(bytes) {
         outline.unpacked += pushed.unpacked_bytes();
-        if outline.unpacked > UNPACKED_LIMIT {
-            return Err(ApiError::too_large(format!(
-                "the frames of the body unpack to more than {UNPACKED_LIMIT} bytes"
-            )));
-        }
+        check_unpacked(outline.unpacked)?;
         match pushed {
             Pushed::Whole(frame) => {
                 brought.insert(key_of(frame.time, frame.id));
             }
             Pushed::Delta(delta) => {
+                outline.has_deltas = true;
                 let key = key_of(delta.key_time, delta.key);
-                if !brought.contains(&key) && !outline.keys.contains(&key) {
-                    outline.keys.push(key);
+                let is_known = brought.contains(&key) || outline.key == Some(key);
+                // An agent says what differs from the last frame that it sent whole.
+                if !is_known && outline.key.replace(key).is_some() {
+                    return Err(ApiError::too_large(
+                        "the body says what differs from more than one frame that is not in it",
+                    ));
                 }
             }
-        }
-        if outline.keys.len() > KEYS_LIMIT {
-            return Err(ApiError::too_large(format!(
-                "the body says what differs from more than {KEYS_LIMIT} frames that are not in it"
-            )));
         }
         bytes = rest;
     }
@@ -209,7 +220,10 @@ fn outline(mut bytes: &[u8]) -> Result<Outline, ApiError> {
 /// The frame of a body that has one, and that one whole: that of an agent which is up to date.
 fn alone(bytes: &Bytes) -> Option<(SampleKey, Bytes)> {
     match Pushed::split_first(bytes) {
-        Ok((Pushed::Whole(frame), _, [])) => Some((key_of(frame.time, frame.id), bytes.clone())),
+        // A copy: these bytes may be a part of a larger buffer.
+        Ok((Pushed::Whole(frame), own, [])) => {
+            Some((key_of(frame.time, frame.id), Bytes::copy_from_slice(own)))
+        }
         _ => None,
     }
 }
@@ -217,13 +231,16 @@ fn alone(bytes: &Bytes) -> Option<(SampleKey, Bytes)> {
 fn frames(
     app: &App,
     life: &Life,
-    (mut bytes, keys): (&[u8], &Keys),
+    (mut bytes, key): (&[u8], Option<&(SampleKey, Bytes)>),
     now: Timestamp,
 ) -> Result<Vec<NewSample>, ApiError> {
     let _span = tracing::info_span!("decode").entered();
     let mut samples = Vec::new();
     let mut told_of = 0;
-    let mut brought: HashMap<SampleKey, &[u8]> = HashMap::new();
+    let mut whole: HashMap<SampleKey, &[u8]> = HashMap::new();
+    whole.extend(key.map(|(key, frame)| (*key, &**frame)));
+    // Each is unpacked once, as it is counted.
+    let mut keys: HashMap<SampleKey, Key> = HashMap::new();
     while !bytes.is_empty() {
         let at = |error: frame::Error| match error {
             // An agent that was upgraded first keeps it until this server is.
@@ -241,16 +258,25 @@ fn frames(
         // What cannot be read later is refused now.
         let (time, id, frame, sample) = match pushed {
             Pushed::Whole(frame) => {
-                brought.insert(key_of(frame.time, frame.id), own);
+                whole.insert(key_of(frame.time, frame.id), own);
                 let sample = frame.sample().map_err(at)?;
                 (frame.time, frame.id, Cow::Borrowed(own), sample)
             }
             Pushed::Delta(delta) => {
-                let key = key_of(delta.key_time, delta.key);
-                let of_body = brought.get(&key).copied();
-                let key = of_body.or_else(|| keys.get(&key).map(|frame| &**frame));
-                let key = key.ok_or_else(ApiError::missing_key_frame)?;
+                let name = key_of(delta.key_time, delta.key);
+                let key = match keys.entry(name) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => {
+                        let frame = whole.get(&name).ok_or_else(ApiError::missing_key_frame)?;
+                        unknown.insert(Key::unpack(frame).map_err(at)?)
+                    }
+                };
                 let Restored { frame, sample } = delta.restore(key).map_err(at)?;
+                if frame.len() > app.options.body_limit {
+                    return Err(ApiError::too_large(
+                        "a frame of the body is larger than a body may be",
+                    ));
+                }
                 (delta.time, delta.id, Cow::Owned(frame), sample)
             }
         };

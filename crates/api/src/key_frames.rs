@@ -11,6 +11,9 @@ use crate::ApiError;
 
 /// Bytes of frames that there is room for: those of 5,000 nodes of some hundred processes.
 const ROOM: u64 = 32 << 20;
+/// A larger one is nobody's key but of frames that come with it: it would be in memory beside what bodies
+/// may take.
+const LARGEST: usize = 1 << 20;
 /// What keeping a frame takes beside its own bytes.
 const OVERHEAD: usize = 256;
 
@@ -40,6 +43,7 @@ impl KeyFrames {
             _ => {}
         }
         let stored = store.frame(uid, &key).await?;
+        let stored = stored.filter(|frame| frame.len() <= LARGEST);
         let frame = stored.ok_or_else(ApiError::missing_key_frame)?;
         self.keep(uid, key, frame.clone()).await;
         Ok(frame)
@@ -47,6 +51,8 @@ impl KeyFrames {
 
     /// Keeps a node's frame in the place of the one before.
     pub(crate) async fn keep(&self, uid: &str, key: SampleKey, frame: Bytes) {
-        self.0.insert(uid.to_owned(), (key, frame)).await;
+        if frame.len() <= LARGEST {
+            self.0.insert(uid.to_owned(), (key, frame)).await;
+        }
     }
 }

@@ -13,7 +13,7 @@ const PATHS: [&str; 5] = ["", "/cpu", "/proc", "/proc/7", "/units"];
 
 fn frames(count: usize) -> Vec<Vec<u8>> {
     let begin: Timestamp = "2026-03-01 11:59:30Z".parse().expect("a time");
-    let frames = Frames::new(begin).punctual();
+    let frames = Frames::new(begin).punctual().of_whole_host();
     let mut frames = frames.in_pod("3c1f5a52-8e37-4c5e-9f5d-0a2b3c4d5e6f", &"a1".repeat(32));
     (0..count).map(|_| frames.next_frame()).collect()
 }

@@ -26,6 +26,7 @@ async fn with_hours() -> Server {
     assert_eq!(server.put(&path, &registration).await.status, 204);
     let mut frames = Frames::new(time("2026-03-01 11:59:30Z"))
         .punctual()
+        .of_whole_host()
         .in_pod(POD, CONTAINER);
     for _ in 0..4 {
         let mut body = Vec::new();

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use crate::block::{Block, Parts, with_checksum};
 use crate::frame::Pushed;
+use crate::frame::delta::Key;
 use crate::stored::{Wanted, of_block, read};
 
 /// Samples of a block that are looked at: all others are read alike.
@@ -22,7 +23,9 @@ pub fn frames(data: &[u8]) {
                 key = own;
             }
             Pushed::Delta(delta) => {
-                let _ = delta.restore(key);
+                if let Ok(key) = Key::unpack(key) {
+                    let _ = delta.restore(&key);
+                }
             }
         }
         rest = next;

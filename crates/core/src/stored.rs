@@ -55,12 +55,12 @@ pub struct SampleKey {
 /// Which parts of samples a question needs beside the host's figures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wanted {
-    /// None, and of the host's what its CPUs did and its clock.
+    /// None, and of the host's its clock, how much memory it has, its load and what its CPUs did.
     Cpu,
     /// None.
     #[default]
     Host,
-    /// The processes of one pid, and of the host's figures its clock.
+    /// The processes of one pid, and of the host's figures its clock and how much memory it has.
     Process(u32),
     /// All processes.
     Processes,

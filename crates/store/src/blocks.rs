@@ -56,6 +56,13 @@ pub(crate) enum Unreadable {
     Database(#[source] database::Error),
 }
 
+impl Unreadable {
+    /// Whether it is of another version of this program: nothing is wrong with it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Damaged(block::Error::Version(_)))
+    }
+}
+
 impl BlockKey {
     pub(crate) fn record(&self, uid: &str) -> RecordId {
         let key = Array::from(vec![

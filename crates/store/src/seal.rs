@@ -310,6 +310,9 @@ impl Store {
     /// A damaged block is out of the way at the next attempt, and one whose parts are lost: where it was
     /// replaced meanwhile, it is not listed any more.
     async fn unreadable(&self, uid: &str, key: &BlockKey, why: &Unreadable) -> Error {
+        if why.is_foreign() {
+            return Error::Damaged("block");
+        }
         let is_lost = match why {
             Unreadable::Gone => match self.blocks_of_hour(uid, key.hour).await {
                 Ok(listed) => listed.contains(key),

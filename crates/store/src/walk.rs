@@ -19,8 +19,8 @@ use crate::database::bind;
 use crate::samples::{Order, payload, record_key, time_bound};
 use crate::{Error, Store};
 
-/// Names of blocks that are read at once: the hours of a day and more.
-const BLOCKS: usize = 32;
+/// Names of blocks that are read at once: the hours of a day and more; of the hours of a test less.
+const BLOCKS: usize = if cfg!(test) { 3 } else { 32 };
 /// Most rows of a page.
 const ROWS: usize = 1000;
 /// A page begins anew so often.
@@ -113,8 +113,8 @@ impl Store {
 }
 
 impl Walk {
-    /// The next samples: at most `rows` of those that were pushed, and beside them as many as stand in the
-    /// blocks that are under way. None where there are no more.
+    /// The next samples, none where there are no more. What is read anew is at most `rows` of those that were
+    /// pushed; beside them stand as many as are in the blocks that are under way.
     pub async fn page(&mut self, rows: usize) -> Result<Vec<Stored>, Error> {
         let mut attempts = 0;
         while !self.finished && attempts < ATTEMPTS {
@@ -159,8 +159,9 @@ impl Walk {
         met.dedup_by(|later, first| later.0 == first.0);
         if let Some((key, ..)) = met.last() {
             self.after = Some(*key);
-            self.moment = Some(moment);
-        } else if moment.rows_end.is_none() {
+            // Behind the last row that was read there may be more: nothing is complete any more.
+            self.moment = (moment.rows_end != Some(*key)).then_some(moment);
+        } else {
             // All that is listed was met; what is not listed begins here.
             match moment.unlisted {
                 Some(hour) => self.hours_met = Some(hour),
@@ -209,6 +210,7 @@ impl Walk {
                         self.open.insert(*key, block);
                     }
                     Err(Unreadable::Gone) if self.gone.insert(*key) => has_changed = true,
+                    Err(why) if why.is_foreign() => return Err(Error::Damaged("block")),
                     Err(why) => self.store.set_aside(&self.uid, key, &why).await,
                 }
             }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodestats_core::sample::cgroup::{Cpu, Disk, Kind, Memory};
+use nodestats_core::sample::cgroup::{self, Cpu, Disk, Kind};
 use nodestats_core::sample::note::What;
 use nodestats_core::sample::{
-    Cgroup, DirectionCounters, Host, InterfaceCounters, Note, Process, Sample,
+    Cgroup, CpuCounters, CpuTimes, DirectionCounters, DiskCounters, Filesystem, Host,
+    InterfaceCounters, Memory, Note, Pressure, Process, Sample, Stall, StallLine,
 };
 use nodestats_core::{FrameId, frame};
 use nodestats_wire::Timestamp;
@@ -22,6 +23,7 @@ pub struct Frames {
     boot_id: String,
     interval: Option<Duration>,
     notes: Vec<What>,
+    whole_host: bool,
 }
 
 impl Frames {
@@ -35,7 +37,15 @@ impl Frames {
             boot_id: "test".to_owned(),
             interval: None,
             notes: Vec::new(),
+            whole_host: false,
         }
+    }
+
+    /// They have figures of each kind of their host.
+    #[must_use]
+    pub fn of_whole_host(mut self) -> Self {
+        self.whole_host = true;
+        self
     }
 
     /// They say that the next one is due after a second.
@@ -88,11 +98,11 @@ impl Frames {
                 period_micros: 100_000,
                 ..Cpu::default()
             }),
-            memory: Some(Memory {
+            memory: Some(cgroup::Memory {
                 current: 80 << 20,
                 inactive_file: 16 << 20,
                 limit: Some(128 << 20),
-                ..Memory::default()
+                ..cgroup::Memory::default()
             }),
             disks: Some(vec![Disk {
                 device: "sda".to_owned(),
@@ -144,7 +154,7 @@ impl Frames {
             container_id: self.pod.as_ref().map(|(_, id)| id.clone()),
             ..Process::default()
         };
-        let host = Host {
+        let mut host = Host {
             boot_id: self.boot_id.clone(),
             uptime_micros: 1_000_000 * (n + 10),
             ticks_per_second: 100,
@@ -152,6 +162,9 @@ impl Frames {
             load_average: Some([n as f64, 0.0, 0.0]),
             ..Host::default()
         };
+        if self.whole_host {
+            fill(&mut host, n);
+        }
         self.sequence += 1;
         let id = FrameId {
             agent_start: self.agent_start,
@@ -174,4 +187,64 @@ impl Frames {
             },
         )
     }
+}
+
+/// Figures of a host of two processors, as they move.
+fn fill(host: &mut Host, n: u64) {
+    let times = CpuTimes {
+        user: n * 60,
+        system: n * 20,
+        idle: n * 120,
+        ..CpuTimes::default()
+    };
+    let cpu = |cpu| CpuCounters {
+        cpu,
+        times,
+        frequency_mhz: Some(2400.0),
+    };
+    let counters = DirectionCounters {
+        bytes: n * 1500,
+        packets: n,
+        ..DirectionCounters::default()
+    };
+    let line = StallLine {
+        averages: [0.5, 0.25, n as f64 / 8.0],
+        total_micros: n * 10_000,
+    };
+    *host = Host {
+        cpu_total: Some(times),
+        cpus: vec![cpu(0), cpu(1)],
+        memory: Some(Memory {
+            total: 8 << 30,
+            available: Some((4 << 30) - n * 4096),
+            ..Memory::default()
+        }),
+        disks: Some(vec![DiskCounters {
+            device: "sda".to_owned(),
+            written_bytes: n * 4096,
+            ..DiskCounters::default()
+        }]),
+        interfaces: Some(vec![InterfaceCounters {
+            interface: "eth0".to_owned(),
+            receive: counters,
+            transmit: counters,
+        }]),
+        filesystems: Some(vec![Filesystem {
+            mountpoint: "/".to_owned(),
+            device: "/dev/sda1".to_owned(),
+            kind: "ext4".to_owned(),
+            total: 100 << 30,
+            free: (50 << 30) - n * 4096,
+            ..Filesystem::default()
+        }]),
+        pressure: Some(Pressure {
+            io: Some(Stall {
+                some: line,
+                full: None,
+            }),
+            ..Pressure::default()
+        }),
+        process_count: Some(1),
+        ..std::mem::take(host)
+    };
 }

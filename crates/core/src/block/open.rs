@@ -17,7 +17,7 @@ use super::{
     TEXTS, WITH_GROUPS, sections,
 };
 use crate::FrameId;
-use crate::sample::{Cgroup, Host, Note, Process, Sample};
+use crate::sample::{Cgroup, Host, Memory, Note, Process, Sample};
 use crate::stored::Wanted;
 
 /// A block whose checksums are right.
@@ -153,8 +153,8 @@ impl Block {
         Ok(sample)
     }
 
-    /// The host's figures at a sample: its clock alone where only a process is wanted, and beside that
-    /// what CPUs did where only that is.
+    /// The host's figures at a sample: its clock and how much memory it has where only a process is wanted,
+    /// and beside that the load and what CPUs did where only that is.
     fn host(&self, number: usize, wanted: Wanted) -> Result<Host, Error> {
         let texts = self.texts.get(unpack)?;
         let decode = |bytes: &[u8]| Decoded::read(bytes, self.len());
@@ -165,11 +165,18 @@ impl Block {
             }};
         }
         let [clock, cpu, rest] = &self.own;
-        let clock: (String, u64, Option<f64>, u32) = own!(clock);
+        let clock: (String, u64, Option<f64>, u32, Option<u64>) = own!(clock);
         // The idle task, which has no pid, is what CPUs did.
         let is_process = matches!(wanted, Wanted::Process(1..));
         let mut host = if is_process || wanted == Wanted::Cpu {
-            Host::default()
+            let memory = |total| Memory {
+                total,
+                ..Memory::default()
+            };
+            Host {
+                memory: clock.4.map(memory),
+                ..Host::default()
+            }
         } else {
             own!(rest)
         };
@@ -178,11 +185,12 @@ impl Block {
             host.uptime_micros,
             host.boot_time_seconds,
             host.ticks_per_second,
+            _,
         ) = clock;
         if is_process {
             return Ok(host);
         }
-        host.cpu_total = own!(cpu);
+        (host.cpu_total, host.load_average) = own!(cpu);
         macro_rules! list {
             ($section:expr => $list:expr) => {
                 // Elements of one list may have several widths.

@@ -133,6 +133,7 @@ impl Sealer {
             boot_time_seconds: None,
             ticks_per_second: 0,
             cpu_total: None,
+            load_average: None,
             ..*host
         };
         let clock = (
@@ -140,12 +141,11 @@ impl Sealer {
             host.uptime_micros,
             host.boot_time_seconds,
             host.ticks_per_second,
+            // By which memory of a process is a share.
+            host.memory.map(|memory| memory.total),
         );
-        let cells = [
-            row(&clock, texts),
-            row(&host.cpu_total, texts),
-            row(&rest, texts),
-        ];
+        let cpu = (host.cpu_total, host.load_average);
+        let cells = [row(&clock, texts), row(&cpu, texts), row(&rest, texts)];
         for (own, cells) in own.iter_mut().zip(cells) {
             own.add(number, (), cells);
         }

@@ -168,7 +168,12 @@ proptest! {
             for Entry { sample, .. } in &mut entries {
                 sample.cgroups = None;
                 sample.notes.clear();
+                let memory = |memory: crate::sample::Memory| crate::sample::Memory {
+                    total: memory.total,
+                    ..crate::sample::Memory::default()
+                };
                 let clock = Host {
+                    memory: sample.host.memory.map(memory),
                     boot_id: sample.host.boot_id.clone(),
                     uptime_micros: sample.host.uptime_micros,
                     boot_time_seconds: sample.host.boot_time_seconds,
@@ -177,8 +182,9 @@ proptest! {
                 };
                 match wanted {
                     Wanted::Cpu => {
-                        let (cpu_total, cpus) = (sample.host.cpu_total, sample.host.cpus.clone());
-                        sample.host = Host { cpu_total, cpus, ..clock };
+                        let Host { cpu_total, load_average, ref cpus, .. } = sample.host;
+                        let cpus = cpus.clone();
+                        sample.host = Host { load_average, cpu_total, cpus, ..clock };
                         sample.processes.clear();
                     }
                     Wanted::Host => sample.processes.clear(),

@@ -5,7 +5,8 @@
 //! key is a frame of version 3 of the same start of the agent; the checksum is the begin of the SHA-256 of
 //! the key's own bytes. Each part is a zstd frame for which the key's part, unpacked, is the prefix that
 //! its matches may reach into (`ZSTD_CCtx_refPrefix`): what did not change costs a few bytes, whatever
-//! the sample's form, and from a delta and its key the frame comes back to the last bit.
+//! the sample's form. From a delta and its key the frame comes back; its parts are compressed anew, by
+//! which its bytes may be others where two versions of zstd met. So only a frame that came whole is a key.
 
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound, get_error_name};
@@ -37,10 +38,36 @@ pub struct Delta<'a> {
     parts: [&'a [u8]; PARTS],
 }
 
+/// A key whose parts are unpacked, once for all deltas of it.
+#[derive(Debug)]
+pub struct Key {
+    time: Timestamp,
+    id: FrameId,
+    checksum: [u8; CHECKSUM],
+    plains: [Vec<u8>; PARTS],
+}
+
+impl Key {
+    /// Unpacks a frame's own bytes; [`Error::Key`] where it is of a version that can be none.
+    pub fn unpack(frame: &[u8]) -> Result<Self, Error> {
+        let key = Frame::read(frame)?;
+        let mut plains: [Vec<u8>; PARTS] = Default::default();
+        for (unpacked, packed) in plains.iter_mut().zip(parts(&key).ok_or(Error::Key)?) {
+            *unpacked = plain(packed)?;
+        }
+        Ok(Self {
+            time: key.time,
+            id: key.id,
+            checksum: checksum(frame),
+            plains,
+        })
+    }
+}
+
 /// What a delta and its key give.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
-    /// The frame's own bytes, as [`super::encode`] gives them.
+    /// The frame's own bytes, as [`super::encode`] gives them here.
     pub frame: Vec<u8>,
     /// What is in it.
     pub sample: Sample,
@@ -150,19 +177,15 @@ impl<'a> Delta<'a> {
         self.parts.into_iter().map(capacity).sum()
     }
 
-    /// The frame that this is the delta of, by its key's own bytes. [`Error::Key`] where they are not
-    /// its key's.
-    pub fn restore(&self, key: &[u8]) -> Result<Restored, Error> {
-        let of_key = Frame::read(key)?;
-        let before = parts(&of_key).ok_or(Error::Key)?;
-        if (of_key.time, of_key.id) != (self.key_time, self.key) || checksum(key) != self.checksum {
+    /// The frame that this is the delta of. [`Error::Key`] where the key is another frame's.
+    pub fn restore(&self, key: &Key) -> Result<Restored, Error> {
+        if (key.time, key.id, key.checksum) != (self.key_time, self.key, self.checksum) {
             return Err(Error::Key);
         }
         let mut plains: [Vec<u8>; PARTS] = Default::default();
-        for (plain_part, (packed, before)) in
-            plains.iter_mut().zip(self.parts.into_iter().zip(before))
-        {
-            *plain_part = plain_after(&plain(before)?, packed)?;
+        let packed = self.parts.into_iter().zip(&key.plains);
+        for (unpacked, (packed, before)) in plains.iter_mut().zip(packed) {
+            *unpacked = plain_after(before, packed)?;
         }
         let [host, processes, cgroups, notes] = &plains;
         let mut sample = Sample {
@@ -234,6 +257,10 @@ mod tests {
         encode_frame(time, id(sequence), Some(Duration::from_secs(10)), sample)
     }
 
+    fn unpacked(frame: &[u8]) -> Key {
+        Key::unpack(frame).expect("a frame")
+    }
+
     fn read(bytes: &[u8]) -> Delta<'_> {
         match Pushed::split_first(bytes) {
             Ok((Pushed::Delta(delta), _, [])) => delta,
@@ -252,7 +279,7 @@ mod tests {
             let wanted = sample(&after, ticks.into());
             let frame = frame_of(9, &wanted);
             let bytes = encode(&frame, &key).expect("frames").expect("of one agent");
-            let restored = read(&bytes).restore(&key).expect("its key");
+            let restored = read(&bytes).restore(&unpacked(&key)).expect("its key");
             prop_assert_eq!(restored.frame, frame);
             prop_assert_eq!(restored.sample, wanted);
         }
@@ -265,7 +292,7 @@ mod tests {
                 *byte ^= other;
             }
             if let Ok((Pushed::Delta(delta), ..)) = Pushed::split_first(&delta) {
-                let _ = delta.restore(&key);
+                let _ = delta.restore(&unpacked(&key));
             }
         }
     }
@@ -292,7 +319,7 @@ mod tests {
             frame_of(3, &sample(&[1, 2], 7)),
             frame_of(2, &sample(&[1, 2], 5)),
         ] {
-            assert!(matches!(delta.restore(&other), Err(Error::Key)));
+            assert!(matches!(delta.restore(&unpacked(&other)), Err(Error::Key)));
         }
         // Of another start of the agent there is none.
         let mut other = key.clone();
@@ -331,7 +358,10 @@ mod tests {
         let bytes = join(&header, &more, &vec![bomb; PARTS]);
         let delta = read(&bytes);
         assert!(delta.unpacked_bytes() <= PARTS * (16 << 20));
-        assert!(matches!(delta.restore(&key), Err(Error::Unpack(_))));
+        assert!(matches!(
+            delta.restore(&unpacked(&key)),
+            Err(Error::Unpack(_))
+        ));
         assert_eq!(HEADER + more.len(), 65);
     }
 }

@@ -263,12 +263,14 @@ impl History {
                 let made = made::sample(self.node, number);
                 let clock = |host: &Host| {
                     let boot = (host.boot_id.clone(), host.boot_time_seconds);
-                    (boot, host.uptime_micros, host.ticks_per_second)
+                    let memory = host.memory.map(|memory| memory.total);
+                    (boot, host.uptime_micros, host.ticks_per_second, memory)
                 };
                 assert_eq!(clock(&read.host), clock(&made.host));
                 if wanted != Wanted::Process(20) {
                     assert_eq!(read.host.cpu_total, made.host.cpu_total);
                     assert_eq!(read.host.cpus, made.host.cpus);
+                    assert_eq!(read.host.load_average, made.host.load_average);
                     if wanted != Wanted::Cpu {
                         assert_eq!(read.host, made.host);
                     }
