@@ -31,8 +31,6 @@ pub(crate) struct Body {
     pub(crate) bytes: Vec<u8>,
     /// It needs a frame that the server is to have.
     pub(crate) needs_key: bool,
-    /// Its only frame is whole: it can be a key.
-    is_key: bool,
 }
 
 impl Deltas {
@@ -52,7 +50,6 @@ impl Deltas {
                 *deltas += 1;
             } else {
                 body.bytes.extend_from_slice(frame);
-                body.is_key = alone;
                 key = Some((frame, 0));
             }
         }
@@ -64,17 +61,13 @@ impl Deltas {
         self.taken = takes_deltas;
         if !takes_deltas {
             self.key = None;
-        } else if body.is_key
-            && let [frame] = frames
-        {
+        } else if body.needs_key {
+            self.key.iter_mut().for_each(|key| key.deltas += 1);
+        } else if let [whole] = frames {
             self.key = Some(Key {
-                frame: frame.to_vec(),
+                frame: whole.to_vec(),
                 deltas: 0,
             });
-        } else if body.needs_key
-            && let Some(key) = &mut self.key
-        {
-            key.deltas += 1;
         }
     }
 

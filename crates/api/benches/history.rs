@@ -480,9 +480,8 @@ async fn whole_way(
         times.sort_by(f64::total_cmp);
         times[QUESTIONS * 99 / 100]
     };
-    let node = |number: usize| number * 7 % nodes;
     // As people call them: by name or address, and not by UID.
-    let node = |number: usize| address(FIRST + node(number));
+    let node = |number: usize| address(FIRST + number * 7 % nodes);
     let cpu_day = p99(&|number| format!("/nodes/{}/cpu?{range}&step=60", node(number))).await;
     let process_day = p99(&|number| {
         let pid = pids[number * 13 % pids.len()];

@@ -11,6 +11,7 @@
 
 pub mod delta;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use nodestats_wire::Timestamp;
@@ -116,13 +117,9 @@ pub fn encode(
         version: VERSION,
         time,
         id,
-        interval: interval.map_or(0, millis),
+        interval,
     };
     join(&header, &[], &parts)
-}
-
-fn millis(interval: Duration) -> u32 {
-    u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// What stands at the begin of a frame.
@@ -130,12 +127,13 @@ struct Header {
     version: u8,
     time: Timestamp,
     id: FrameId,
-    /// In milliseconds; 0 where it is not known.
-    interval: u32,
+    /// In milliseconds there; 0 where it is not known.
+    interval: Option<Duration>,
 }
 
 /// The bytes of a frame: its header, what else its version has there, and its parts.
 fn join(header: &Header, more: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+    let interval = header.interval.map_or(0, |interval| interval.as_millis());
     let of_parts = parts.iter().map(|part| 4 + part.len());
     let length = HEADER + more.len() + of_parts.sum::<usize>();
     let mut frame = Vec::with_capacity(length);
@@ -144,7 +142,7 @@ fn join(header: &Header, more: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
     frame.extend_from_slice(&header.time.micros().to_le_bytes());
     frame.extend_from_slice(header.id.agent_start.as_bytes());
     frame.extend_from_slice(&header.id.sequence.to_le_bytes());
-    frame.extend_from_slice(&header.interval.to_le_bytes());
+    frame.extend_from_slice(&u32::try_from(interval).unwrap_or(u32::MAX).to_le_bytes());
     frame.extend_from_slice(more);
     for part in parts {
         frame.extend_from_slice(&(part.len() as u32).to_le_bytes());
@@ -198,22 +196,10 @@ impl<'a> Frame<'a> {
     /// Reads the one frame that `bytes` are.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
         let mut reader = Reader(bytes);
-        let length = u32::from_le_bytes(reader.array()?) as usize;
-        let [version] = reader.array()?;
-        if !(OLDEST..=VERSION).contains(&version) {
-            return Err(Error::Version(version));
-        }
-        let time = i64::from_le_bytes(reader.array()?);
-        let time = Timestamp::from_micros(time).ok_or(Error::Time)?;
-        let agent_start = Uuid::from_bytes(reader.array()?);
-        let sequence = u64::from_le_bytes(reader.array()?);
-        let interval = match version {
-            WITH_NOTES.. => u32::from_le_bytes(reader.array()?),
-            _ => 0,
-        };
+        let (length, header) = reader.header(OLDEST..=VERSION)?;
         let host = reader.part()?;
         let processes = reader.part()?;
-        let mut part_since = |first| (version >= first).then(|| reader.part()).transpose();
+        let mut part_since = |first| (header.version >= first).then(|| reader.part()).transpose();
         let cgroups = part_since(WITH_CGROUPS)?;
         let notes = part_since(WITH_NOTES)?;
         if length > bytes.len() {
@@ -223,22 +209,14 @@ impl<'a> Frame<'a> {
             return Err(Error::Surplus(reader.0.len()));
         }
         Ok(Self {
-            time,
-            id: FrameId {
-                agent_start,
-                sequence,
-            },
-            interval: (interval > 0).then(|| Duration::from_millis(interval.into())),
+            time: header.time,
+            id: header.id,
+            interval: header.interval,
             host,
             processes,
             cgroups,
             notes,
         })
-    }
-
-    /// As it stands in the header.
-    fn interval_millis(&self) -> u32 {
-        self.interval.map_or(0, millis)
     }
 
     /// At most so many bytes do its parts unpack to, by what they say of themselves; beyond it they
@@ -352,6 +330,36 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
+    fn time(&mut self) -> Result<Timestamp, Error> {
+        let micros = i64::from_le_bytes(self.array()?);
+        Timestamp::from_micros(micros).ok_or(Error::Time)
+    }
+
+    /// The length that a frame says it has, and its header, which is to be of one of these versions.
+    fn header(&mut self, versions: RangeInclusive<u8>) -> Result<(usize, Header), Error> {
+        let length = u32::from_le_bytes(self.array()?) as usize;
+        let [version] = self.array()?;
+        if !versions.contains(&version) {
+            return Err(Error::Version(version));
+        }
+        let time = self.time()?;
+        let id = FrameId {
+            agent_start: Uuid::from_bytes(self.array()?),
+            sequence: u64::from_le_bytes(self.array()?),
+        };
+        let interval = match version {
+            WITH_NOTES.. => u32::from_le_bytes(self.array()?),
+            _ => 0,
+        };
+        let header = Header {
+            version,
+            time,
+            id,
+            interval: (interval > 0).then(|| Duration::from_millis(interval.into())),
+        };
+        Ok((length, header))
+    }
+
     fn part(&mut self) -> Result<&'a [u8], Error> {
         let length = u32::from_le_bytes(self.array()?) as usize;
         let (part, rest) = self.0.split_at_checked(length).ok_or(Error::Truncated)?;
@@ -388,7 +396,7 @@ mod tests {
     use super::*;
     use crate::sample::IoCalls;
 
-    fn id(sequence: u64) -> FrameId {
+    pub(super) fn id(sequence: u64) -> FrameId {
         FrameId {
             agent_start: Uuid::from_u128(7),
             sequence,

@@ -276,7 +276,8 @@ impl Counters {
         }
     }
 
-    /// The sample as far as it is wanted, and more where that costs nothing. Of a block those parts are there that were wanted of it.
+    /// The sample as far as it is wanted, and more where that costs nothing. Of a block those parts are there
+    /// that were wanted of it.
     pub fn sample(&self, wanted: Wanted) -> Result<Sample, Error> {
         let frame = match &self.place {
             Place::Frame(frame) => frame,

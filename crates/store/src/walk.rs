@@ -1,8 +1,8 @@
 //! A walk through the samples of a node in the order of time, over pushed rows and sealed blocks alike.
 //!
 //! Rows and the names of blocks are read together, as they were at one moment, and handed out page by page; a
-//! block whose parts are gone when they are read was replaced meanwhile, and the rest is read anew. A sample that stands in several
-//! places is met once: the row counts before a block, and the later block before the earlier one.
+//! block whose parts are gone when they are read was replaced meanwhile, and the rest is read anew. A sample
+//! that stands in several places is met once: the row counts before a block, and the later block before the earlier one.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet, VecDeque};

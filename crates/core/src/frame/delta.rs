@@ -8,11 +8,13 @@
 //! the sample's form. From a delta and its key the frame comes back; its parts are compressed anew, by
 //! which its bytes may be others where two versions of zstd met. So only a frame that came whole is a key.
 
+use std::time::Duration;
+
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound, get_error_name};
 
 use super::{
-    Error, Frame, FrameId, Header, LEVEL, Reader, Sample, Timestamp, Uuid, capacity, compress,
+    Error, Frame, FrameId, Header, LEVEL, Reader, Sample, Timestamp, capacity, compress,
     decode_cgroups, decode_host, decode_notes, decode_processes, join, plain,
 };
 
@@ -33,7 +35,7 @@ pub struct Delta<'a> {
     pub key_time: Timestamp,
     /// What makes its key count once.
     pub key: FrameId,
-    interval: u32,
+    interval: Option<Duration>,
     checksum: [u8; CHECKSUM],
     parts: [&'a [u8]; PARTS],
 }
@@ -124,7 +126,7 @@ pub fn encode(frame: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         version: VERSION,
         time: whole.time,
         id: whole.id,
-        interval: whole.interval_millis(),
+        interval: whole.interval,
     };
     let mut more = Vec::with_capacity(8 + 8 + CHECKSUM);
     more.extend_from_slice(&of_key.time.micros().to_le_bytes());
@@ -136,23 +138,13 @@ pub fn encode(frame: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
 impl<'a> Delta<'a> {
     /// Reads the one delta that `bytes` are.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Error> {
-        let time = |micros| Timestamp::from_micros(micros).ok_or(Error::Time);
         let mut reader = Reader(bytes);
-        let _length: [u8; 4] = reader.array()?;
-        let [version] = reader.array()?;
-        if version != VERSION {
-            return Err(Error::Version(version));
-        }
-        let own_time = time(i64::from_le_bytes(reader.array()?))?;
-        let agent_start = Uuid::from_bytes(reader.array()?);
-        let id = |sequence| FrameId {
-            agent_start,
-            sequence,
+        let (_, header) = reader.header(VERSION..=VERSION)?;
+        let key_time = reader.time()?;
+        let key = FrameId {
+            sequence: u64::from_le_bytes(reader.array()?),
+            ..header.id
         };
-        let own_id = id(u64::from_le_bytes(reader.array()?));
-        let interval = u32::from_le_bytes(reader.array()?);
-        let key_time = time(i64::from_le_bytes(reader.array()?))?;
-        let key = id(u64::from_le_bytes(reader.array()?));
         let checksum = reader.array()?;
         let mut parts: [&[u8]; PARTS] = [&[]; PARTS];
         for part in &mut parts {
@@ -162,11 +154,11 @@ impl<'a> Delta<'a> {
             return Err(Error::Surplus(reader.0.len()));
         }
         Ok(Self {
-            time: own_time,
-            id: own_id,
+            time: header.time,
+            id: header.id,
             key_time,
             key,
-            interval,
+            interval: header.interval,
             checksum,
             parts,
         })
@@ -211,20 +203,12 @@ impl<'a> Delta<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
+    use super::super::tests::id;
     use super::super::{HEADER, Pushed, encode as encode_frame};
     use super::*;
     use crate::sample::{Cgroup, Note, Process, note};
-
-    fn id(sequence: u64) -> FrameId {
-        FrameId {
-            agent_start: Uuid::from_u128(7),
-            sequence,
-        }
-    }
 
     fn sample(pids: &[u32], ticks: u64) -> Sample {
         let process = |pid: &u32| Process {
@@ -349,7 +333,7 @@ mod tests {
             version: VERSION,
             time: of_key.time,
             id: id(4),
-            interval: 0,
+            interval: None,
         };
         let mut more = of_key.time.micros().to_le_bytes().to_vec();
         more.extend_from_slice(&of_key.id.sequence.to_le_bytes());
