@@ -19,6 +19,7 @@ use nodestats_core::frame::{self, Pushed, delta};
 use nodestats_core::{FrameId, Sample, Timestamp, Wanted};
 use nodestats_runtime::metrics::Registry;
 use nodestats_store::{Location, MemoryBudget, Store};
+use nodestats_testkit::memory_of;
 use nodestats_testkit::recording::{self, COLUMNS};
 use nodestats_wire::client::Client;
 use nodestats_wire::v1::Registration;
@@ -340,11 +341,7 @@ impl Server {
 
     /// A size of its memory now or at its peak, in MiB.
     fn memory(&self, which: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
-        let status = status.expect("running");
-        let line = status.lines().find_map(|line| line.strip_prefix(which));
-        let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<f64>().ok());
-        kib.expect("kB") / 1024.0
+        memory_of(self.process.id(), which) as f64 / f64::from(1 << 20)
     }
 
     async fn figure(&self, name: &str) -> f64 {

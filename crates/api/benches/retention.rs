@@ -89,10 +89,7 @@ fn size(folder: &Path) -> u64 {
 
 /// A size of this process' memory, in MiB.
 fn memory(which: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("this process");
-    let line = status.lines().find_map(|line| line.strip_prefix(which));
-    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
-    kib.expect("kB") >> 10
+    nodestats_testkit::memory_of(std::process::id(), which) >> 20
 }
 
 fn main() {

@@ -20,7 +20,7 @@ pub use certificates::Authority;
 pub use control_group::{ControlGroup, Limit};
 pub use database::DatabaseServer;
 pub use lan::Lan;
-pub use program::{Program, Run};
+pub use program::{Program, Run, memory_of};
 pub use prometheus::{Exporter, Prometheus, Samples, promtool};
 pub use samples::Frames;
 pub use small_disk::SmallDisk;

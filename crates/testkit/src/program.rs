@@ -29,6 +29,17 @@ pub struct Run {
     pub stderr: String,
 }
 
+/// A size of a process' memory in bytes, by its line in `/proc/PID/status`: `VmRSS:` now, `VmHWM:` at its peak.
+///
+/// # Panics
+/// Where there is no such process.
+pub fn memory_of(pid: u32, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let size = status.lines().find_map(|one| one.strip_prefix(line));
+    let kib = size.and_then(|size| size.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.expect("in kB") * 1024
+}
+
 /// The path of a program of this workspace, beside the running test.
 pub(crate) fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test is a program");
@@ -223,11 +234,7 @@ impl Program {
 
     /// The most memory that it had resident so far, in bytes (`VmHWM` of proc(5)).
     pub fn peak_memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.0.id());
-        let status = std::fs::read_to_string(path).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kib.expect("in kB") * 1024
+        memory_of(self.child.0.id(), "VmHWM:")
     }
 
     /// The server's URL.
