@@ -88,12 +88,13 @@ struct Arguments {
     #[arg(long, env = "NODESTATS_BUFFER_DIR", value_name = "DIR")]
     buffer_dir: Option<PathBuf>,
 
-    /// MiB of samples that wait while the server is away; the oldest are dropped beyond it.
+    /// MiB of samples that wait on disk while the server is away; the oldest are dropped beyond it. Without
+    /// a disk at most 16 MiB wait, in memory.
     #[arg(
         long,
         env = "NODESTATS_BUFFER_MIB",
         value_name = "MIB",
-        default_value_t = 16
+        default_value_t = 64
     )]
     buffer_mib: u16,
 

@@ -93,7 +93,7 @@ impl Metrics {
             ),
             damaged: count(
                 "nodestats.agent.buffer.damaged.bytes",
-                "Bytes at the end of the buffer's file that a crash left, and that are no samples.",
+                "Bytes in the buffer's files that are no samples, such as what a crash left.",
             ),
             collect_duration: seconds(
                 "nodestats.agent.collect.duration",

@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::deltas::Deltas;
 use crate::join::Joiner;
 use crate::metrics::Metrics;
-use crate::queue::{Queued, SharedQueue, Which};
+use crate::queue::{Queued, SharedQueue};
 use crate::spool::{Keeper, SYNC_INTERVAL};
 
 /// Most bytes of the past in one request.
@@ -48,16 +48,47 @@ pub(crate) struct Pusher {
     deltas: Deltas,
     registered: bool,
     backoff: Backoff,
+    /// Frames of this order and later have not been the newest that was sent.
+    next_newest: u64,
+    past: Past,
     report: Report,
 }
 
 /// What became of an attempt to push.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Outcome {
-    /// Everything waiting was sent, or new samples came.
+    /// It is dealt with.
     Done,
-    /// The server is away or busy: wait.
-    Wait,
+    /// The server is away or busy.
+    Wait(Error),
+}
+
+/// When the past goes on: after each push of it the server is left alone for as long as that took, and longer
+/// where it has no room for it. Samples of now go on meanwhile.
+#[derive(Debug, Default)]
+struct Past {
+    after: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Past {
+    fn is_due(&self) -> bool {
+        self.after.is_none_or(|after| after <= Instant::now())
+    }
+
+    fn went(&mut self, took: Duration) {
+        self.backoff.reset();
+        self.after = Instant::now().checked_add(took);
+    }
+
+    fn waits(&mut self, error: &Error) {
+        self.backoff.wait_for(error.retry_after());
+        self.after = Instant::now().checked_add(self.backoff.next(random()));
+    }
+}
+
+fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u128() as u64
 }
 
 impl Pusher {
@@ -80,6 +111,8 @@ impl Pusher {
             deltas: Deltas::default(),
             registered: false,
             backoff: Backoff::default(),
+            next_newest: 0,
+            past: Past::default(),
             report: Report::default(),
         }
     }
@@ -87,23 +120,24 @@ impl Pusher {
     /// Pushes until `stop`, then sends what is left, if there is time, and says good-bye.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         // The node is there before its first sample is.
-        let mut wait = self.try_register().await == Outcome::Wait;
+        let mut outcome = self.try_register().await;
         loop {
+            match &outcome {
+                Outcome::Done => self.backoff.reset(),
+                Outcome::Wait(error) => self.report.away(error),
+            }
             tokio::select! {
-                () = self.pause(wait) => {}
+                () = self.pause(&outcome) => {}
                 () = stop.cancelled() => break,
             }
-            let pushed = tokio::select! {
-                pushed = self.push_waiting() => pushed,
+            outcome = tokio::select! {
+                outcome = self.push_waiting() => outcome,
                 () = stop.cancelled() => break,
             };
-            wait = pushed == Outcome::Wait;
-            if !wait {
-                self.backoff.reset();
-            }
             self.keep_what_waits().await;
             self.report_losses();
         }
+        self.past = Past::default();
         let _ = tokio::time::timeout(END_PATIENCE, self.push_waiting()).await;
         self.keeper.is_ending();
         self.keep_what_waits().await;
@@ -112,7 +146,7 @@ impl Pusher {
         }
         let (left, lost) = self
             .queue
-            .with(|queue| (queue.len(), queue.copies(Which::NotSpooled).len()));
+            .with(|queue| (queue.len(), queue.in_memory().len()));
         if lost > 0 {
             tracing::warn!(samples = lost, "samples are lost with this agent");
         }
@@ -122,14 +156,23 @@ impl Pusher {
         }
     }
 
-    /// Waits for a new sample; after a failure for a while, in which new ones come to disk.
-    async fn pause(&mut self, after_failure: bool) {
+    /// Waits for a new sample, or until the past goes on; after a failure for a while, in which new ones
+    /// come to disk.
+    async fn pause(&mut self, after: &Outcome) {
         let queue = Arc::clone(&self.queue);
-        if !after_failure {
-            return queue.arrived().await;
-        }
-        let random = uuid::Uuid::new_v4().as_u128() as u64;
-        let mut while_away = pin!(tokio::time::sleep(self.backoff.next(random)));
+        let Outcome::Wait(error) = after else {
+            let waits = queue.with(|queue| queue.len()) > 0;
+            let Some(past) = self.past.after.filter(|_| waits) else {
+                return queue.arrived().await;
+            };
+            tokio::select! {
+                () = queue.arrived() => {}
+                () = tokio::time::sleep_until(past.into()) => {}
+            }
+            return;
+        };
+        self.backoff.wait_for(error.retry_after());
+        let mut while_away = pin!(tokio::time::sleep(self.backoff.next(random())));
         loop {
             // What came too soon after the last write is written when its time has come.
             let is_late = queue.with(|queue| queue.is_behind());
@@ -141,15 +184,9 @@ impl Pusher {
         }
     }
 
-    /// What the server did not take is on disk too, and what it took is not.
+    /// What the server did not take is on disk, and what it took is not.
     async fn keep_what_waits(&mut self) {
-        let waits = self.queue.with(|queue| queue.len()) > 0;
-        let kept = if waits {
-            self.keeper.keep(&self.queue).await
-        } else {
-            self.keeper.clear(&self.queue).await
-        };
-        if let Err(error) = kept {
+        if let Err(error) = self.keeper.keep().await {
             self.report.not_kept(&error);
         }
     }
@@ -163,37 +200,61 @@ impl Pusher {
         }
     }
 
-    /// Sends the newest sample, then the oldest, until nothing waits. A sample that comes
-    /// meanwhile goes before the rest of the past.
+    /// Sends the newest sample, then the oldest, until nothing waits, or the past has to. A sample that
+    /// comes meanwhile goes before the rest of the past.
     async fn push_waiting(&mut self) -> Outcome {
-        if !self.registered && self.try_register().await == Outcome::Wait {
-            return Outcome::Wait;
+        if !self.registered {
+            let outcome = self.try_register().await;
+            if let Outcome::Wait(_) = outcome {
+                return outcome;
+            }
         }
-        let mut backfill = false;
         loop {
-            let batch = self.queue.with(|queue| {
-                if backfill {
-                    queue.take_oldest(BACKFILL_BYTES)
-                } else {
-                    queue.take_newest().into_iter().collect()
+            let (since, with_disk) = (self.next_newest, self.keeper.answers());
+            let newest = self.queue.with(|queue| queue.take_newest(since, with_disk));
+            if let Some(newest) = newest {
+                let order = newest.order;
+                let outcome = self.push(vec![newest]).await;
+                if let Outcome::Wait(_) = outcome {
+                    return outcome;
                 }
-            });
-            // Taken in turn: newest, oldest, newest, …
-            backfill = !backfill;
-            if batch.is_empty() {
+                self.next_newest = order + 1;
+            }
+            if !self.past.is_due() {
                 return Outcome::Done;
             }
-            if self.push(batch).await == Outcome::Wait {
-                return Outcome::Wait;
+            let with_disk = self.keeper.answers();
+            let oldest = self
+                .queue
+                .with(|queue| queue.take_oldest(BACKFILL_BYTES, with_disk));
+            if oldest.is_empty() {
+                return Outcome::Done;
+            }
+            let begin = Instant::now();
+            match self.push(oldest).await {
+                Outcome::Done => self.past.went(begin.elapsed()),
+                Outcome::Wait(error) if self.registered => {
+                    self.past.waits(&error);
+                    self.report.past_waits(&error);
+                }
+                outcome @ Outcome::Wait(_) => return outcome,
             }
         }
     }
 
     async fn push(&mut self, batch: Vec<Queued>) -> Outcome {
-        let guard = GiveBack {
+        let mut guard = GiveBack {
             queue: Arc::clone(&self.queue),
             batch,
         };
+        if let Err(error) = self.keeper.load(&mut guard.batch).await {
+            // What is in memory can go.
+            self.report.not_kept(&error);
+            return Outcome::Done;
+        }
+        if guard.batch.is_empty() {
+            return Outcome::Done;
+        }
         let frames: Vec<&[u8]> = guard.batch.iter().map(|one| &*one.frame).collect();
         let body = self.deltas.body(&frames);
         let span = push_span(&guard.batch);
@@ -217,8 +278,9 @@ impl Pusher {
         self.metrics.push_took(begin.elapsed(), answer.is_ok());
         match answer {
             Ok(_) => {
-                self.metrics.pushed(guard.keep().len(), body.bytes.len());
-                self.keeper.sent();
+                let sent = guard.keep();
+                self.keeper.sent(&sent);
+                self.metrics.pushed(sent.len(), body.bytes.len());
                 self.report.answered();
                 Outcome::Done
             }
@@ -232,22 +294,18 @@ impl Pusher {
                 drop(guard);
                 match self.joining {
                     Joining::ByItself(..) => self.try_register().await,
-                    Joining::ByController => {
-                        self.report.away(&error);
-                        Outcome::Wait
-                    }
+                    Joining::ByController => Outcome::Wait(error),
                 }
             }
             // Who does not let this agent in may do so later: with its next token, or another rule.
             Err(error) if error.is_temporary() || matches!(error.status(), Some(401 | 403)) => {
-                self.backoff.wait_for(error.retry_after());
-                self.report.away(&error);
-                Outcome::Wait
+                Outcome::Wait(error)
             }
             // All or nothing: one sample of many that the server will never take is found alone.
             Err(_) if guard.batch.len() > 1 => self.push_each(guard.keep()).await,
             Err(error) => {
                 let refused = guard.keep();
+                self.keeper.sent(&refused);
                 self.metrics.dropped(refused.len() as u64);
                 self.queue.with(|queue| {
                     for one in &refused {
@@ -266,8 +324,9 @@ impl Pusher {
             batch,
         };
         while let Some(one) = rest.batch.pop() {
-            if Box::pin(self.push(vec![one])).await == Outcome::Wait {
-                return Outcome::Wait;
+            let outcome = Box::pin(self.push(vec![one])).await;
+            if let Outcome::Wait(_) = outcome {
+                return outcome;
             }
         }
         Outcome::Done
@@ -300,9 +359,7 @@ impl Pusher {
             }
             Err(error) => {
                 self.metrics.push_failed();
-                self.backoff.wait_for(error.retry_after());
-                self.report.away(&error);
-                Outcome::Wait
+                Outcome::Wait(error)
             }
         }
     }
@@ -377,6 +434,12 @@ impl Report {
         }
     }
 
+    fn past_waits(&mut self, error: &Error) {
+        if self.away_since.is_none() && self.is_time() {
+            tracing::info!(%error, "samples of the past wait until the server has time for them");
+        }
+    }
+
     fn refused(&mut self, error: &Error) {
         self.refused += 1;
         if self.is_time() {
@@ -387,7 +450,7 @@ impl Report {
 
     fn not_kept(&mut self, error: &std::io::Error) {
         if self.is_time() {
-            tracing::warn!(%error, "samples that wait cannot be written to disk");
+            tracing::warn!(%error, "the disk does not keep samples that wait");
         }
     }
 
@@ -412,3 +475,6 @@ impl Report {
         due
     }
 }
+
+#[cfg(test)]
+mod tests;

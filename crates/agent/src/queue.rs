@@ -1,4 +1,6 @@
 //! Samples on their way to the server: bounded, the newest first to go, then the oldest.
+//!
+//! A frame waits in memory until it is on disk, and from then on there alone (`spool.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -9,37 +11,42 @@ use nodestats_core::sample::note::{Dropped, NOTES, What};
 use nodestats_runtime::telemetry::{self, Context};
 use tokio::sync::Notify;
 
+use crate::spool::Place;
+
 /// An encoded frame, and its place among those that wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Queued {
     /// Later ones have higher numbers.
     pub(crate) order: u64,
+    /// Empty while it waits on disk.
     pub(crate) frame: Vec<u8>,
-    /// It is on disk too.
-    pub(crate) spooled: bool,
+    /// Where it is on disk.
+    pub(crate) place: Option<Place>,
     /// The tick that took it.
     pub(crate) tick: Context,
 }
 
-/// Which of the frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
-    All,
-    NotSpooled,
-}
+/// Most bytes that wait in memory: an hour, at a sample of 150 processes each second.
+const MEMORY: usize = 16 << 20;
 
 /// Notes of dropped samples that are carried on, at most.
 const CARRIED: usize = 16 * NOTES;
 /// Stands for the time of the sample that carries a note.
 const NOW: i64 = i64::MIN;
 
-/// What waits, in its order. Beyond its limit the oldest are dropped and counted.
+/// What waits, in its order. Beyond what memory may hold the oldest are dropped and counted; the limit of
+/// the disk is the spool's to keep.
 #[derive(Debug)]
 pub(crate) struct Queue {
     waiting: BTreeMap<u64, Queued>,
     next: u64,
-    bytes: usize,
+    /// Bytes of frames in memory.
+    in_memory: usize,
+    /// Bytes of frames on disk.
+    on_disk: usize,
     limit: usize,
+    /// There is a disk, so that more may wait than memory may hold.
+    has_disk: bool,
     dropped: u64,
     /// Which samples were dropped, for a full buffer and by the server's refusal.
     lost: [Option<Dropped>; 2],
@@ -49,13 +56,22 @@ pub(crate) struct Queue {
     carried: VecDeque<Note>,
 }
 
+impl Queued {
+    /// What it takes where it waits.
+    fn bytes(&self) -> usize {
+        self.place.map_or(self.frame.len(), Place::bytes)
+    }
+}
+
 impl Queue {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             waiting: BTreeMap::new(),
             next: 0,
-            bytes: 0,
+            in_memory: 0,
+            on_disk: 0,
             limit,
+            has_disk: false,
             dropped: 0,
             lost: [None; 2],
             is_losing: false,
@@ -64,50 +80,62 @@ impl Queue {
     }
 
     /// Adds a new frame of the tick that we are in.
-    pub(crate) fn add(&mut self, frame: Vec<u8>, spooled: bool) {
-        let tick = telemetry::here();
-        let order = self.next;
-        self.next += 1;
+    pub(crate) fn add(&mut self, frame: Vec<u8>) {
+        let order = self.next_order();
         self.give_back(Queued {
             order,
             frame,
-            spooled,
-            tick,
+            place: None,
+            tick: telemetry::here(),
         });
     }
 
-    /// Adds a frame of an earlier agent. What is beyond the limit was sent or told as dropped by that
-    /// one, whose file may hold more than what waits.
-    pub(crate) fn restore(&mut self, frame: Vec<u8>) {
-        let order = self.next;
-        self.next += 1;
-        self.bytes += frame.len();
-        let queued = Queued {
+    /// Adds a frame of an earlier agent.
+    pub(crate) fn restore(&mut self, place: Place) {
+        let order = self.next_order();
+        self.give_back(Queued {
             order,
-            frame,
-            spooled: true,
+            frame: Vec::new(),
+            place: Some(place),
             tick: telemetry::here(),
-        };
-        self.waiting.insert(order, queued);
-        while self.bytes > self.limit && self.waiting.len() > 1 {
-            if let Some((_, oldest)) = self.waiting.pop_first() {
-                self.bytes -= oldest.frame.len();
-            }
-        }
+        });
+    }
+
+    fn next_order(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
     }
 
     /// Adds a frame that was taken, to its old place.
-    pub(crate) fn give_back(&mut self, queued: Queued) {
-        self.bytes += queued.frame.len();
+    pub(crate) fn give_back(&mut self, mut queued: Queued) {
+        if let Some(place) = queued.place {
+            queued.frame = Vec::new();
+            self.on_disk += place.bytes();
+        } else {
+            self.in_memory += queued.frame.len();
+        }
         self.waiting.insert(queued.order, queued);
         // The last one stays, however large: a node without any sample is worse.
-        while self.bytes > self.limit && self.waiting.len() > 1 {
-            if let Some((_, oldest)) = self.waiting.pop_first() {
-                self.bytes -= oldest.frame.len();
+        while self.in_memory > self.memory_limit() {
+            let mut in_memory = self.waiting.values().filter(|one| one.place.is_none());
+            let (Some(oldest), Some(_)) = (in_memory.next(), in_memory.next()) else {
+                return;
+            };
+            let order = oldest.order;
+            if let Some(oldest) = self.take(order) {
                 self.dropped += 1;
                 self.lose(&oldest.frame, false);
             }
         }
+    }
+
+    fn take(&mut self, order: u64) -> Option<Queued> {
+        let one = self.waiting.remove(&order)?;
+        match one.place {
+            Some(place) => self.on_disk -= place.bytes(),
+            None => self.in_memory -= one.frame.len(),
+        }
+        Some(one)
     }
 
     /// A frame is dropped: what it had to tell goes with the next one, and that it was dropped.
@@ -176,48 +204,77 @@ impl Queue {
         notes
     }
 
-    /// Takes the newest frame.
-    pub(crate) fn take_newest(&mut self) -> Option<Queued> {
-        let (_, newest) = self.waiting.pop_last()?;
-        self.bytes -= newest.frame.len();
-        Some(newest)
+    /// Takes the newest frame, if its order is at least `since`; of those in memory unless the disk can
+    /// be asked.
+    pub(crate) fn take_newest(&mut self, since: u64, with_disk: bool) -> Option<Queued> {
+        let mut waiting = self.waiting.range(since..).rev();
+        let (&order, _) = waiting.find(|(_, one)| with_disk || one.place.is_none())?;
+        self.take(order)
     }
 
     /// Takes the oldest frames, at least one, of at most `most` bytes together.
-    pub(crate) fn take_oldest(&mut self, most: usize) -> Vec<Queued> {
-        let mut taken = Vec::new();
+    pub(crate) fn take_oldest(&mut self, most: usize, with_disk: bool) -> Vec<Queued> {
+        let mut orders = Vec::new();
         let mut bytes = 0;
-        while let Some((_, oldest)) = self.waiting.first_key_value() {
-            bytes += oldest.frame.len();
-            if bytes > most && !taken.is_empty() {
+        for one in self.waiting.values() {
+            if !with_disk && one.place.is_some() {
+                continue;
+            }
+            bytes += one.bytes();
+            if bytes > most && !orders.is_empty() {
                 break;
             }
-            if let Some((_, oldest)) = self.waiting.pop_first() {
-                self.bytes -= oldest.frame.len();
-                taken.push(oldest);
-            }
+            orders.push(one.order);
         }
-        taken
+        let taken = orders.into_iter().map(|order| self.take(order));
+        taken.flatten().collect()
     }
 
-    /// Copies of frames that wait, oldest first.
-    pub(crate) fn copies(&self, which: Which) -> Vec<Queued> {
-        let wanted = |one: &&Queued| which == Which::All || !one.spooled;
-        self.waiting.values().filter(wanted).cloned().collect()
+    /// Takes the oldest frames on disk, until `more` bytes have room there.
+    pub(crate) fn make_room(&mut self, more: usize) -> Vec<Queued> {
+        let mut excess = (self.on_disk + more).saturating_sub(self.limit);
+        let mut orders = Vec::new();
+        for one in self.waiting.values() {
+            let Some(place) = one.place.filter(|_| excess > 0) else {
+                continue;
+            };
+            excess = excess.saturating_sub(place.bytes());
+            orders.push(one.order);
+        }
+        let taken = orders.into_iter().map(|order| self.take(order));
+        taken.flatten().collect()
     }
 
-    /// These are on disk.
-    pub(crate) fn set_spooled(&mut self, orders: &[u64]) {
-        for order in orders {
-            if let Some(one) = self.waiting.get_mut(order) {
-                one.spooled = true;
-            }
-        }
+    /// Copies of the frames that are in memory alone, oldest first.
+    pub(crate) fn in_memory(&self) -> Vec<Queued> {
+        let waiting = self.waiting.values();
+        waiting.filter(|one| one.place.is_none()).cloned().collect()
+    }
+
+    /// Frames of a file, oldest first.
+    pub(crate) fn in_segment(&self, segment: u64) -> Vec<Queued> {
+        let is_in = |one: &&Queued| one.place.is_some_and(|place| place.segment == segment);
+        self.waiting.values().filter(is_in).cloned().collect()
+    }
+
+    /// A frame is on disk now, and not in memory any more; where it still waits.
+    pub(crate) fn set_place(&mut self, order: u64, place: Place) -> bool {
+        let Some(mut one) = self.take(order) else {
+            return false;
+        };
+        one.place = Some(place);
+        self.give_back(one);
+        true
     }
 
     /// Whether something that waits is not on disk.
     pub(crate) fn is_behind(&self) -> bool {
-        self.waiting.values().any(|one| !one.spooled)
+        self.in_memory > 0
+    }
+
+    /// Frames that could not be read from disk, or that it had no room for.
+    pub(crate) fn count_dropped(&mut self, frames: u64) {
+        self.dropped += frames;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -226,12 +283,25 @@ impl Queue {
 
     /// Bytes that may wait.
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        if self.has_disk {
+            self.limit
+        } else {
+            self.memory_limit()
+        }
+    }
+
+    fn memory_limit(&self) -> usize {
+        self.limit.min(MEMORY)
+    }
+
+    /// There is a disk where as much as the limit may wait.
+    pub(crate) fn use_disk(&mut self) {
+        self.has_disk = true;
     }
 
     /// Their bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.in_memory + self.on_disk
     }
 
     /// How many were dropped since the last call.
@@ -262,7 +332,7 @@ impl SharedQueue {
 
     /// Adds a new frame and wakes the pusher.
     pub(crate) fn push(&self, frame: Vec<u8>) {
-        self.with(|queue| queue.add(frame, false));
+        self.with(|queue| queue.add(frame));
         self.arrived.notify_one();
     }
 
@@ -282,17 +352,17 @@ mod tests {
     #[test]
     fn the_newest_goes_first_and_then_the_oldest() {
         let mut queue = Queue::new(1000);
-        (0..5).for_each(|_| queue.add(vec![0; 10], false));
+        (0..5).for_each(|_| queue.add(vec![0; 10]));
         let orders = |taken: &[Queued]| taken.iter().map(|one| one.order).collect::<Vec<_>>();
-        assert_eq!(queue.take_newest().map(|one| one.order), Some(4));
-        let oldest = queue.take_oldest(25);
+        assert_eq!(queue.take_newest(0, true).map(|one| one.order), Some(4));
+        let oldest = queue.take_oldest(25, true);
         assert_eq!(orders(&oldest), [0, 1]);
         for one in oldest {
             queue.give_back(one);
         }
-        assert_eq!(orders(&queue.take_oldest(1)), [0]);
-        assert_eq!(orders(&queue.take_oldest(1000)), [1, 2, 3]);
-        assert_eq!(queue.take_newest(), None);
+        assert_eq!(orders(&queue.take_oldest(1, true)), [0]);
+        assert_eq!(orders(&queue.take_oldest(1000, true)), [1, 2, 3]);
+        assert_eq!(queue.take_newest(0, true), None);
     }
 
     fn frame_of(seconds: i64, what: What) -> Vec<u8> {
@@ -320,9 +390,9 @@ mod tests {
     fn what_a_dropped_sample_had_to_tell_goes_with_a_later_one() {
         let frame = frame_of;
         let mut queue = Queue::new(1);
-        queue.add(frame(1, What::Stopping), false);
-        queue.add(frame(2, What::ClockStep { micros: 5 }), false);
-        queue.add(frame(3, What::Paused), false);
+        queue.add(frame(1, What::Stopping));
+        queue.add(frame(2, What::ClockStep { micros: 5 }));
+        queue.add(frame(3, What::Paused));
         // More may be dropped with the next one.
         let carried = queue.take_notes(3_000_000, false);
         assert_eq!(carried.len(), 2);
@@ -348,8 +418,8 @@ mod tests {
         );
         assert_eq!(queue.take_notes(5_000_000, false), []);
         // One that tells of others is dropped too: all of them were.
-        queue.add(frame(6, What::Dropped(dropped)), false);
-        queue.add(frame(7, What::Paused), false);
+        queue.add(frame(6, What::Dropped(dropped)));
+        queue.add(frame(7, What::Paused));
         let again = queue.take_notes(8_000_000, true);
         let What::Dropped(all) = again[0].what else {
             panic!("{again:?}")
@@ -361,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_refused_sample_had_to_tell_is_told_once_more_and_what_a_file_has_too_much_is_not() {
+    fn what_a_refused_sample_had_to_tell_is_told_once_more() {
         let mut queue = Queue::new(1);
         let refused = frame_of(5, What::Stopping);
         queue.lose(&refused, true);
@@ -385,11 +455,6 @@ mod tests {
             ),
             "{notes:?}"
         );
-        // Of an earlier agent's file.
-        for seconds in 1..4 {
-            queue.restore(frame_of(seconds, What::Paused));
-        }
-        assert_eq!((queue.len(), queue.take_notes(1, true)), (1, vec![]));
     }
 
     proptest! {
@@ -399,15 +464,15 @@ mod tests {
         ) {
             let mut queue = Queue::new(limit);
             for length in &lengths {
-                queue.add(vec![0; *length], false);
-                prop_assert!(queue.bytes <= limit || queue.len() == 1);
+                queue.add(vec![0; *length]);
+                prop_assert!(queue.bytes() <= limit || queue.len() == 1);
             }
             let dropped = queue.take_dropped() as usize;
-            let left = queue.take_oldest(usize::MAX);
+            let left = queue.take_oldest(usize::MAX, true);
             prop_assert_eq!(dropped + left.len(), lengths.len());
             // What is left are the last ones, in order.
             prop_assert!(left.iter().map(|one| one.order as usize).eq(dropped..lengths.len()));
-            prop_assert_eq!(queue.bytes, 0);
+            prop_assert_eq!(queue.bytes(), 0);
         }
     }
 }

@@ -1,230 +1,174 @@
-//! What waits for the server, on disk too: an agent that is restarted sends what the one before
-//! it could not.
+//! What waits for the server, on disk: an agent that is restarted sends what the one before it could not,
+//! and an outage of hours costs no memory.
 //!
-//! One file a node in the state directory holds frames one after another; each begins with its
-//! length, so what a crash cut off is found and let go. Frames come to it when a push has failed,
-//! and the file is emptied when nothing of it waits any more: sending a frame twice is harmless,
-//! since the server counts it once. Disk and memory have the same limit.
+//! Frames come to disk when a push has failed, once a second at most, and leave memory with it. `ring.rs`
+//! has the files; here is who asks them, and waits for a disk that hangs no longer than it has patience.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, BufReader, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+mod ring;
+
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nodestats_core::Frame;
 use tokio::task::JoinHandle;
 
-use crate::queue::{Queued, SharedQueue, Which};
+pub(crate) use self::ring::Place;
+use self::ring::{Opened, Ring};
+use crate::queue::{Queue, Queued, SharedQueue};
 
 /// A disk that takes longer stops the spool, and nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The disk is written to no more often: what came since waits in memory until then.
 pub(crate) const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// The file may hold so many times what may wait, before it is written anew.
-const SLACK: u64 = 2;
 
-/// The file.
-#[derive(Debug)]
-struct Spool {
-    file: File,
-    path: PathBuf,
-    /// Its length.
-    bytes: u64,
-    /// Most bytes that wait.
-    limit: u64,
+/// What is to be done with the files, in this order.
+#[derive(Debug, Default)]
+struct Work {
+    /// Is to be sent.
+    wanted: Vec<Place>,
+    /// Was sent.
+    sent: Vec<Place>,
+    /// Has no room any more.
+    lost: Vec<Place>,
+    /// Stands among what was sent, and is written anew.
+    moved: Vec<Queued>,
+    /// Is not on disk.
+    new: Vec<Queued>,
 }
 
-/// A file that was opened.
-struct Opened {
-    spool: Spool,
-    /// Samples in it.
-    frames: usize,
-    /// Bytes behind them that are none.
-    damaged: u64,
+/// What came of it, also where not all could be done.
+#[derive(Debug, Default)]
+struct Done {
+    /// Frames that were wanted; `None` where one cannot be read.
+    wanted: Vec<Option<Vec<u8>>>,
+    /// Frames that were lost.
+    lost: Vec<Vec<u8>>,
+    /// Where frames are now.
+    places: Vec<(u64, Place)>,
 }
 
-impl Spool {
-    /// Opens a node's file, and brings the frames in it into the queue, which lets go of the oldest
-    /// beyond its limit: the file is never in memory as a whole.
-    fn open(directory: &Path, uid: &str, limit: usize, queue: &SharedQueue) -> io::Result<Opened> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-        let path = directory.join(format!("waiting-{uid}"));
-        let file = open(&path)?;
-        let length = file.metadata()?.len();
-        let mut reader = BufReader::new(File::open(&path)?);
-        let (mut bytes, mut frames) = (0, 0);
-        while let Some(frame) = next_frame(&mut reader, length - bytes)? {
-            bytes += frame.len() as u64;
-            frames += 1;
-            queue.with(|queue| queue.restore(frame));
+impl Work {
+    fn run(self, ring: &mut Ring, done: &mut Done) -> io::Result<()> {
+        let read = |ring: &Ring, place| ring.read(place).ok().flatten();
+        let wanted = self.wanted.into_iter().map(|place| read(ring, place));
+        done.wanted = wanted.collect();
+        for place in self.sent {
+            ring.forget(place)?;
         }
-        if bytes < length {
-            // What a crash cut off, as a rule.
-            tracing::warn!(bytes = length - bytes, "the rest of what waited is damaged");
+        for place in self.lost {
+            done.lost.extend(read(ring, place));
+            ring.forget(place)?;
         }
-        let mut spool = Self {
-            file,
-            path,
-            bytes,
-            limit: limit as u64,
-        };
-        spool.cut(bytes)?;
-        Ok(Opened {
-            spool,
-            frames,
-            damaged: length - bytes,
-        })
-    }
-
-    /// Adds frames; they are on disk afterwards, or the file is as it was.
-    fn append(&mut self, frames: &[Queued]) -> io::Result<()> {
-        let mut written = Ok(());
-        for one in frames {
-            written = written.and_then(|()| self.file.write_all(&one.frame));
+        let (mut orders, mut frames, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for one in self.moved.into_iter().chain(self.new) {
+            let Some(place) = one.place else {
+                orders.push(one.order);
+                frames.push(one.frame);
+                continue;
+            };
+            // One that cannot be read stays where it is, and is found so when it is to be sent.
+            if let Some(frame) = read(ring, place) {
+                orders.push(one.order);
+                frames.push(frame);
+                left.push(place);
+            }
         }
-        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
-            self.cut(self.bytes)?;
-            return Err(error);
-        }
-        self.bytes += length(frames);
-        Ok(())
-    }
-
-    /// Writes the file anew.
-    fn replace(&mut self, frames: &[Queued]) -> io::Result<()> {
-        let path = self.path.with_extension("new");
-        let _ = fs::remove_file(&path);
-        let mut next = Self {
-            file: open(&path)?,
-            bytes: 0,
-            limit: self.limit,
-            path: self.path.clone(),
-        };
-        next.append(frames)?;
-        fs::rename(&path, &self.path)?;
-        *self = next;
-        Ok(())
-    }
-
-    fn cut(&mut self, bytes: u64) -> io::Result<()> {
-        self.file.set_len(bytes)?;
-        self.bytes = bytes;
-        Ok(())
+        let places = ring.append(&frames)?;
+        done.places = orders.into_iter().zip(places).collect();
+        left.into_iter().try_for_each(|place| ring.forget(place))
     }
 }
 
-fn length(frames: &[Queued]) -> u64 {
-    frames.iter().map(|one| one.frame.len() as u64).sum()
-}
+type Task = JoinHandle<(Box<Ring>, Done, io::Result<()>)>;
 
-/// The next frame of at most `rest` bytes; `None` where there is no whole one.
-fn next_frame(reader: &mut impl Read, rest: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut head = [0; 4];
-    if rest < head.len() as u64 {
-        return Ok(None);
-    }
-    reader.read_exact(&mut head)?;
-    let length = u64::from(u32::from_le_bytes(head));
-    if length < head.len() as u64 || length > rest {
-        return Ok(None);
-    }
-    let mut frame = vec![0; length as usize];
-    frame[..head.len()].copy_from_slice(&head);
-    reader.read_exact(&mut frame[head.len()..])?;
-    Ok(Frame::read(&frame).is_ok().then_some(frame))
-}
-
-/// Opens a file for appending that no other agent has. What people ran is nobody else's to read.
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    let file = options.create(true).append(true).mode(0o600).open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            "another agent of this node has it",
-        )),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-/// What is to be done with the file.
-enum Work {
-    Append(Vec<Queued>),
-    Replace(Vec<Queued>),
-    Clear,
-}
-
-type Task = JoinHandle<(Spool, io::Result<()>)>;
-
-/// The file, or the work on it that is not done yet.
+/// The files, or the work on them that is not done yet.
 enum State {
-    Idle(Spool),
+    Idle(Box<Ring>),
     Busy(Task),
-    /// There is no file: what waits is lost with the agent.
+    /// There are none: what waits is lost with the agent.
     None,
 }
 
-/// Keeps the file as the queue is.
+/// Keeps the files as the queue is.
 pub(crate) struct Keeper {
+    queue: Arc<SharedQueue>,
     state: State,
     /// The disk has not answered in time: it is looked at, and not waited for.
-    stuck: bool,
-    /// Something in the file may have been sent since it was written anew.
-    sent: bool,
+    is_stuck: bool,
+    /// Places of frames that wait no more.
+    sent: Vec<Place>,
     damaged: u64,
     /// When something was written last.
     kept: Option<Instant>,
 }
 
 impl Keeper {
-    /// Opens a node's file, and puts what is in it into the queue. Without a place to write the
-    /// agent goes on, and says so.
+    /// Opens a node's files, and puts what is in them into the queue. Without a place to write the agent
+    /// goes on, and says so.
     pub(crate) async fn open(
         directory: &Path,
         uid: &str,
         limit: usize,
         queue: &Arc<SharedQueue>,
     ) -> Self {
-        let (path, uid, of_file) = (directory.to_owned(), uid.to_owned(), Arc::clone(queue));
-        let opening =
-            tokio::task::spawn_blocking(move || Spool::open(&path, &uid, limit, &of_file));
+        let (path, uid) = (directory.to_owned(), uid.to_owned());
+        let opening = tokio::task::spawn_blocking(move || Ring::open(&path, &uid, limit as u64));
         let opened = match tokio::time::timeout(PATIENCE, opening).await {
             Ok(opened) => opened.unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
             Err(_) => Err(no_answer()),
         };
-        let mut damaged = 0;
-        let state = match opened {
-            Ok(opened) => {
-                damaged = opened.damaged;
-                if opened.frames > 0 {
-                    tracing::info!(samples = opened.frames, "samples of an earlier start wait");
-                }
-                State::Idle(opened.spool)
-            }
+        let mut keeper = Self::without_disk(queue);
+        match opened {
+            Ok(opened) => keeper.take_over(opened),
             Err(error) => {
                 let path = directory.display();
                 tracing::warn!(%error, %path, "samples that wait are lost with this agent");
-                State::None
             }
-        };
+        }
+        keeper
+    }
+
+    /// What waits does so in memory.
+    pub(crate) fn without_disk(queue: &Arc<SharedQueue>) -> Self {
         Self {
-            state,
-            stuck: false,
-            sent: false,
-            damaged,
+            queue: Arc::clone(queue),
+            state: State::None,
+            is_stuck: false,
+            sent: Vec::new(),
+            damaged: 0,
             kept: None,
         }
     }
 
-    /// Bytes at the end of its file that were no samples when it was opened.
+    fn take_over(&mut self, opened: Opened) {
+        self.damaged = opened.damaged;
+        if self.damaged > 0 {
+            // What a crash cut off, as a rule.
+            tracing::warn!(bytes = self.damaged, "a part of what waited is damaged");
+        }
+        if !opened.frames.is_empty() {
+            let samples = opened.frames.len();
+            tracing::info!(samples, "samples of an earlier start wait");
+        }
+        self.state = State::Idle(Box::new(opened.ring));
+        let beyond = self.queue.with(|queue| {
+            queue.use_disk();
+            opened.frames.into_iter().for_each(|one| queue.restore(one));
+            // These were sent, or told as dropped: the files may hold more than what waited.
+            queue.make_room(0)
+        });
+        self.sent(&beyond);
+    }
+
+    /// Bytes in its files that were no samples when they were opened.
     pub(crate) fn damaged(&self) -> u64 {
         self.damaged
+    }
+
+    /// Whether the disk can be asked for what waits there.
+    pub(crate) fn answers(&self) -> bool {
+        !self.is_stuck
     }
 
     /// What waits now is kept at once.
@@ -232,97 +176,139 @@ impl Keeper {
         self.kept = None;
     }
 
-    /// The server has taken something.
-    pub(crate) fn sent(&mut self) {
-        self.sent = true;
+    /// These wait no more.
+    pub(crate) fn sent(&mut self, frames: &[Queued]) {
+        self.sent.extend(frames.iter().filter_map(|one| one.place));
     }
 
-    /// Brings to disk what waits after a failed push, unless something was brought there a moment ago. An
-    /// error leaves the file as it was; a later call tries again.
-    pub(crate) async fn keep(&mut self, queue: &SharedQueue) -> io::Result<()> {
-        if self.kept.is_some_and(|kept| kept.elapsed() < SYNC_INTERVAL) {
-            return Ok(());
-        }
-        let Some(spool) = self.take().await? else {
+    /// Brings to disk what waits after a failed push, unless something was brought there a moment ago, and
+    /// takes from it what waits no more. An error leaves in memory what was there; a later call tries again.
+    pub(crate) async fn keep(&mut self) -> io::Result<()> {
+        self.wait().await?;
+        let is_early = self.kept.is_some_and(|kept| kept.elapsed() < SYNC_INTERVAL);
+        let State::Idle(ring) = &self.state else {
             return Ok(());
         };
-        let new = queue.with(|queue| queue.copies(Which::NotSpooled));
-        if new.is_empty() {
-            self.state = State::Idle(spool);
-            return Ok(());
-        }
-        self.kept = Some(Instant::now());
-        let orders: Vec<u64> = new.iter().map(|one| one.order).collect();
-        // What was sent must not stand in the way of what was not: a start reads the last of it.
-        let most = if self.sent { 1 } else { SLACK } * spool.limit;
-        let work = if spool.bytes + length(&new) > most {
-            self.sent = false;
-            Work::Replace(queue.with(|queue| queue.copies(Which::All)))
+        let new = if is_early {
+            Vec::new()
         } else {
-            Work::Append(new)
+            self.queue.with(|queue| queue.in_memory())
         };
-        self.work(spool, work).await?;
-        queue.with(|queue| queue.set_spooled(&orders));
+        if new.is_empty() && self.sent.is_empty() {
+            return Ok(());
+        }
+        let crowded = ring.crowded().filter(|_| !is_early);
+        let more = new.iter().map(|one| one.frame.len()).sum();
+        let (moved, lost) = self.queue.with(|queue| {
+            let lost = queue.make_room(more);
+            let moved = crowded.map(|segment| queue.in_segment(segment));
+            queue.count_dropped(lost.len() as u64);
+            (moved.unwrap_or_default(), lost)
+        });
+        if !new.is_empty() {
+            self.kept = Some(Instant::now());
+        }
+        self.start(Work {
+            lost: lost.iter().filter_map(|one| one.place).collect(),
+            moved,
+            new,
+            ..Work::default()
+        });
+        self.wait().await.map(drop)
+    }
+
+    /// Reads frames that wait on disk. One that cannot be read is lost, and not among them any more.
+    ///
+    /// # Errors
+    /// The disk does not answer; the frames are as they were.
+    pub(crate) async fn load(&mut self, frames: &mut Vec<Queued>) -> io::Result<()> {
+        let wanted: Vec<Place> = frames.iter().filter_map(|one| one.place).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.wait().await?;
+        self.start(Work {
+            wanted,
+            ..Work::default()
+        });
+        let mut read = self.wait().await?.into_iter();
+        let mut lost = 0;
+        frames.retain_mut(|one| {
+            let Some(place) = one.place else {
+                return true;
+            };
+            if let Some(frame) = read.next().flatten() {
+                one.frame = frame;
+                return true;
+            }
+            self.sent.push(place);
+            lost += 1;
+            false
+        });
+        self.queue.with(|queue| queue.count_dropped(lost));
         Ok(())
     }
 
-    /// Empties the file when nothing waits any more.
-    pub(crate) async fn clear(&mut self, queue: &SharedQueue) -> io::Result<()> {
-        let Some(spool) = self.take().await? else {
-            return Ok(());
-        };
-        if spool.bytes == 0 || queue.with(|queue| queue.len()) > 0 {
-            self.state = State::Idle(spool);
-            return Ok(());
-        }
-        self.work(spool, Work::Clear).await
-    }
-
-    /// The file, when the work before is done.
-    async fn take(&mut self) -> io::Result<Option<Spool>> {
-        self.wait().await?;
-        match std::mem::replace(&mut self.state, State::None) {
-            State::Idle(spool) => Ok(Some(spool)),
-            other => {
-                self.state = other;
-                Ok(None)
+    /// Begins work, where there are files and nothing else is under way.
+    fn start(&mut self, mut work: Work) {
+        self.state = match std::mem::replace(&mut self.state, State::None) {
+            State::Idle(mut ring) => {
+                work.sent = std::mem::take(&mut self.sent);
+                State::Busy(tokio::task::spawn_blocking(move || {
+                    let mut done = Done::default();
+                    let outcome = work.run(&mut ring, &mut done);
+                    (ring, done, outcome)
+                }))
             }
-        }
-    }
-
-    async fn work(&mut self, mut spool: Spool, work: Work) -> io::Result<()> {
-        self.state = State::Busy(tokio::task::spawn_blocking(move || {
-            let done = match work {
-                Work::Append(frames) => spool.append(&frames),
-                Work::Replace(frames) => spool.replace(&frames),
-                Work::Clear => spool.cut(0),
-            };
-            (spool, done)
-        }));
-        self.wait().await
-    }
-
-    /// Waits for work under way, but not for ever. Who stops waiting takes nothing from it.
-    async fn wait(&mut self) -> io::Result<()> {
-        let State::Busy(task) = &mut self.state else {
-            return Ok(());
+            other => other,
         };
-        let patience = if self.stuck { Duration::ZERO } else { PATIENCE };
+    }
+
+    /// Waits for work under way, but not for ever, and says what was read. Who stops waiting takes nothing
+    /// from it.
+    async fn wait(&mut self) -> io::Result<Vec<Option<Vec<u8>>>> {
+        let State::Busy(task) = &mut self.state else {
+            return Ok(Vec::new());
+        };
+        let patience = if self.is_stuck {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        };
         match tokio::time::timeout(patience, task).await {
-            Ok(Ok((spool, done))) => {
-                self.stuck = false;
-                self.state = State::Idle(spool);
-                done
+            Ok(Ok((ring, done, outcome))) => {
+                self.is_stuck = false;
+                self.state = State::Idle(ring);
+                let read = self.settle(done);
+                outcome.map(|()| read)
             }
             Ok(Err(panicked)) => {
                 self.state = State::None;
                 Err(io::Error::other(panicked))
             }
             Err(_) => {
-                self.stuck = true;
+                self.is_stuck = true;
                 Err(no_answer())
             }
         }
+    }
+
+    /// The queue is as the files are.
+    fn settle(&mut self, done: Done) -> Vec<Option<Vec<u8>>> {
+        let sent = &mut self.sent;
+        let settle = |queue: &mut Queue| {
+            for frame in &done.lost {
+                queue.lose(frame, false);
+            }
+            for (order, place) in done.places {
+                if !queue.set_place(order, place) {
+                    // It was sent meanwhile.
+                    sent.push(place);
+                }
+            }
+        };
+        self.queue.with(settle);
+        done.wanted
     }
 }
 
@@ -333,7 +319,10 @@ fn no_answer() -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use nodestats_core::{FrameId, Sample, frame};
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use nodestats_core::{Frame, FrameId, Sample, frame};
     use nodestats_wire::Timestamp;
 
     use super::*;
@@ -347,125 +336,224 @@ mod tests {
         frame::encode(time, id, None, &Sample::default())
     }
 
-    fn waiting(queue: &SharedQueue) -> Vec<Vec<u8>> {
-        let frames = queue.with(|queue| queue.copies(Which::All));
-        frames.into_iter().map(|one| one.frame).collect()
+    /// What a frame takes on disk.
+    fn length() -> usize {
+        frame(0).len() + 4
     }
 
-    /// As after a second.
-    async fn kept(keeper: &mut Keeper, queue: &SharedQueue) {
-        keeper.is_ending();
-        keeper.keep(queue).await.expect("kept");
+    /// An agent's queue and its files.
+    struct Agent {
+        queue: Arc<SharedQueue>,
+        keeper: Keeper,
     }
 
-    async fn opened(folder: &Path, limit: usize) -> (Keeper, Arc<SharedQueue>) {
-        let queue = Arc::new(SharedQueue::new(limit));
-        let keeper = Keeper::open(folder, "node-a", limit, &queue).await;
-        assert!(matches!(keeper.state, State::Idle(_)));
-        (keeper, queue)
+    impl Agent {
+        async fn start(folder: &Path, limit: usize) -> Self {
+            let queue = Arc::new(SharedQueue::new(limit));
+            let keeper = Keeper::open(folder, "node-a", limit, &queue).await;
+            assert!(matches!(keeper.state, State::Idle(_)));
+            Self { queue, keeper }
+        }
+
+        /// As after a second.
+        async fn keep(&mut self) {
+            self.keeper.is_ending();
+            self.keeper.keep().await.expect("kept");
+        }
+
+        /// Takes what waits, reads it, and says which seconds those are.
+        async fn send(&mut self, newest: bool) -> Vec<i64> {
+            let mut taken = self.queue.with(|queue| match newest {
+                true => queue.take_newest(0, true).into_iter().collect(),
+                false => queue.take_oldest(usize::MAX, true),
+            });
+            self.keeper.load(&mut taken).await.expect("read");
+            self.keeper.sent(&taken);
+            let second = |one: &Queued| {
+                let frame = Frame::read(&one.frame).expect("a frame");
+                frame.time.micros() / 1_000_000
+            };
+            taken.iter().map(second).collect()
+        }
+    }
+
+    /// Lengths of the files of samples.
+    fn files(folder: &Path) -> Vec<u64> {
+        let mut lengths = Vec::new();
+        for entry in fs::read_dir(folder).expect("the folder") {
+            let entry = entry.expect("a file");
+            if entry.path().extension().is_some_and(|end| end != "lock") {
+                let metadata = entry.metadata().expect("a file");
+                assert_eq!(metadata.mode() & 0o777, 0o600);
+                lengths.push(metadata.len());
+            }
+        }
+        lengths
     }
 
     #[tokio::test]
     async fn what_waits_outlives_the_agent_and_what_is_sent_does_not_come_again() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
-        (0..3).for_each(|second| queue.push(frame(second)));
-        kept(&mut keeper, &queue).await;
-        queue.push(frame(3));
-        kept(&mut keeper, &queue).await;
-        drop(keeper);
-        let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
-        assert_eq!(waiting(&queue), (0..4).map(frame).collect::<Vec<_>>());
-        queue.push(frame(4));
-        let newest = queue.with(crate::queue::Queue::take_newest).expect("one");
-        assert_eq!(newest.frame, frame(4));
-        // While something waits the file stays; then it is empty.
-        keeper.clear(&queue).await.expect("left");
-        queue.with(|queue| queue.take_oldest(usize::MAX));
-        let file = folder.path().join("waiting-node-a");
-        assert!(fs::metadata(&file).expect("is there").len() > 0);
-        keeper.clear(&queue).await.expect("cleared");
-        assert_eq!(fs::metadata(&file).expect("is there").len(), 0);
-        drop(keeper);
-        let (_keeper, queue) = opened(folder.path(), 1 << 20).await;
-        assert!(waiting(&queue).is_empty());
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
+        (0..3).for_each(|second| agent.queue.push(frame(second)));
+        agent.keep().await;
+        agent.queue.push(frame(3));
+        agent.keep().await;
+        // On disk, and not in memory.
+        let (behind, bytes) = agent.queue.with(|queue| (queue.is_behind(), queue.bytes()));
+        assert_eq!((behind, bytes), (false, 4 * length()));
+        drop(agent);
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
+        agent.queue.push(frame(4));
+        assert_eq!(agent.send(true).await, [4]);
+        assert_eq!(agent.send(true).await, [3]);
+        // While something of a file waits the file stays.
+        agent.keep().await;
+        assert_eq!(files(folder.path()), [4 * length() as u64]);
+        assert_eq!(agent.send(false).await, [0, 1, 2]);
+        agent.keep().await;
+        assert!(files(folder.path()).is_empty());
+        drop(agent);
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
+        assert!(agent.send(false).await.is_empty());
     }
 
     #[tokio::test]
-    async fn the_file_is_bounded_as_the_queue_is() {
+    async fn the_disk_holds_what_may_wait_and_of_more_the_oldest_are_dropped() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let limit = 3 * frame(0).len();
-        let (mut keeper, queue) = opened(folder.path(), limit).await;
-        for second in 0..50 {
-            queue.push(frame(second));
-            kept(&mut keeper, &queue).await;
-            let file = fs::metadata(folder.path().join("waiting-node-a")).expect("is there");
-            assert!(file.len() <= SLACK * limit as u64);
+        let limit = 40 * length();
+        let mut agent = Agent::start(folder.path(), limit).await;
+        for second in 0..200 {
+            agent.queue.push(frame(second));
+            agent.keep().await;
+            let bytes: u64 = files(folder.path()).into_iter().sum();
+            assert!(bytes <= (limit + limit / 4 + length()) as u64, "{bytes}");
         }
-        drop(keeper);
-        let (_keeper, queue) = opened(folder.path(), limit).await;
-        assert_eq!(waiting(&queue), (47..50).map(frame).collect::<Vec<_>>());
+        assert_eq!(agent.queue.with(Queue::take_dropped), 160);
+        // What was dropped is told with a later sample.
+        let notes = agent.queue.with(|queue| queue.take_notes(0, true));
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        drop(agent);
+        let mut agent = Agent::start(folder.path(), limit).await;
+        assert_eq!(agent.send(false).await, (160..200).collect::<Vec<_>>());
+        let dropped = agent.queue.with(Queue::take_dropped);
+        assert_eq!(dropped, 0);
     }
 
     #[tokio::test]
     async fn what_was_sent_stands_not_in_the_way_of_what_was_not() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let limit = 4 * frame(0).len();
-        let (mut keeper, queue) = opened(folder.path(), limit).await;
-        queue.push(frame(0));
-        queue.push(frame(1));
-        kept(&mut keeper, &queue).await;
-        // The newest are taken again and again, and the past never is.
-        for second in 2..20 {
-            queue.push(frame(second));
-            kept(&mut keeper, &queue).await;
-            queue.with(crate::queue::Queue::take_newest).expect("one");
-            keeper.sent();
+        let limit = 64 * length();
+        let mut agent = Agent::start(folder.path(), limit).await;
+        // Of each four samples three are sent as the newest, again and again, and the past never is.
+        for second in 0..240 {
+            agent.queue.push(frame(second));
+            agent.keep().await;
+            if second % 4 > 0 {
+                assert_eq!(agent.send(true).await, [second]);
+            }
+            let bytes: u64 = files(folder.path()).into_iter().sum();
+            assert!(bytes <= (limit + limit / 2) as u64, "{bytes}");
         }
-        drop(keeper);
-        let (_keeper, queue) = opened(folder.path(), limit).await;
-        let left = waiting(&queue);
-        assert!(left.contains(&frame(0)) && left.contains(&frame(1)));
-        let mode = fs::metadata(folder.path().join("waiting-node-a"));
-        let mode = std::os::unix::fs::MetadataExt::mode(&mode.expect("is there"));
-        assert_eq!(mode & 0o777, 0o600);
+        let left: Vec<i64> = (0..240).step_by(4).collect();
+        assert_eq!(agent.send(false).await, left);
+        assert_eq!(agent.queue.with(Queue::take_dropped), 0);
     }
 
     #[tokio::test]
-    async fn a_frame_that_a_crash_cut_off_is_let_go_and_the_next_one_is_whole() {
+    async fn what_a_crash_cut_off_or_damaged_is_let_go_and_counted_and_the_next_one_is_whole() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
+        (0..3).for_each(|second| agent.queue.push(frame(second)));
+        agent.keep().await;
+        drop(agent);
+        let path = folder.path().join("waiting-node-a.00000001");
+        let whole = fs::read(&path).expect("read");
+        let mut damaged = whole.clone();
+        damaged[length() + 20] ^= 1;
+        for (bytes, left) in [(&whole[..whole.len() - 5], 2), (&damaged[..], 1)] {
+            fs::write(&path, bytes).expect("written");
+            let mut agent = Agent::start(folder.path(), 1 << 20).await;
+            let rest = bytes.len() - left * length();
+            assert_eq!(agent.keeper.damaged(), rest as u64);
+            agent.queue.push(frame(9));
+            agent.keep().await;
+            // Another agent of the same node does not write into it.
+            let other = Arc::new(SharedQueue::new(1 << 20));
+            let second = Keeper::open(folder.path(), "node-a", 1 << 20, &other).await;
+            assert!(matches!(second.state, State::None));
+            assert_eq!(other.with(|queue| queue.len()), 0);
+            drop(agent);
+            let mut agent = Agent::start(folder.path(), 1 << 20).await;
+            let sent: Vec<i64> = (0..left as i64).chain([9]).collect();
+            assert_eq!(agent.send(false).await, sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sample_that_is_damaged_later_is_dropped_alone() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
+        (0..3).for_each(|second| agent.queue.push(frame(second)));
+        agent.keep().await;
+        let path = folder.path().join("waiting-node-a.00000001");
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[length() + 20] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        assert_eq!(agent.send(false).await, [0, 2]);
+        assert_eq!(agent.queue.with(Queue::take_dropped), 1);
+        agent.keep().await;
+        assert!(files(folder.path()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_one_file_of_an_older_agent_is_taken_over() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("waiting-node-a");
-        let bytes = [frame(0), frame(1)].concat();
-        fs::write(&path, &bytes[..bytes.len() - 5]).expect("written");
-        let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
-        assert_eq!(waiting(&queue), [frame(0)]);
-        assert_eq!(keeper.damaged(), frame(1).len() as u64 - 5);
-        queue.push(frame(2));
-        kept(&mut keeper, &queue).await;
-        assert_eq!(
-            fs::read(&path).expect("read"),
-            [frame(0), frame(2)].concat()
-        );
-        // Another agent of the same node does not write into it.
-        let other = Arc::new(SharedQueue::new(1 << 20));
-        let second = Keeper::open(folder.path(), "node-a", 1 << 20, &other).await;
-        assert!(matches!(second.state, State::None));
-        assert!(waiting(&other).is_empty());
+        fs::write(&path, [frame(0), frame(1)].concat()).expect("written");
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
+        assert!(!path.exists());
+        assert_eq!(files(folder.path()), [2 * length() as u64]);
+        assert_eq!(agent.send(false).await, [0, 1]);
     }
 
     #[tokio::test]
     async fn the_disk_is_written_to_once_a_second_at_most() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let (mut keeper, queue) = opened(folder.path(), 1 << 20).await;
-        let file = folder.path().join("waiting-node-a");
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
         for second in 0..5 {
-            queue.push(frame(second));
-            keeper.keep(&queue).await.expect("kept or left");
+            agent.queue.push(frame(second));
+            agent.keeper.keep().await.expect("kept or left");
         }
-        assert_eq!(fs::read(&file).expect("read"), frame(0));
-        keeper.kept = Instant::now().checked_sub(SYNC_INTERVAL);
-        keeper.keep(&queue).await.expect("kept");
-        let all: Vec<u8> = (0..5).flat_map(frame).collect();
-        assert_eq!(fs::read(&file).expect("read"), all);
+        assert_eq!(files(folder.path()), [length() as u64]);
+        agent.keeper.kept = Instant::now().checked_sub(SYNC_INTERVAL);
+        agent.keeper.keep().await.expect("kept");
+        assert_eq!(files(folder.path()), [5 * length() as u64]);
+    }
+
+    #[tokio::test]
+    async fn a_disk_without_room_leaves_in_memory_what_came() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut agent = Agent::start(folder.path(), 1 << 20).await;
+        agent.queue.push(frame(0));
+        agent.keep().await;
+        // Nothing can be written through a descriptor for reading.
+        let State::Idle(ring) = &mut agent.keeper.state else {
+            panic!("is idle");
+        };
+        let path = folder.path().join("waiting-node-a.00000001");
+        ring.replace_file(1, fs::File::open(&path).expect("opened"));
+        agent.queue.push(frame(1));
+        agent.keeper.is_ending();
+        agent.keeper.keep().await.expect_err("no room");
+        assert!(agent.queue.with(|queue| queue.is_behind()));
+        let file = fs::File::options().read(true).append(true).open(&path);
+        let State::Idle(ring) = &mut agent.keeper.state else {
+            panic!("is idle");
+        };
+        ring.replace_file(1, file.expect("opened"));
+        agent.keep().await;
+        assert!(!agent.queue.with(|queue| queue.is_behind()));
+        assert_eq!(agent.send(false).await, [0, 1]);
     }
 }

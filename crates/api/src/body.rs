@@ -3,6 +3,7 @@
 mod objects;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -15,20 +16,56 @@ use crate::{ApiError, App};
 /// All bodies that are being read or worked on take at most so many of the largest together: twice
 /// what one node may have under way.
 const BODIES: usize = 8;
-/// Most bytes of a body that brings no samples.
+/// Of these so many are for small bodies alone: what thousands of agents bring of the past holds up no
+/// sample of now.
+const OF_SMALL: usize = 2;
+/// Most bytes of a small body: one that brings no samples, or a few.
 const SMALL: usize = 64 << 10;
+/// A large body waits so long for its turn, and then comes again.
+const LARGE_PATIENCE: Duration = Duration::from_secs(2);
+/// Who has had no turn comes again after so long.
+const RETRY: Duration = Duration::from_secs(5);
 /// A value in JSON can be two bytes and takes hundreds in memory: more values than this are
 /// refused before they are parsed. A sample of 4,000 processes has a tenth of it.
 const VALUES_LIMIT: usize = 1_000_000;
 
-/// What all bodies may take together.
+/// What all bodies may take together, in KiB.
 #[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<Semaphore>);
+pub(crate) struct Budget {
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
 
 impl Budget {
-    /// For bodies of at most so many bytes each; counted in KiB.
+    /// For bodies of at most so many bytes each.
     pub(crate) fn new(body_limit: usize) -> Self {
-        Self(Arc::new(Semaphore::new(BODIES * ((body_limit >> 10) + 1))))
+        let of = |bodies| Arc::new(Semaphore::new(bodies * ((body_limit >> 10) + 1)));
+        Self {
+            small: of(OF_SMALL),
+            large: of(BODIES - OF_SMALL),
+        }
+    }
+
+    /// A place for a body of at most `most` bytes.
+    async fn enter(
+        &self,
+        most: usize,
+        patience: Duration,
+    ) -> Result<OwnedSemaphorePermit, ApiError> {
+        let share_kib = (most >> 10) as u32 + 1;
+        let is_small = most <= SMALL;
+        let (places, patience) = if is_small {
+            (&self.small, patience)
+        } else {
+            (&self.large, patience.min(LARGE_PATIENCE))
+        };
+        let share = Arc::clone(places).acquire_many_owned(share_kib);
+        let share = tokio::time::timeout(patience, share).await;
+        let share = share.map_err(|_| {
+            let busy = "too many bodies are being worked on";
+            ApiError::too_many(busy, RETRY)
+        })?;
+        Ok(share.expect("the budget is never closed"))
     }
 }
 
@@ -58,12 +95,7 @@ async fn receive_within(app: &App, body: Body, limit: usize) -> Result<Received,
     let most = size
         .upper()
         .map_or(limit, |upper| upper.min(limit as u64) as usize);
-    let share_kib = (most >> 10) as u32 + 1;
-    let share = Arc::clone(&app.bodies.0).acquire_many_owned(share_kib);
-    let share = tokio::time::timeout(app.options.body_patience, share)
-        .await
-        .map_err(|_| ApiError::unavailable("too many large bodies are being worked on"))?
-        .expect("the budget is never closed");
+    let share = app.bodies.enter(most, app.options.body_patience).await?;
     let read = tokio::time::timeout(
         app.options.body_patience,
         Limited::new(body, limit).collect(),

@@ -70,7 +70,8 @@ pub(crate) async fn all(
 ) -> Result<Response, ApiError> {
     let query: EventQuery = query::parse(uri.query())?;
     let wanted = query.events(App::now())?;
-    let lives = app.store.lives().await?.to_vec();
+    let lives = app.store.lives().await?;
+    let lives: Vec<Life> = lives.iter().map(|life| Life::clone(life)).collect();
     let count = lives.len();
     let readable = app.readable(&identity, EVENTS, lives).await?;
     let of = readable.iter().map(|life| life.uid.clone()).collect();

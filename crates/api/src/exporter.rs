@@ -128,8 +128,9 @@ pub(crate) async fn targets(
 
 /// Nodes that are managed now, as far as the caller may read their figures.
 async fn live(app: &App, identity: &Identity, top: usize) -> Result<Vec<Life>, ApiError> {
-    let mut lives = app.store.lives().await?.to_vec();
-    lives.retain(Life::is_live);
+    let lives = app.store.lives().await?;
+    let live = lives.iter().filter(|life| life.is_live());
+    let mut lives: Vec<Life> = live.map(|life| Life::clone(life)).collect();
     lives.sort_by_cached_key(|life| life.registration.hostname.clone());
     let lives = app.readable(identity, METRICS, lives).await?;
     if top == 0 {

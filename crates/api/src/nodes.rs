@@ -37,12 +37,13 @@ pub(crate) async fn list(
     if span.is_some() && list_view != ListView::Full {
         return Err(ApiError::parameter("from", "from and to go with view=full"));
     }
-    let mut lives = app.store.lives().await?.to_vec();
-    lives.retain(|life| match state {
+    let lives = app.store.lives().await?;
+    let wanted = lives.iter().filter(|life| match state {
         Which::Live => life.is_live(),
         Which::Gone => !life.is_live(),
         Which::All => true,
     });
+    let mut lives: Vec<Life> = wanted.map(|life| Life::clone(life)).collect();
     lives.sort_by_cached_key(|life| (address(life), life.registration.hostname.clone()));
     let lives = app.visible(&identity, lives).await?;
     if list_view == ListView::Freshness {
@@ -248,7 +249,7 @@ async fn retire_silent_namesakes(
                 new = uid,
                 "a silent node's name and address are taken over"
             );
-            app.retire(&mut life.clone(), now).await?;
+            app.retire(&mut Life::clone(life), now).await?;
         }
     }
     Ok(())
@@ -309,7 +310,7 @@ async fn taken_over(
                 life.registration.hostname, life.uid
             )));
         }
-        silent.push(life.clone());
+        silent.push(Life::clone(life));
     }
     Ok(silent)
 }

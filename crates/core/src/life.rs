@@ -3,6 +3,7 @@
 //! An address is not an identity: history belongs to a UID, and a name or an address leads to the
 //! life that had it at the time asked for. Two of them at once are an error that names both.
 
+use std::borrow::Borrow;
 use std::net::IpAddr;
 
 use nodestats_wire::Timestamp;
@@ -361,17 +362,19 @@ pub enum ResolveError {
 }
 
 /// The one life that `name` (UID, host name or address, in this order) means.
-pub fn resolve<'a>(lives: &'a [Life], name: &str, when: When) -> Result<&'a Life, ResolveError> {
+pub fn resolve<'a, L: Borrow<Life>>(
+    lives: &'a [L],
+    name: &str,
+    when: When,
+) -> Result<&'a Life, ResolveError> {
+    let all = || lives.iter().map(Borrow::<Life>::borrow);
     // One address has many spellings, and histories know one.
     let canonical = name
         .parse::<IpAddr>()
         .map_or_else(|_| name.to_owned(), |ip| ip.to_string());
-    let had_it: Vec<&Life> = match lives.iter().find(|life| life.uid == name) {
+    let had_it: Vec<&Life> = match all().find(|life| life.uid == name) {
         Some(life) => vec![life],
-        None => lives
-            .iter()
-            .filter(|life| life.namings.iter().any(|naming| naming.is(&canonical)))
-            .collect(),
+        None => all().filter(|life| life.was_called(&canonical)).collect(),
     };
     let has_it_then = |life: &&&Life| match when {
         _ if life.uid == name => when != When::Now || life.is_live(),
@@ -396,7 +399,7 @@ pub fn resolve<'a>(lives: &'a [Life], name: &str, when: When) -> Result<&'a Life
         ([life], _) => Ok(life),
         ([], None) => Err(ResolveError::Unknown {
             name: canonical.chars().take(80).collect(),
-            nearest: nearest(lives, &canonical, when),
+            nearest: nearest(all(), &canonical, when),
         }),
         ([], Some(last)) => Err(match last.gone_at {
             Some(gone_at) => ResolveError::Gone {
@@ -420,13 +423,13 @@ pub fn resolve<'a>(lives: &'a [Life], name: &str, when: When) -> Result<&'a Life
 }
 
 /// The five known names that take the fewest changes to become `name`, if half of it stays.
-fn nearest(lives: &[Life], name: &str, when: When) -> Vec<String> {
-    // A name is at most 253 characters; a longer text is near to none.
-    if name.len() > 253 {
+fn nearest<'a>(lives: impl Iterator<Item = &'a Life>, name: &str, when: When) -> Vec<String> {
+    // A name is at most 253 characters; a longer text is near to none. Nor is a UUID, by which thousands
+    // of agents ask at once where a server has lost its registry.
+    if name.len() > 253 || uuid::Uuid::parse_str(name).is_ok() {
         return Vec::new();
     }
     let mut close: Vec<(usize, &str)> = lives
-        .iter()
         .filter(|life| when != When::Now || life.is_live())
         .flat_map(Life::names)
         // So far apart in length alone that less than half of it stays.

@@ -164,7 +164,8 @@ fn times_on_disk(state: &Path) -> Vec<f64> {
         let mut rest = bytes.as_slice();
         while let Ok((frame, _, after)) = Frame::split_first(rest) {
             times.push(frame.time.seconds());
-            rest = after;
+            // Behind the CRC-32 of the frame.
+            rest = &after[4..];
         }
     }
     times

@@ -19,20 +19,20 @@ pub(crate) struct Lives(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    lives: Option<Arc<[Life]>>,
+    lives: Option<Arc<[Arc<Life>]>>,
     /// How often something was written.
     writes: u64,
 }
 
 impl Lives {
     /// What is known, and how often something had been written by then.
-    fn get(&self) -> (Option<Arc<[Life]>>, u64) {
+    fn get(&self) -> (Option<Arc<[Arc<Life>]>>, u64) {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (known.lives.clone(), known.writes)
     }
 
     /// What was read after so many writes, unless there was another one meanwhile.
-    fn set(&self, lives: &Arc<[Life]>, writes: u64) {
+    fn set(&self, lives: &Arc<[Arc<Life>]>, writes: u64) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.writes == writes {
             known.lives = Some(Arc::clone(lives));
@@ -46,15 +46,35 @@ impl Lives {
         known.writes += 1;
     }
 
-    /// Writes, and forgets what was read before; to its end, also where nobody waits for it any more.
+    /// This life was written, or removed: the others are as they were, and thousands of nodes that register
+    /// together do not each read all of them.
+    fn replace(&self, uid: &str, life: Option<Life>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.writes += 1;
+        let Some(lives) = known.lives.take() else {
+            return;
+        };
+        let at = lives.partition_point(|other| other.uid.as_str() < uid);
+        let after = lives[at..].iter().skip_while(|other| other.uid == uid);
+        let before = lives[..at].iter().cloned();
+        let changed = before.chain(life.map(Arc::new)).chain(after.cloned());
+        known.lives = Some(changed.collect());
+    }
+
+    /// Writes, and knows what it wrote; to its end, also where nobody waits for it any more.
     async fn change(
         &self,
+        (uid, life): (String, Option<Life>),
         write: impl Future<Output = Result<(), database::Error>> + Send + 'static,
     ) -> Result<(), Error> {
         let lives = self.clone();
         let changing = async move {
             let written = write.await;
-            lives.forget();
+            match &written {
+                Ok(()) => lives.replace(&uid, life),
+                // It may have been written.
+                Err(_) => lives.forget(),
+            }
             written
         };
         let changed = tokio::spawn(changing.in_current_span()).await;
@@ -69,7 +89,7 @@ impl Store {
     pub async fn life(&self, uid: &str) -> Result<Option<Life>, Error> {
         if let (Some(lives), _) = self.lives.get() {
             let found = lives.binary_search_by(|life| life.uid.as_str().cmp(uid));
-            return Ok(found.ok().map(|at| lives[at].clone()));
+            return Ok(found.ok().map(|at| Life::clone(&lives[at])));
         }
         let variables = bind([("node", node_record(uid))]);
         let rows = self
@@ -81,7 +101,7 @@ impl Store {
     }
 
     /// All lives that have a history, live and gone, by identity.
-    pub async fn lives(&self) -> Result<Arc<[Life]>, Error> {
+    pub async fn lives(&self) -> Result<Arc<[Arc<Life>]>, Error> {
         let (known, writes) = self.lives.get();
         if let Some(lives) = known {
             return Ok(lives);
@@ -91,7 +111,8 @@ impl Store {
             .select("SELECT VALUE life FROM node", bind([]))
             .await
             .map_err(Error::Unavailable)?;
-        let lives: Result<Vec<Life>, Error> = rows.into_iter().map(read_life).collect();
+        let read = |row| read_life(row).map(Arc::new);
+        let lives: Result<Vec<Arc<Life>>, Error> = rows.into_iter().map(read).collect();
         let mut lives = lives?;
         lives.sort_by(|a, b| a.uid.cmp(&b.uid));
         let lives = lives.into();
@@ -112,7 +133,8 @@ impl Store {
         let database = self.database.clone();
         // A life is some kilobytes at most.
         let write = async move { database.write(statement, variables, 0).await };
-        self.lives.change(write).await
+        let changed = (life.uid.clone(), Some(life.clone()));
+        self.lives.change(changed, write).await
     }
 
     /// Removes all samples of a life, and what happened to it.
@@ -130,7 +152,7 @@ impl Store {
         let variables = bind([("node", node_record(uid)), ("seen", seen_record(uid))]);
         let database = self.database.clone();
         let delete = async move { database.delete(statements, variables).await };
-        self.lives.change(delete).await
+        self.lives.change((uid.to_owned(), None), delete).await
     }
 }
 

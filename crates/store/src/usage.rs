@@ -248,7 +248,11 @@ impl Store {
     }
 
     /// Forgets what retention has deleted, and writes what was counted since.
-    pub(crate) async fn keep_usage(&self, lives: &[Life], now: Timestamp) -> Result<(), Error> {
+    pub(crate) async fn keep_usage(
+        &self,
+        lives: &[Arc<Life>],
+        now: Timestamp,
+    ) -> Result<(), Error> {
         for life in lives {
             // A day that is partly kept counts whole.
             let first = day(self.horizon(life, now));

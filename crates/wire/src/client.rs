@@ -190,6 +190,14 @@ impl Client {
         Ok(client)
     }
 
+    /// Its connections leave from this address of this host, for whoever has several; before anybody is
+    /// trusted.
+    pub fn leaving_from(self, address: IpAddr) -> Result<Self, Error> {
+        let http = builder(self.timeout).no_proxy().local_address(address);
+        self.use_http(http)?;
+        Ok(self)
+    }
+
     fn use_http(&self, http: reqwest::ClientBuilder) -> Result<(), Error> {
         let http = http.build().map_err(Error::Setup)?;
         *self.http.write().unwrap_or_else(PoisonError::into_inner) = http;
