@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nodestats_wire::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use surrealdb::engine::local::Db;
@@ -20,7 +21,7 @@ use surrealdb_core::kvs::Datastore;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use crate::directory::Directory;
+use crate::directory::{self, Directory};
 use crate::location::Location;
 use crate::memory::MemoryBudget;
 
@@ -68,12 +69,25 @@ impl Error {
     /// Whether the embedded database has found that its files do not hold what was written to them: asking
     /// again gives the same.
     pub(crate) fn is_damage(&self) -> bool {
-        match self {
-            Self::Surreal(error) => error.to_string().contains("checksum verification failed"),
-            _ => false,
-        }
+        let text = match self {
+            Self::Surreal(error) => error.to_string(),
+            Self::Datastore(text) => text.clone(),
+            _ => return false,
+        };
+        // What the operating system says may be another tomorrow.
+        !text.contains("os error") && DAMAGE.iter().any(|of_it| text.contains(of_it))
     }
 }
+
+/// What SurrealDB and SurrealKV say of files that do not hold what was written to them. Where the row that
+/// says which version the database is of cannot be read, it is asked for again for two minutes.
+const DAMAGE: [&str; 5] = [
+    "checksum verification failed",
+    "orrupt",
+    "Failed to load manifest",
+    "failed to fill whole buffer",
+    "Check version failed after",
+];
 
 /// Bytes that stay free where samples are written, and where only rows are deleted. A log of
 /// `SurrealKV` that could not be written to its end holds what is written after it in vain: a later
@@ -304,6 +318,18 @@ impl Database {
         self.query("UPSERT meta:schema SET version = $version", variables)
             .await
             .map(drop)
+    }
+
+    /// Removes databases of this folder that were set aside before `horizon`.
+    pub(crate) async fn remove_aside(&self, horizon: Timestamp) {
+        let Some(directory) = self.directory.clone() else {
+            return;
+        };
+        let removing = move || directory::remove_aside(directory.path(), horizon);
+        let removed = tokio::task::spawn_blocking(removing).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, "a database that was set aside is not removed");
+        }
     }
 
     /// Closes an embedded database in order; a server's connection ends with its last clone.

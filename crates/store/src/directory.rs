@@ -5,6 +5,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use nodestats_wire::Timestamp;
+
 /// The schema that this program writes. Older ones are brought up to it; newer ones are refused. 2: frames
 /// of versions 2 and 3, pods, events. 3: sealed blocks.
 pub(crate) const SCHEMA: u32 = 3;
@@ -114,6 +116,52 @@ impl Directory {
     pub(crate) fn database(&self) -> &Path {
         &self.database
     }
+}
+
+/// The database of a folder that was set aside; the second of 1970 in which it was follows.
+const DAMAGED: &str = "database-damaged-";
+
+/// Takes a damaged database out of the way, and says where it is now. The folder's lock must be free.
+pub(crate) fn set_aside(path: &Path, now: Timestamp) -> Result<PathBuf, Error> {
+    let directory = Directory::lock(path)?;
+    let aside = path.join(format!("{DAMAGED}{}", now.micros() / 1_000_000));
+    let moved =
+        fs::rename(directory.database(), &aside).and_then(|()| File::open(path)?.sync_all());
+    moved.map_err(|source| Error::NotWritable {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(aside)
+}
+
+/// What was set aside in a folder, and when, in seconds of 1970.
+fn aside(path: &Path) -> io::Result<Vec<(PathBuf, i64)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let second = name.to_str().and_then(|name| name.strip_prefix(DAMAGED));
+        let second = second.and_then(|second| second.parse().ok());
+        found.extend(second.map(|second| (entry.path(), second)));
+    }
+    Ok(found)
+}
+
+/// How many databases were set aside in a folder, and are there.
+pub(crate) fn count_aside(path: &Path) -> io::Result<u64> {
+    aside(path).map(|found| found.len() as u64)
+}
+
+/// Removes what was set aside before `horizon`.
+pub(crate) fn remove_aside(path: &Path, horizon: Timestamp) -> io::Result<()> {
+    for (path, second) in aside(path)? {
+        if second < horizon.micros() / 1_000_000 {
+            let shown = path.display();
+            tracing::info!(path = %shown, "a damaged database that was set aside is removed");
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whole, or as it was: an empty file would say that a newer program wrote it.

@@ -25,7 +25,7 @@ mod walk;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nodestats_core::Life;
 use nodestats_wire::Timestamp;
@@ -133,8 +133,27 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store, and creates what is not there yet.
+    /// Opens the store, and creates what is not there yet. A database of a folder whose files are damaged, so
+    /// that it cannot be opened, is set aside, and another one begins: what happens from now on is kept.
     pub async fn open(location: &Location, options: &Options) -> Result<Self, OpenError> {
+        let opened = Self::open_as_it_is(location, options).await;
+        let (Location::Directory(path), Err(error)) = (location, &opened) else {
+            return opened;
+        };
+        if !matches!(error, OpenError::Database { source, .. } if source.is_damage()) {
+            return opened;
+        }
+        let why = std::error::Error::source(error).map(ToString::to_string);
+        let aside = directory::set_aside(path, Timestamp::from_system(SystemTime::now()))?;
+        tracing::error!(
+            why,
+            path = %aside.display(),
+            "the database is damaged; it is set aside for as long as history is kept, and an empty one begins"
+        );
+        Self::open_as_it_is(location, options).await
+    }
+
+    async fn open_as_it_is(location: &Location, options: &Options) -> Result<Self, OpenError> {
         let directory = match location {
             Location::Directory(path) => Some(Directory::lock(path)?),
             Location::Memory | Location::Remote { .. } => None,
@@ -143,9 +162,25 @@ impl Store {
             location: location.to_string(),
             source: Box::new(source),
         };
-        let database = Database::open(location, &options.memory, directory)
-            .await
-            .map_err(failed)?;
+        let database = Database::open(location, &options.memory, directory);
+        let database = database.await.map_err(failed)?;
+        let opened = Self::begin(&database, location, options).await;
+        if opened.is_err() {
+            database.close().await;
+        }
+        opened
+    }
+
+    /// The store on an open database.
+    async fn begin(
+        database: &Database,
+        location: &Location,
+        options: &Options,
+    ) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Database {
+            location: location.to_string(),
+            source: Box::new(source),
+        };
         let found = database.schema().await.map_err(failed)?;
         if found.is_some_and(|found| found > directory::SCHEMA) {
             return Err(OpenError::NewerSchema {
@@ -158,13 +193,13 @@ impl Store {
             .await
             .map_err(failed)?;
         if !matches!(location, Location::Remote { .. }) {
-            claim::end_claim(&database).await.map_err(failed)?;
+            claim::end_claim(database).await.map_err(failed)?;
         }
-        let usage = usage::Usage::load(&database).await.map_err(failed)?;
-        let metrics = metrics::Metrics::new(&options.meter, &database, &usage, &options.memory);
+        let usage = usage::Usage::load(database).await.map_err(failed)?;
+        let metrics = metrics::Metrics::new(&options.meter, database, &usage, &options.memory);
         let writer = writer::Writer::start(database.clone(), usage.clone(), metrics.clone());
         Ok(Self {
-            database,
+            database: database.clone(),
             writer,
             usage,
             retention: options.retention,

@@ -8,6 +8,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use crate::MemoryBudget;
 use crate::database::{self, Database};
+use crate::directory;
 use crate::usage::Usage;
 
 /// Upper bounds of histograms of time, in seconds.
@@ -162,16 +163,24 @@ fn observe(meter: &Meter, database: &Database, usage: &Usage, memory: &MemoryBud
         .with_description("Nodes that have a history.")
         .with_callback(move |observer| observer.observe(counted.nodes(), &[]))
         .build();
-    for (name, help, figure) in [
+    for (name, help, unit, figure) in [
         (
             "nodestats.store.database.size",
             "Bytes of the database's folder.",
+            "By",
             folder_bytes as fn(&Path) -> Option<u64>,
         ),
         (
             "nodestats.store.disk.available",
             "Bytes that the disk of the database's folder has left.",
+            "By",
             database::available,
+        ),
+        (
+            "nodestats.store.databases.set.aside",
+            "Databases beside the present one that were damaged.",
+            "",
+            |database| directory::count_aside(database.parent()?).ok(),
         ),
     ] {
         // Not the database: it is closed when the last that has it is gone.
@@ -181,10 +190,10 @@ fn observe(meter: &Meter, database: &Database, usage: &Usage, memory: &MemoryBud
         meter
             .u64_observable_gauge(name)
             .with_description(help)
-            .with_unit("By")
+            .with_unit(unit)
             .with_callback(move |observer| {
-                if let Some(bytes) = figure(&folder) {
-                    observer.observe(bytes, &[]);
+                if let Some(figure) = figure(&folder) {
+                    observer.observe(figure, &[]);
                 }
             })
             .build();

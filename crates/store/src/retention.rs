@@ -51,6 +51,7 @@ impl Store {
         self.forget_pods(horizon).await?;
         // Of nodes that are not known too.
         self.forget_events(None, horizon).await?;
+        self.database.remove_aside(self.default_horizon(now)).await;
         for life in &*lives {
             let horizon = self.horizon(life, now);
             self.delete_before(&life.uid, horizon).await?;
