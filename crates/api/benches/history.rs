@@ -1,7 +1,8 @@
 //! History as it is kept: how densely and how fast, from the codec alone to the whole way of a server with
 //! its database on the disk, asked by HTTP. `--corpus FILE` is a recording of `/proc` of 25 minutes, of which
 //! a day is made; `--nodes N` are as many that have that day, and `--others N` as many that push its last two
-//! hours. Prints one line of JSON.
+//! hours. With `--copies N` all is asked again where as many more have that day, after the server was killed.
+//! `--times N` makes each process so many. Prints one line of JSON.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -28,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The folder of the server that this process is.
 const SERVER: &str = "NODESTATS_BENCH_SERVER";
+/// How many copies of the first node's day this process makes there, instead of serving.
+const COPIES: &str = "NODESTATS_BENCH_COPIES";
 /// Times of the codec are the best of so many.
 const TURNS: usize = 5;
 /// Samples of a day, one each 10 s.
@@ -50,7 +53,14 @@ const QUESTIONS: usize = 200;
 
 fn main() {
     if let Ok(folder) = std::env::var(SERVER) {
-        runtime().block_on(serve(Path::new(&folder)));
+        let folder = Path::new(&folder);
+        match std::env::var(COPIES) {
+            Ok(copies) => {
+                let copies = copies.parse().expect("a number");
+                runtime().block_on(copy(folder, copies));
+            }
+            Err(_) => runtime().block_on(serve(folder)),
+        }
         return;
     }
     let arguments: Vec<String> = std::env::args().collect();
@@ -63,13 +73,50 @@ fn main() {
         println!("--corpus FILE names the recording");
         return;
     };
-    let nodes = after("--nodes").map_or(20, |nodes| nodes.parse().expect("a number"));
-    let (entries, series) = recording::read(Path::new(corpus));
+    let number = |name: &str, usual| after(name).map_or(usual, |n| n.parse().expect("a number"));
+    let (mut entries, mut series) = recording::read(Path::new(corpus));
+    let times = number("--times", 1);
+    multiply(&mut entries, &mut series, times);
     let mut figures = Map::new();
     codec(&mut figures, &entries, &series);
-    let others = after("--others").map_or(0, |nodes| nodes.parse().expect("a number"));
-    runtime().block_on(whole_way(&mut figures, &entries, (nodes, others)));
+    figures.insert("times".to_owned(), json!(times));
+    let load = Load {
+        nodes: number("--nodes", 20),
+        others: number("--others", 0),
+        copies: number("--copies", 0),
+    };
+    runtime().block_on(whole_way(&mut figures, &entries, load));
     println!("{}", Value::Object(figures));
+}
+
+/// Who pushes, and what is there besides.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    nodes: usize,
+    others: usize,
+    copies: usize,
+}
+
+/// Each process so many times, by numbers and names of their own.
+fn multiply(entries: &mut [Entry], series: &mut Vec<Series>, times: usize) {
+    for entry in entries {
+        let processes = &mut entry.sample.processes;
+        let one = processes.clone();
+        for turn in 1..times as u32 {
+            processes.extend(one.iter().cloned().map(|mut process| {
+                process.pid += turn * 1_000_000;
+                process.name = format!("{}{turn}", process.name).into();
+                // They do not move together.
+                process.user_ticks = process.user_ticks * u64::from(turn + 1) / 2;
+                process.resident_bytes /= u64::from(turn + 1);
+                process
+            }));
+        }
+    }
+    let one = series.clone();
+    for _ in 1..times {
+        series.extend(one.iter().cloned());
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -344,6 +391,32 @@ impl Server {
         memory_of(self.process.id(), which) as f64 / f64::from(1 << 20)
     }
 
+    async fn register(&self, name: &str, number: usize) {
+        let registration = Registration {
+            interval_seconds: Some(10),
+            uid: Some(name.to_owned()),
+            ..Registration::new(address(number), name)
+        };
+        let registered = self.client.register(&registration).await;
+        registered.expect("registered");
+    }
+
+    /// Bytes of its folder when its files are merged, which is done in the background.
+    async fn settled(&self) -> f64 {
+        let (mut bytes, mut quiet) = (0.0, 0);
+        while quiet < 5 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let next = self.figure("nodestats_store_database_size_bytes").await;
+            quiet = if (next - bytes).abs() < 1e5 {
+                quiet + 1
+            } else {
+                0
+            };
+            bytes = next;
+        }
+        bytes
+    }
+
     async fn figure(&self, name: &str) -> f64 {
         let metrics = self.client.get("/metrics", &[]).await.expect("metrics");
         let text = String::from_utf8(metrics).expect("text");
@@ -360,9 +433,7 @@ fn address(number: usize) -> String {
     format!("10.0.{}.{}", number / 250, number % 250)
 }
 
-/// What the program `nodestats api` does, without its arguments.
-async fn serve(folder: &Path) {
-    let registry = Registry::default();
+async fn open(folder: &Path, registry: &Registry) -> Store {
     let options = nodestats_store::Options {
         retention: Duration::from_hours(24 * 14),
         memory: MemoryBudget::from_limit(512 << 20),
@@ -371,7 +442,21 @@ async fn serve(folder: &Path) {
         meter: registry.meter("nodestats.store"),
     };
     let store = Store::open(&Location::Directory(folder.into()), &options).await;
-    let store = store.expect("opens");
+    store.expect("opens")
+}
+
+async fn copy(folder: &Path, copies: usize) {
+    let store = open(folder, &Registry::default()).await;
+    let names: Vec<String> = (0..copies).map(|copy| format!("copy-{copy}")).collect();
+    let copied = store.copy_blocks("node-0", &names).await;
+    copied.expect("copied");
+    store.close().await;
+}
+
+/// What the program `nodestats api` does, without its arguments.
+async fn serve(folder: &Path) {
+    let registry = Registry::default();
+    let store = open(folder, &registry).await;
     let app = App::new(
         store.clone(),
         Options {
@@ -400,26 +485,15 @@ async fn serve(folder: &Path) {
 }
 
 /// From pushes over HTTP to answers over HTTP.
-async fn whole_way(
-    figures: &mut Map<String, Value>,
-    entries: &[Entry],
-    (nodes, others): (usize, usize),
-) {
+async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], load: Load) {
+    let Load {
+        nodes,
+        others,
+        copies,
+    } = load;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(folder.path());
-    let register = async |name: &str, number: usize| {
-        let registration = Registration {
-            interval_seconds: Some(10),
-            uid: Some(name.to_owned()),
-            ..Registration::new(address(number), name)
-        };
-        server
-            .client
-            .register(&registration)
-            .await
-            .expect("registered");
-    };
-    live(figures, entries, &server, &register).await;
+    live(figures, entries, &server).await;
     // The present hour is not sealed: the day ends before it.
     let now = Timestamp::from_system(SystemTime::now());
     let end = now.floor_to(3_600_000_000);
@@ -427,7 +501,7 @@ async fn whole_way(
         .map(|entry| frame::encode(entry.time, entry.id, entry.interval, &entry.sample))
         .collect();
     for node in 0..nodes + others {
-        register(&format!("node-{node}"), FIRST + node).await;
+        server.register(&format!("node-{node}"), FIRST + node).await;
     }
     let (before, begin) = (server.cpu(), Instant::now());
     let mut resident = Vec::new();
@@ -440,19 +514,71 @@ async fn whole_way(
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / all;
-    // Files are merged in the background.
-    let (mut bytes, mut quiet) = (0.0, 0);
-    while quiet < 5 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let next = server.figure("nodestats_store_database_size_bytes").await;
-        quiet = if (next - bytes).abs() < 1e5 {
-            quiet + 1
-        } else {
-            0
-        };
-        bytes = next;
-    }
+    let bytes = server.settled().await;
     let sealed = server.figure("nodestats_store_sealed_bytes_total").await;
+    for (name, figure) in [
+        ("nodes", json!(nodes)),
+        ("fill_seconds", json!(pushed.as_secs_f64())),
+        ("store_cpu_micros_per_push", json!(cpu)),
+        ("sealed_bytes_per_sample", json!(sealed / all)),
+        ("others", json!(others)),
+        ("node_day_bytes", json!(bytes / all * DAY as f64)),
+        (
+            "rss_while_filling_mib",
+            json!(
+                resident
+                    .iter()
+                    .step_by(1 + resident.len() / 16)
+                    .collect::<Vec<_>>()
+            ),
+        ),
+    ] {
+        figures.insert(name.to_owned(), figure);
+    }
+    ask(figures, "", &server, entries, (end, nodes)).await;
+    if copies == 0 {
+        return;
+    }
+    // The database is found as a kill has left it.
+    drop(server);
+    let begin = Instant::now();
+    let status = Command::new(std::env::current_exe().expect("this program"))
+        .env(SERVER, folder.path())
+        .env(COPIES, copies.to_string())
+        .status();
+    assert!(status.expect("started").success());
+    let copying = begin.elapsed().as_secs_f64();
+    let server = Server::start(folder.path());
+    live(&mut Map::new(), entries, &server).await;
+    drop(server);
+    let begin = Instant::now();
+    let server = Server::start(folder.path());
+    let starting = begin.elapsed().as_secs_f64() * 1e3;
+    let bytes = server.settled().await;
+    for (name, figure) in [
+        ("copies", json!(copies)),
+        ("copy_seconds", json!(copying)),
+        ("start_after_kill_ms", json!(starting)),
+        ("filled_bytes", json!(bytes)),
+    ] {
+        figures.insert(name.to_owned(), figure);
+    }
+    let mut again = Map::new();
+    live(&mut again, entries, &server).await;
+    for (name, figure) in again {
+        figures.insert(format!("filled_{name}"), figure);
+    }
+    ask(figures, "filled_", &server, entries, (end, nodes)).await;
+}
+
+/// Asks, and says how long answers take, and what the server takes by then.
+async fn ask(
+    figures: &mut Map<String, Value>,
+    prefix: &str,
+    server: &Server,
+    entries: &[Entry],
+    (end, nodes): (Timestamp, usize),
+) {
     let from = end.plus_micros(-(DAY as i64) * INTERVAL);
     let range = format!("from={from}&to={}", end.plus_micros(-1)).replace('+', "%2B");
     let long_lived = entries[0]
@@ -488,28 +614,13 @@ async fn whole_way(
     let at = from.plus_micros(DAY as i64 / 2 * INTERVAL).to_string();
     let table = p99(&|number| format!("/nodes/{}/proc?view=full&at={at}", node(number))).await;
     for (name, figure) in [
-        ("nodes", json!(nodes)),
-        ("fill_seconds", json!(pushed.as_secs_f64())),
-        ("store_cpu_micros_per_push", json!(cpu)),
-        ("sealed_bytes_per_sample", json!(sealed / all)),
-        ("others", json!(others)),
-        ("node_day_bytes", json!(bytes / all * DAY as f64)),
-        (
-            "rss_while_filling_mib",
-            json!(
-                resident
-                    .iter()
-                    .step_by(1 + resident.len() / 16)
-                    .collect::<Vec<_>>()
-            ),
-        ),
         ("cpu_day_p99_ms", json!(cpu_day)),
         ("process_day_p99_ms", json!(process_day)),
         ("table_at_p99_ms", json!(table)),
         ("api_rss_mib", json!(server.memory("VmRSS:"))),
         ("api_rss_peak_mib", json!(server.memory("VmHWM:"))),
     ] {
-        figures.insert(name.to_owned(), figure);
+        figures.insert(format!("{prefix}{name}"), figure);
     }
 }
 
@@ -537,14 +648,11 @@ async fn fill(
 }
 
 /// Pushes as they come from agents, one frame each, acknowledged when it is synced.
-async fn live(
-    figures: &mut Map<String, Value>,
-    entries: &[Entry],
-    server: &Server,
-    register: &impl AsyncFn(&str, usize),
-) {
+async fn live(figures: &mut Map<String, Value>, entries: &[Entry], server: &Server) {
     for connection in 0..CONNECTIONS {
-        register(&format!("live-{connection}"), connection).await;
+        server
+            .register(&format!("live-{connection}"), connection)
+            .await;
     }
     let (pushed, until) = (Arc::new(AtomicU64::new(0)), Instant::now() + LIVE);
     let (before, begin) = (server.cpu(), Instant::now());

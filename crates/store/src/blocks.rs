@@ -291,6 +291,49 @@ impl Store {
         deleted.map_err(Error::Unavailable)
     }
 
+    /// Gives the sealed history of a node to others too: for benchmarks, which could else fill a database only
+    /// as fast as it is pushed to.
+    #[doc(hidden)]
+    pub async fn copy_blocks(&self, uid: &str, others: &[String]) -> Result<(), Error> {
+        let all = hours("block", uid, Timestamp::MIN, Timestamp::MAX);
+        let ids: Vec<Value> = self
+            .database
+            .select("SELECT VALUE id FROM $blocks", bind([("blocks", all)]))
+            .await
+            .map_err(Error::Unavailable)?;
+        let keys: Vec<BlockKey> = ids.into_iter().filter_map(BlockKey::read).collect();
+        let parts = keys.iter().flat_map(|key| key.records(uid).skip(1));
+        let variables = bind([("parts", Value::Array(parts.collect::<Vec<_>>().into()))]);
+        let payloads: Vec<Bytes> = self
+            .database
+            .select("SELECT VALUE p FROM $parts", variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        for other in others {
+            let row = |id: Value, more: Option<Value>| {
+                let fields = [("id", Some(id)), ("p", more)];
+                let fields = fields.map(|(name, value)| Some((name.to_owned(), value?)));
+                Object::from_iter(fields.into_iter().flatten()).into_value()
+            };
+            let blocks = keys
+                .iter()
+                .map(|key| row(key.record(other).into_value(), None));
+            let names = keys.iter().flat_map(|key| key.records(other).skip(1));
+            let parts = names.zip(&payloads);
+            let parts = parts.map(|(id, p)| row(id, Some(Value::Bytes(p.clone()))));
+            let variables = bind([
+                ("blocks", Value::Array(blocks.collect::<Vec<_>>().into())),
+                ("parts", Value::Array(parts.collect::<Vec<_>>().into())),
+            ]);
+            let statements = "BEGIN; INSERT INTO block $blocks RETURN NONE; \
+                 INSERT INTO block_part $parts RETURN NONE; COMMIT;";
+            let bytes = payloads.iter().map(|payload| payload.len()).sum();
+            let written = self.database.write(statements, variables, bytes).await;
+            written.map_err(Error::Unavailable)?;
+        }
+        Ok(())
+    }
+
     /// All blocks of an hour.
     pub(crate) async fn blocks_of_hour(
         &self,

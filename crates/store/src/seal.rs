@@ -353,26 +353,26 @@ impl Store {
         };
         let readings: Vec<Value> = readings.into_iter().map(reading).collect();
         let merged = merged.iter().flat_map(|block| block.records(uid));
-        let gone: Vec<Value> = frames.into_iter().chain(merged).collect();
+        let merged: Vec<Value> = merged.collect();
         let bytes: usize = coded.iter().map(|coded| coded.parts.len()).sum();
-        let all: Vec<Value> = rows.iter().map(id).collect();
         // Rows that are gone were purged: what was read of them must not come again. A reading that was put
-        // again since it was read stays, and counts before the block.
+        // again since it was read stays, and counts before the block. Rows are read once, as they are deleted.
         let statements = format!(
             "BEGIN; {GUARD} \
-             IF count((SELECT VALUE id FROM $all)) != {} {{ THROW 'rows are gone' }}; \
+             LET $deleted = (DELETE $frames RETURN VALUE $before.id); \
+             IF count($deleted) + count((SELECT VALUE id FROM $readings.id)) != {} {{ THROW 'rows are gone' }}; \
              INSERT INTO block $blocks RETURN NONE; INSERT INTO block_part $parts RETURN NONE; \
-             DELETE $gone RETURN NONE; \
+             DELETE $merged RETURN NONE; \
              FOR $row IN $readings {{ DELETE $row.id WHERE p = $row.p RETURN NONE }}; COMMIT;",
-            all.len()
+            rows.len()
         );
         let mut variables = self.claimed(now);
         for (name, list) in [
             ("blocks", blocks),
             ("parts", parts),
-            ("gone", gone),
+            ("frames", frames),
+            ("merged", merged),
             ("readings", readings),
-            ("all", all),
         ] {
             variables.insert(name.to_owned(), Value::Array(Array::from(list)));
         }
