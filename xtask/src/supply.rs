@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::process;
 
 /// Licences that may be used without asking; of alternatives one is enough.
-const LICENCES: [&str; 13] = [
+const LICENCES: [&str; 14] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
@@ -22,6 +22,7 @@ const LICENCES: [&str; 13] = [
     "ISC",
     "MIT",
     "MPL-2.0",
+    "NCSA",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",

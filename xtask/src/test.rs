@@ -153,6 +153,9 @@ fn clippy() -> anyhow::Result<()> {
         "clippy",
         "--workspace",
         "--all-targets",
+        // What `cargo fuzz` builds.
+        "--features",
+        "nodestats-fuzz/libfuzzer",
         "--",
         "-D",
         "warnings",

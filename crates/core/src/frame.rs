@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 pub use delta::Delta;
 
+use crate::pack;
 use crate::sample::old::ProcessBefore3;
 use crate::sample::{Cgroup, Host, Note, PROCESSES, Process, Sample, cgroup, note};
 
@@ -36,8 +37,6 @@ const HEADER: usize = 4 + 1 + 8 + 16 + 8 + 4;
 /// Most bytes that one part may unpack to: 16 MiB hold over 60,000 processes, and what a client
 /// sends must not make the server allocate without bound.
 const PART_LIMIT: usize = 16 << 20;
-/// zstd level: 3 is its default; higher ones cost the agent more CPU than they save bytes.
-const LEVEL: i32 = 3;
 
 /// Why bytes are no frame.
 #[derive(Debug, thiserror::Error)]
@@ -370,15 +369,11 @@ impl<'a> Reader<'a> {
 
 fn pack<T: Serialize>(value: &T) -> Vec<u8> {
     let plain = postcard::to_stdvec(value).expect("samples are plain data");
-    compress(&plain)
-}
-
-fn compress(plain: &[u8]) -> Vec<u8> {
-    zstd::bulk::compress(plain, LEVEL).expect("compressing into memory cannot fail")
+    pack::pack(&plain)
 }
 
 fn plain(packed: &[u8]) -> Result<Vec<u8>, Error> {
-    zstd::bulk::decompress(packed, capacity(packed)).map_err(Error::Unpack)
+    pack::unpack(packed, capacity(packed)).map_err(Error::Unpack)
 }
 
 /// The size that the part claims bounds the allocation; the limit bounds it in turn.

@@ -10,6 +10,7 @@ pub mod fuzz;
 pub mod gap;
 pub mod identity;
 pub mod life;
+mod pack;
 pub mod pod;
 pub mod rates;
 pub mod redact;

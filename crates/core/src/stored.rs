@@ -11,6 +11,7 @@ use nodestats_wire::v1::Reading;
 use crate::block::{self, Block, Entry, Sealer};
 use crate::frame::{self, Frame, FrameId};
 use crate::gap::Edge;
+use crate::pack;
 use crate::sample::{Host, Note, Sample};
 
 /// First byte of an agent's frame at rest.
@@ -129,7 +130,7 @@ pub fn frame_of(stored: &Bytes) -> Option<Bytes> {
 pub fn from_reading(reading: &Reading) -> Vec<u8> {
     let json = serde_json::to_vec(reading).expect("a reading is plain data");
     let mut bytes = vec![READING];
-    bytes.extend(zstd::bulk::compress(&json, 3).expect("compressing into memory cannot fail"));
+    bytes.extend(pack::pack(&json));
     bytes
 }
 
@@ -166,7 +167,7 @@ fn unpack_reading(packed: &[u8]) -> Result<Vec<u8>, Error> {
     let capacity = claimed.map_or(READING_LIMIT, |size| {
         size.min(READING_LIMIT as u64) as usize
     });
-    zstd::bulk::decompress(packed, capacity).map_err(Error::Unpack)
+    pack::unpack(packed, capacity).map_err(Error::Unpack)
 }
 
 /// A sample of a block; `None` where it has not so many.

@@ -17,6 +17,7 @@ use super::{
     TEXTS, WITH_GROUPS, sections,
 };
 use crate::FrameId;
+use crate::pack;
 use crate::sample::{Cgroup, Host, Memory, Note, Process, Sample};
 use crate::stored::Wanted;
 
@@ -289,7 +290,7 @@ fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
         .ok()
         .flatten();
     let limit = claimed.map_or(0, |size| size.min(PLAIN_LIMIT as u64) as usize);
-    let plain = zstd::bulk::decompress(packed, limit);
+    let plain = pack::unpack(packed, limit);
     let plain = plain.map_err(|error| Error::Unpack(error.kind()))?;
     // What is a list here is counted before it is made.
     let (count, _) = postcard::take_from_bytes::<u64>(&plain).map_err(Error::Decode)?;

@@ -13,9 +13,11 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound, get_error_name};
 
+use crate::pack::{self, LEVEL};
+
 use super::{
-    Error, Frame, FrameId, Header, LEVEL, Reader, Sample, Timestamp, capacity, compress,
-    decode_cgroups, decode_host, decode_notes, decode_processes, join, plain,
+    Error, Frame, FrameId, Header, Reader, Sample, Timestamp, capacity, decode_cgroups,
+    decode_host, decode_notes, decode_processes, join, plain,
 };
 
 /// In the place of a frame's version.
@@ -193,7 +195,7 @@ impl<'a> Delta<'a> {
             id: self.id,
             interval: self.interval,
         };
-        let packed = plains.map(|plain| compress(&plain));
+        let packed = plains.map(|plain| pack::pack(&plain));
         Ok(Restored {
             frame: join(&header, &[], &packed),
             sample,
@@ -338,7 +340,7 @@ mod tests {
         let mut more = of_key.time.micros().to_le_bytes().to_vec();
         more.extend_from_slice(&of_key.id.sequence.to_le_bytes());
         more.extend_from_slice(&checksum(&key));
-        let bomb = compress(&vec![0; 64 << 20]);
+        let bomb = pack::pack(&vec![0; 64 << 20]);
         let bytes = join(&header, &more, &vec![bomb; PARTS]);
         let delta = read(&bytes);
         assert!(delta.unpacked_bytes() <= PARTS * (16 << 20));
