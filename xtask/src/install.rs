@@ -74,6 +74,14 @@ pub(crate) fn browser() -> anyhow::Result<()> {
     apt(&BROWSER).context("CHROMIUM and CHROMEDRIVER name them where they are elsewhere")
 }
 
+/// What compiles libFuzzer; installed where it is missing.
+pub(crate) fn cpp() -> anyhow::Result<()> {
+    if runs(Path::new("c++")) {
+        return Ok(());
+    }
+    apt(&["g++"])
+}
+
 /// What the nodes of a cluster run; installed where it is missing.
 pub(crate) fn cluster() -> anyhow::Result<()> {
     if cluster::missing_programs().is_empty() {

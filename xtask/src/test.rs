@@ -149,6 +149,7 @@ fn format() -> anyhow::Result<()> {
 }
 
 fn clippy() -> anyhow::Result<()> {
+    install::cpp()?;
     let arguments = [
         "clippy",
         "--workspace",

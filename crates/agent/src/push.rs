@@ -68,6 +68,8 @@ enum Outcome {
 #[derive(Debug, Default)]
 struct Past {
     after: Option<Instant>,
+    /// The server had no room for it at the last attempt.
+    is_refused: bool,
     backoff: Backoff,
 }
 
@@ -78,11 +80,13 @@ impl Past {
 
     fn went(&mut self, took: Duration) {
         self.backoff.reset();
+        self.is_refused = false;
         self.after = Instant::now().checked_add(took);
     }
 
     fn waits(&mut self, error: &Error) {
         self.backoff.wait_for(error.retry_after());
+        self.is_refused = true;
         self.after = Instant::now().checked_add(self.backoff.next(random()));
     }
 }
@@ -137,8 +141,7 @@ impl Pusher {
             self.keep_what_waits().await;
             self.report_losses();
         }
-        self.past = Past::default();
-        let _ = tokio::time::timeout(END_PATIENCE, self.push_waiting()).await;
+        let _ = tokio::time::timeout(END_PATIENCE, self.push_all()).await;
         self.keeper.is_ending();
         self.keep_what_waits().await;
         if let Joining::ByItself(..) = self.joining {
@@ -161,10 +164,14 @@ impl Pusher {
     async fn pause(&mut self, after: &Outcome) {
         let queue = Arc::clone(&self.queue);
         let Outcome::Wait(error) = after else {
-            let waits = queue.with(|queue| queue.len()) > 0;
-            let Some(past) = self.past.after.filter(|_| waits) else {
+            let with_disk = self.keeper.answers().await;
+            let (waits, is_empty) =
+                queue.with(|queue| (queue.has_any(with_disk), queue.len() == 0));
+            if is_empty {
                 return queue.arrived().await;
-            };
+            }
+            let soon = Instant::now() + SYNC_INTERVAL;
+            let past = self.past.after.filter(|_| waits).unwrap_or(soon);
             tokio::select! {
                 () = queue.arrived() => {}
                 () = tokio::time::sleep_until(past.into()) => {}
@@ -200,6 +207,19 @@ impl Pusher {
         }
     }
 
+    /// Sends all that waits, without a pause: what is left is lost where there is no disk.
+    async fn push_all(&mut self) {
+        loop {
+            self.past = Past::default();
+            let outcome = self.push_waiting().await;
+            let with_disk = self.keeper.answers().await;
+            let waits = self.queue.with(|queue| queue.has_any(with_disk));
+            if !waits || matches!(outcome, Outcome::Wait(_)) || self.past.is_refused {
+                return;
+            }
+        }
+    }
+
     /// Sends the newest sample, then the oldest, until nothing waits, or the past has to. A sample that
     /// comes meanwhile goes before the rest of the past.
     async fn push_waiting(&mut self) -> Outcome {
@@ -210,7 +230,7 @@ impl Pusher {
             }
         }
         loop {
-            let (since, with_disk) = (self.next_newest, self.keeper.answers());
+            let (since, with_disk) = (self.next_newest, self.keeper.answers().await);
             let newest = self.queue.with(|queue| queue.take_newest(since, with_disk));
             if let Some(newest) = newest {
                 let order = newest.order;
@@ -223,7 +243,7 @@ impl Pusher {
             if !self.past.is_due() {
                 return Outcome::Done;
             }
-            let with_disk = self.keeper.answers();
+            let with_disk = self.keeper.answers().await;
             let oldest = self
                 .queue
                 .with(|queue| queue.take_oldest(BACKFILL_BYTES, with_disk));

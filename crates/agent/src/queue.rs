@@ -29,6 +29,9 @@ pub(crate) struct Queued {
 /// Most bytes that wait in memory: an hour, at a sample of 150 processes each second.
 const MEMORY: usize = 16 << 20;
 
+/// Bytes of samples that are dropped from the disk at once, beside as many as come.
+const AT_ONCE: usize = 1 << 20;
+
 /// Notes of dropped samples that are carried on, at most.
 const CARRIED: usize = 16 * NOTES;
 /// Stands for the time of the sample that carries a note.
@@ -129,7 +132,7 @@ impl Queue {
         }
     }
 
-    fn take(&mut self, order: u64) -> Option<Queued> {
+    pub(crate) fn take(&mut self, order: u64) -> Option<Queued> {
         let one = self.waiting.remove(&order)?;
         match one.place {
             Some(place) => self.on_disk -= place.bytes(),
@@ -230,9 +233,11 @@ impl Queue {
         taken.flatten().collect()
     }
 
-    /// Takes the oldest frames on disk, until `more` bytes have room there.
+    /// Takes the oldest frames on disk, until `more` bytes have room there; where much has to go, a part of it
+    /// at once, since it is read for what it has to tell.
     pub(crate) fn make_room(&mut self, more: usize) -> Vec<Queued> {
-        let mut excess = (self.on_disk + more).saturating_sub(self.limit);
+        let excess = (self.on_disk + more).saturating_sub(self.limit);
+        let mut excess = excess.min(more + AT_ONCE);
         let mut orders = Vec::new();
         for one in self.waiting.values() {
             let Some(place) = one.place.filter(|_| excess > 0) else {
@@ -265,6 +270,11 @@ impl Queue {
         one.place = Some(place);
         self.give_back(one);
         true
+    }
+
+    /// Whether something waits that can be sent: in memory, or on a disk that can be asked.
+    pub(crate) fn has_any(&self, with_disk: bool) -> bool {
+        self.in_memory > 0 || (with_disk && self.on_disk > 0)
     }
 
     /// Whether something that waits is not on disk.

@@ -40,8 +40,10 @@ struct Work {
 /// What came of it, also where not all could be done.
 #[derive(Debug, Default)]
 struct Done {
-    /// Frames that were wanted; `None` where one cannot be read.
-    wanted: Vec<Option<Vec<u8>>>,
+    /// Frames that were wanted; `None` where one is damaged.
+    wanted: Vec<io::Result<Option<Vec<u8>>>>,
+    /// Which of those that were to be moved are damaged.
+    damaged: Vec<u64>,
     /// Frames that were lost.
     lost: Vec<Vec<u8>>,
     /// Where frames are now.
@@ -50,15 +52,16 @@ struct Done {
 
 impl Work {
     fn run(self, ring: &mut Ring, done: &mut Done) -> io::Result<()> {
-        let read = |ring: &Ring, place| ring.read(place).ok().flatten();
-        let wanted = self.wanted.into_iter().map(|place| read(ring, place));
+        let wanted = self.wanted.into_iter().map(|place| ring.read(place));
         done.wanted = wanted.collect();
+        // A file that cannot be removed keeps no other from being.
+        let mut forgotten = Ok(());
         for place in self.sent {
-            ring.forget(place)?;
+            forgotten = forgotten.and(ring.forget(place));
         }
         for place in self.lost {
-            done.lost.extend(read(ring, place));
-            ring.forget(place)?;
+            done.lost.extend(ring.read(place).ok().flatten());
+            forgotten = forgotten.and(ring.forget(place));
         }
         let (mut orders, mut frames, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for one in self.moved.into_iter().chain(self.new) {
@@ -67,16 +70,22 @@ impl Work {
                 frames.push(one.frame);
                 continue;
             };
-            // One that cannot be read stays where it is, and is found so when it is to be sent.
-            if let Some(frame) = read(ring, place) {
-                orders.push(one.order);
-                frames.push(frame);
-                left.push(place);
+            match ring.read(place) {
+                Ok(Some(frame)) => {
+                    orders.push(one.order);
+                    frames.push(frame);
+                    left.push(place);
+                }
+                Ok(None) => done.damaged.push(one.order),
+                Err(error) => forgotten = forgotten.and(Err(error)),
             }
         }
         let places = ring.append(&frames)?;
         done.places = orders.into_iter().zip(places).collect();
-        left.into_iter().try_for_each(|place| ring.forget(place))
+        for place in left {
+            forgotten = forgotten.and(ring.forget(place));
+        }
+        forgotten
     }
 }
 
@@ -96,6 +105,8 @@ pub(crate) struct Keeper {
     state: State,
     /// The disk has not answered in time: it is looked at, and not waited for.
     is_stuck: bool,
+    /// Until then nothing is read from a disk that gave an error.
+    rests_until: Option<Instant>,
     /// Places of frames that wait no more.
     sent: Vec<Place>,
     damaged: u64,
@@ -135,6 +146,7 @@ impl Keeper {
             queue: Arc::clone(queue),
             state: State::None,
             is_stuck: false,
+            rests_until: None,
             sent: Vec::new(),
             damaged: 0,
             kept: None,
@@ -152,13 +164,10 @@ impl Keeper {
             tracing::info!(samples, "samples of an earlier start wait");
         }
         self.state = State::Idle(Box::new(opened.ring));
-        let beyond = self.queue.with(|queue| {
+        self.queue.with(|queue| {
             queue.use_disk();
             opened.frames.into_iter().for_each(|one| queue.restore(one));
-            // These were sent, or told as dropped: the files may hold more than what waited.
-            queue.make_room(0)
         });
-        self.sent(&beyond);
     }
 
     /// Bytes in its files that were no samples when they were opened.
@@ -166,9 +175,13 @@ impl Keeper {
         self.damaged
     }
 
-    /// Whether the disk can be asked for what waits there.
-    pub(crate) fn answers(&self) -> bool {
-        !self.is_stuck
+    /// Whether the disk can be asked for what waits there, once what is under way is done.
+    pub(crate) async fn answers(&mut self) -> bool {
+        // What goes wrong there is told when the files are to be kept.
+        let settled = self.wait().await.is_ok() || !self.is_stuck;
+        let is_there = matches!(self.state, State::Idle(_));
+        let rests = self.rests_until.is_some_and(|until| until > Instant::now());
+        settled && is_there && !rests
     }
 
     /// What waits now is kept at once.
@@ -217,10 +230,10 @@ impl Keeper {
         self.wait().await.map(drop)
     }
 
-    /// Reads frames that wait on disk. One that cannot be read is lost, and not among them any more.
+    /// Reads frames that wait on disk. One that is damaged is lost, and not among them any more.
     ///
     /// # Errors
-    /// The disk does not answer; the frames are as they were.
+    /// The disk does not give them; they are as they were.
     pub(crate) async fn load(&mut self, frames: &mut Vec<Queued>) -> io::Result<()> {
         let wanted: Vec<Place> = frames.iter().filter_map(|one| one.place).collect();
         if wanted.is_empty() {
@@ -231,8 +244,14 @@ impl Keeper {
             wanted,
             ..Work::default()
         });
-        let mut read = self.wait().await?.into_iter();
-        let mut lost = 0;
+        let read: io::Result<Vec<Option<Vec<u8>>>> = self.wait().await?.into_iter().collect();
+        let read = read.inspect_err(|_| {
+            self.rests_until = Instant::now().checked_add(PATIENCE);
+        })?;
+        if read.len() < frames.iter().filter(|one| one.place.is_some()).count() {
+            return Err(io::Error::other("there is no disk any more"));
+        }
+        let (mut read, mut lost) = (read.into_iter(), 0);
         frames.retain_mut(|one| {
             let Some(place) = one.place else {
                 return true;
@@ -266,7 +285,7 @@ impl Keeper {
 
     /// Waits for work under way, but not for ever, and says what was read. Who stops waiting takes nothing
     /// from it.
-    async fn wait(&mut self) -> io::Result<Vec<Option<Vec<u8>>>> {
+    async fn wait(&mut self) -> io::Result<Vec<io::Result<Option<Vec<u8>>>>> {
         let State::Busy(task) = &mut self.state else {
             return Ok(Vec::new());
         };
@@ -294,11 +313,16 @@ impl Keeper {
     }
 
     /// The queue is as the files are.
-    fn settle(&mut self, done: Done) -> Vec<Option<Vec<u8>>> {
+    fn settle(&mut self, done: Done) -> Vec<io::Result<Option<Vec<u8>>>> {
         let sent = &mut self.sent;
         let settle = |queue: &mut Queue| {
             for frame in &done.lost {
                 queue.lose(frame, false);
+            }
+            for order in done.damaged {
+                let damaged = queue.take(order);
+                queue.count_dropped(u64::from(damaged.is_some()));
+                sent.extend(damaged.and_then(|one| one.place));
             }
             for (order, place) in done.places {
                 if !queue.set_place(order, place) {
@@ -435,9 +459,24 @@ mod tests {
         assert_eq!(notes.len(), 1, "{notes:?}");
         drop(agent);
         let mut agent = Agent::start(folder.path(), limit).await;
-        assert_eq!(agent.send(false).await, (160..200).collect::<Vec<_>>());
+        // What stands beside those in the last of its files may be sent as well.
+        let sent = agent.send(false).await;
+        assert!(sent.ends_with(&(160..200).collect::<Vec<_>>()), "{sent:?}");
         let dropped = agent.queue.with(Queue::take_dropped);
         assert_eq!(dropped, 0);
+        drop(agent);
+        // Where the limit has become lower, the oldest are dropped, and counted.
+        let mut agent = Agent::start(folder.path(), limit / 4).await;
+        agent.queue.push(frame(200));
+        agent.keep().await;
+        let dropped = agent.queue.with(Queue::take_dropped) as usize;
+        assert!(
+            dropped >= sent.len() + 1 - 10,
+            "{dropped} of {}",
+            sent.len()
+        );
+        let left = agent.send(false).await;
+        assert!(left.ends_with(&(192..=200).collect::<Vec<_>>()), "{left:?}");
     }
 
     #[tokio::test]

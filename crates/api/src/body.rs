@@ -19,8 +19,10 @@ const BODIES: usize = 8;
 /// Of these so many are for small bodies alone: what thousands of agents bring of the past holds up no
 /// sample of now.
 const OF_SMALL: usize = 2;
-/// Most bytes of a small body: one that brings no samples, or a few.
+/// Most bytes of a body that brings no samples.
 const SMALL: usize = 64 << 10;
+/// And of one that brings a sample of now: of 8,000 processes.
+const PRESENT: usize = 256 << 10;
 /// A large body waits so long for its turn, and then comes again.
 const LARGE_PATIENCE: Duration = Duration::from_secs(2);
 /// Who has had no turn comes again after so long.
@@ -53,8 +55,7 @@ impl Budget {
         patience: Duration,
     ) -> Result<OwnedSemaphorePermit, ApiError> {
         let share_kib = (most >> 10) as u32 + 1;
-        let is_small = most <= SMALL;
-        let (places, patience) = if is_small {
+        let (places, patience) = if most <= PRESENT {
             (&self.small, patience)
         } else {
             (&self.large, patience.min(LARGE_PATIENCE))

@@ -75,19 +75,28 @@ impl Error {
             _ => return false,
         };
         // What the operating system says may be another tomorrow.
-        !text.contains("os error") && DAMAGE.iter().any(|of_it| text.contains(of_it))
+        if text.contains("os error") {
+            return false;
+        }
+        if let Some((_, version)) = text.split_once(UNKNOWN_VERSION) {
+            // One that a later SurrealKV may write, or the two bytes of it are damaged.
+            let digits = version.split(|c: char| !c.is_ascii_digit()).next();
+            return digits.is_some_and(|digits| digits.len() > 2);
+        }
+        DAMAGE.iter().any(|of_it| text.contains(of_it))
     }
 }
 
-/// What SurrealDB and SurrealKV say of files that do not hold what was written to them. Where the row that
-/// says which version the database is of cannot be read, it is asked for again for two minutes.
-const DAMAGE: [&str; 5] = [
+/// What `SurrealKV` says of files that do not hold what was written to them. Where the row that says which
+/// version the database is of cannot be read, `SurrealDB` asks for it again for two minutes first.
+const DAMAGE: [&str; 4] = [
     "checksum verification failed",
     "orrupt",
     "Failed to load manifest",
     "failed to fill whole buffer",
-    "Check version failed after",
 ];
+/// What it says of a manifest of another version of it.
+const UNKNOWN_VERSION: &str = "Unsupported manifest format version: ";
 
 /// Bytes that stay free where samples are written, and where only rows are deleted. A log of
 /// `SurrealKV` that could not be written to its end holds what is written after it in vain: a later
@@ -449,33 +458,74 @@ fn configuration(memory: &MemoryBudget) -> ConfigMap {
 /// Opens an embedded database without `SurrealDB`'s maintenance tasks: there is no index, no change
 /// feed and no second server here for them to work on, and each of them writes.
 async fn embedded(path: &str, configuration: ConfigMap) -> Result<Connection, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Datastore(error.to_string());
     let datastore = Datastore::builder()
         .with_config(configuration)
         .without_maintenance_tasks()
         .build_with_path(path)
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| of_datastore(&error))?;
+    let begun = begin(&datastore).await;
+    match begun {
+        Ok(client) => Ok(Connection::Embedded { client, datastore }),
+        Err(error) => {
+            // Dropped alone it would close some time later, when its folder may be another's.
+            if let Err(error) = datastore.shutdown().await {
+                tracing::warn!(%error, "the database did not close in order");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// With all that led to it.
+fn of_datastore(error: &dyn std::fmt::Display) -> Error {
+    Error::Datastore(format!("{error:#}"))
+}
+
+async fn begin(datastore: &Arc<Datastore>) -> Result<Surreal<Db>, Error> {
     datastore
         .check_version()
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| of_datastore(&error))?;
     datastore
         .bootstrap()
         .await
-        .map_err(|error| failed(&error))?;
-    let client = Surreal::<Db>::unstable_from_datastore(Arc::clone(&datastore), None).await?;
+        .map_err(|error| of_datastore(&error))?;
+    let client = Surreal::<Db>::unstable_from_datastore(Arc::clone(datastore), None).await?;
     client
         .query("DEFINE NAMESPACE IF NOT EXISTS nodestats; USE NS nodestats; DEFINE DATABASE IF NOT EXISTS nodestats;")
         .await?
         .check()?;
     client.use_ns(NAMESPACE).use_db(NAMESPACE).await?;
-    Ok(Connection::Embedded { client, datastore })
+    Ok(client)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damage_is_what_the_files_say_and_not_what_the_system_says() {
+        let is_damage = |text: &str| Error::Datastore(text.to_owned()).is_damage();
+        let load = "There was a problem with the datastore: Failed to load manifest: ";
+        for text in [
+            "SSTable error: checksum verification failed for block at 1239283",
+            "Unsupported manifest format version: 1025",
+            "Manifest corruption",
+        ] {
+            assert!(is_damage(&format!("{load}{text}")), "{text}");
+        }
+        for text in [
+            "IO error: Input/output error (os error 5)",
+            "IO error: Permission denied (os error 13)",
+            "Unsupported manifest format version: 2",
+        ] {
+            assert!(!is_damage(&format!("{load}{text}")), "{text}");
+        }
+        assert!(!is_damage(
+            "Check version failed after 28 attempts over 120 s: timed out"
+        ));
+    }
 
     #[test]
     fn a_statement_is_called_by_what_it_does_and_to_what() {

@@ -4,6 +4,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nodestats_wire::Timestamp;
 
@@ -121,9 +122,17 @@ impl Directory {
 /// The database of a folder that was set aside; the second of 1970 in which it was follows.
 const DAMAGED: &str = "database-damaged-";
 
+/// Which SurrealKV holds for as long as it has a folder open, and how long it may take to let go of one.
+const DATABASE_LOCK: &str = "LOCK";
+const CLOSES: Duration = Duration::from_secs(20);
+
 /// Takes a damaged database out of the way, and says where it is now. The folder's lock must be free.
 pub(crate) fn set_aside(path: &Path, now: Timestamp) -> Result<PathBuf, Error> {
     let directory = Directory::lock(path)?;
+    wait_until_closed(directory.database()).map_err(|source| Error::NotWritable {
+        path: path.to_owned(),
+        source,
+    })?;
     let aside = path.join(format!("{DAMAGED}{}", now.micros() / 1_000_000));
     let moved =
         fs::rename(directory.database(), &aside).and_then(|()| File::open(path)?.sync_all());
@@ -132,6 +141,29 @@ pub(crate) fn set_aside(path: &Path, now: Timestamp) -> Result<PathBuf, Error> {
         source,
     })?;
     Ok(aside)
+}
+
+/// What failed to open closes some time later, by the names of its files: not those of another.
+fn wait_until_closed(database: &Path) -> io::Result<()> {
+    let lock = match File::open(database.join(DATABASE_LOCK)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let begin = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if begin.elapsed() > CLOSES => {
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "the database that could not be opened does not close",
+                ));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
 }
 
 /// What was set aside in a folder, and when, in seconds of 1970.

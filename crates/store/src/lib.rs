@@ -144,7 +144,15 @@ impl Store {
             return opened;
         }
         let why = std::error::Error::source(error).map(ToString::to_string);
-        let aside = directory::set_aside(path, Timestamp::from_system(SystemTime::now()))?;
+        let now = Timestamp::from_system(SystemTime::now());
+        let of_task = path.clone();
+        let setting = tokio::task::spawn_blocking(move || directory::set_aside(&of_task, now));
+        let aside = setting.await.unwrap_or_else(|panicked| {
+            Err(directory::Error::NotWritable {
+                path: path.clone(),
+                source: std::io::Error::other(panicked),
+            })
+        })?;
         tracing::error!(
             why,
             path = %aside.display(),

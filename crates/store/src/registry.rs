@@ -15,7 +15,11 @@ use crate::{Error, Store};
 /// All lives as they were last read. Kept where nobody else writes to the database: a name in a path
 /// would else be looked for among thousands of rows.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Lives(Arc<Mutex<Known>>);
+pub(crate) struct Lives {
+    known: Arc<Mutex<Known>>,
+    /// What is written is known in the order in which it was.
+    writing: Arc<tokio::sync::Mutex<()>>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -27,13 +31,13 @@ struct Known {
 impl Lives {
     /// What is known, and how often something had been written by then.
     fn get(&self) -> (Option<Arc<[Arc<Life>]>>, u64) {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         (known.lives.clone(), known.writes)
     }
 
     /// What was read after so many writes, unless there was another one meanwhile.
     fn set(&self, lives: &Arc<[Arc<Life>]>, writes: u64) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.writes == writes {
             known.lives = Some(Arc::clone(lives));
         }
@@ -41,7 +45,7 @@ impl Lives {
 
     /// Something was written, or will be answered no more.
     pub(crate) fn forget(&self) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.lives = None;
         known.writes += 1;
     }
@@ -49,7 +53,7 @@ impl Lives {
     /// This life was written, or removed: the others are as they were, and thousands of nodes that register
     /// together do not each read all of them.
     fn replace(&self, uid: &str, life: Option<Life>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.writes += 1;
         let Some(lives) = known.lives.take() else {
             return;
@@ -69,6 +73,7 @@ impl Lives {
     ) -> Result<(), Error> {
         let lives = self.clone();
         let changing = async move {
+            let _turn = lives.writing.lock().await;
             let written = write.await;
             match &written {
                 Ok(()) => lives.replace(&uid, life),

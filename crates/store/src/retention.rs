@@ -36,6 +36,8 @@ impl Store {
     }
 
     async fn delete_old(&self, now: Timestamp) -> Result<(), Error> {
+        // First: what follows may fail for want of room.
+        self.database.remove_aside(self.default_horizon(now)).await;
         // In this order: a node that registers in between has a life.
         let seen = self.seen().await?;
         let lives = self.lives().await?;
@@ -51,7 +53,6 @@ impl Store {
         self.forget_pods(horizon).await?;
         // Of nodes that are not known too.
         self.forget_events(None, horizon).await?;
-        self.database.remove_aside(self.default_horizon(now)).await;
         for life in &*lives {
             let horizon = self.horizon(life, now);
             self.delete_before(&life.uid, horizon).await?;

@@ -57,6 +57,8 @@ struct Segment {
     bytes: u64,
     /// How much of it waits.
     waiting: u64,
+    /// Behind its end may be what was written in vain: nothing more is.
+    is_torn: bool,
 }
 
 /// A ring that was opened.
@@ -175,6 +177,7 @@ impl Ring {
             file,
             bytes,
             waiting: bytes,
+            is_torn: false,
         };
         self.segments.insert(number, segment);
         Ok(length - bytes)
@@ -208,14 +211,14 @@ impl Ring {
         let room = self.limit / SEGMENTS;
         let last = self.segments.last_key_value();
         let number = match last {
-            Some((&number, segment)) if segment.bytes < room => number,
+            Some((&number, segment)) if segment.bytes < room && !segment.is_torn => number,
             _ => self.begin()?,
         };
         let segment = self.segments.get_mut(&number).expect("was begun");
         let sum = crc32fast::hash(frame).to_le_bytes();
         let written = segment.file.write_all(frame);
         if let Err(error) = written.and_then(|()| segment.file.write_all(&sum)) {
-            segment.file.set_len(segment.bytes)?;
+            segment.is_torn = segment.file.set_len(segment.bytes).is_err();
             self.remove_unused(number)?;
             return Err(error);
         }
@@ -239,6 +242,7 @@ impl Ring {
             file,
             bytes: 0,
             waiting: 0,
+            is_torn: false,
         };
         self.segments.insert(number, segment);
         Ok(number)
@@ -248,7 +252,7 @@ impl Ring {
     fn take_back(&mut self, places: &[Place]) -> io::Result<()> {
         for place in places.iter().rev() {
             if let Some(segment) = self.segments.get_mut(&place.segment) {
-                segment.file.set_len(place.offset)?;
+                segment.is_torn |= segment.file.set_len(place.offset).is_err();
                 segment.bytes = place.offset;
                 segment.waiting -= u64::from(place.bytes);
             }
@@ -279,7 +283,10 @@ impl Ring {
         let segment = self.segments.get(&number);
         if segment.is_some_and(|segment| segment.waiting == 0) {
             self.segments.remove(&number);
-            fs::remove_file(self.path(number))?;
+            return match fs::remove_file(self.path(number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
         }
         Ok(())
     }
