@@ -387,9 +387,12 @@ mod tests {
 
         /// Takes what waits, reads it, and says which seconds those are.
         async fn send(&mut self, newest: bool) -> Vec<i64> {
-            let mut taken = self.queue.with(|queue| match newest {
-                true => queue.take_newest(0, true).into_iter().collect(),
-                false => queue.take_oldest(usize::MAX, true),
+            let mut taken = self.queue.with(|queue| {
+                if newest {
+                    queue.take_newest(0, true).into_iter().collect()
+                } else {
+                    queue.take_oldest(usize::MAX, true)
+                }
             });
             self.keeper.load(&mut taken).await.expect("read");
             self.keeper.sent(&taken);

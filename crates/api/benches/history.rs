@@ -448,8 +448,8 @@ async fn open(folder: &Path, registry: &Registry) -> Store {
 async fn copy(folder: &Path, copies: usize) {
     let store = open(folder, &Registry::default()).await;
     let names: Vec<String> = (0..copies).map(|copy| format!("copy-{copy}")).collect();
-    let copied = store.copy_blocks("node-0", &names).await;
-    copied.expect("copied");
+    let done = store.copy_blocks("node-0", &names).await;
+    done.expect("copied");
     store.close().await;
 }
 

@@ -313,7 +313,11 @@ impl Store {
             let row = |id: Value, more: Option<Value>| {
                 let fields = [("id", Some(id)), ("p", more)];
                 let fields = fields.map(|(name, value)| Some((name.to_owned(), value?)));
-                Object::from_iter(fields.into_iter().flatten()).into_value()
+                fields
+                    .into_iter()
+                    .flatten()
+                    .collect::<Object>()
+                    .into_value()
             };
             let blocks = keys
                 .iter()

@@ -122,7 +122,7 @@ impl Directory {
 /// The database of a folder that was set aside; the second of 1970 in which it was follows.
 const DAMAGED: &str = "database-damaged-";
 
-/// Which SurrealKV holds for as long as it has a folder open, and how long it may take to let go of one.
+/// Which `SurrealKV` holds for as long as it has a folder open, and how long it may take to let go of one.
 const DATABASE_LOCK: &str = "LOCK";
 const CLOSES: Duration = Duration::from_secs(20);
 

@@ -136,7 +136,7 @@ impl Store {
     /// Opens the store, and creates what is not there yet. A database of a folder whose files are damaged, so
     /// that it cannot be opened, is set aside, and another one begins: what happens from now on is kept.
     pub async fn open(location: &Location, options: &Options) -> Result<Self, OpenError> {
-        let opened = Self::open_as_it_is(location, options).await;
+        let opened = Box::pin(Self::open_as_it_is(location, options)).await;
         let (Location::Directory(path), Err(error)) = (location, &opened) else {
             return opened;
         };
@@ -158,7 +158,7 @@ impl Store {
             path = %aside.display(),
             "the database is damaged; it is set aside for as long as history is kept, and an empty one begins"
         );
-        Self::open_as_it_is(location, options).await
+        Box::pin(Self::open_as_it_is(location, options)).await
     }
 
     async fn open_as_it_is(location: &Location, options: &Options) -> Result<Self, OpenError> {

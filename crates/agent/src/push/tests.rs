@@ -189,7 +189,7 @@ async fn agents_that_come_back_at_once_lose_nothing_and_leave_the_server_standin
     );
     let dropped: u64 = queues
         .iter()
-        .map(|queue| queue.with(|queue| queue.take_dropped()))
+        .map(|queue| queue.with(crate::queue::Queue::take_dropped))
         .sum();
     assert_eq!(dropped, 0);
     assert!(server.peak_memory() < MEMORY, "{}", server.peak_memory());
