@@ -35,17 +35,36 @@ pub(crate) fn push(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whose history is made of a recording.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Load {
+    /// Nodes whose history is a day that is made of the recording.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    nodes: usize,
+    /// Nodes that push two hours of it.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    others: usize,
+    /// Nodes that are given a day of it when all was asked: then it is asked again.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    copies: usize,
+    /// Makes so many processes of each.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    times: usize,
+}
+
 /// `cargo xtask bench history`.
-pub(crate) fn history(
-    corpus: &Path,
-    (nodes, others): (usize, usize),
-    dist: bool,
-    json: bool,
-) -> anyhow::Result<()> {
+pub(crate) fn history(corpus: &Path, load: Load, dist: bool, json: bool) -> anyhow::Result<()> {
     let corpus = corpus.canonicalize().context("the corpus")?;
     let corpus = corpus.to_str().context("the corpus' path is not UTF-8")?;
-    let (nodes, others) = (nodes.to_string(), others.to_string());
-    let arguments = ["--corpus", corpus, "--nodes", &nodes, "--others", &others];
+    let numbers = [
+        ("--nodes", load.nodes),
+        ("--others", load.others),
+        ("--copies", load.copies),
+        ("--times", load.times),
+    ];
+    let numbers = numbers.map(|(name, number)| (name, number.to_string()));
+    let mut arguments = vec!["--corpus", corpus];
+    arguments.extend(numbers.iter().flat_map(|(name, number)| [*name, &**number]));
     let line = figures_with("nodestats-api", "history", dist, &arguments)?;
     if json {
         println!("{line}");
@@ -123,6 +142,33 @@ pub(crate) fn history(
         ),
         ("resident", "api_rss_mib", "MiB"),
         ("resident at its peak", "api_rss_peak_mib", "MiB"),
+    ] {
+        println!("{what:>46} {:>12.1} {unit}", number(name));
+    }
+    if load.copies == 0 {
+        return Ok(());
+    }
+    println!("with {} more nodes of a day each:", load.copies);
+    for (what, name, unit) in [
+        ("the database's files", "filled_bytes", "bytes"),
+        ("a start after a kill", "start_after_kill_ms", "ms"),
+        (
+            "pushes of one frame, synced",
+            "filled_pushes_per_second",
+            "a second",
+        ),
+        ("a day of CPU at 60 s, p99", "filled_cpu_day_p99_ms", "ms"),
+        (
+            "a day of a process at 10 s, p99",
+            "filled_process_day_p99_ms",
+            "ms",
+        ),
+        (
+            "the process table at a moment, p99",
+            "filled_table_at_p99_ms",
+            "ms",
+        ),
+        ("resident at its peak", "filled_api_rss_peak_mib", "MiB"),
     ] {
         println!("{what:>46} {:>12.1} {unit}", number(name));
     }

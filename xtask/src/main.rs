@@ -106,12 +106,8 @@ enum Bench {
         /// The recording: `/proc` of a host, one JSON object a pass, with zstd.
         #[arg(long, value_name = "FILE")]
         corpus: PathBuf,
-        /// Nodes whose history is a day that is made of the recording.
-        #[arg(long, value_name = "N", default_value_t = 20)]
-        nodes: usize,
-        /// Nodes that push two hours of it.
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        others: usize,
+        #[command(flatten)]
+        load: bench::Load,
         /// Built as it is published, which takes most of an hour the first time.
         #[arg(long)]
         dist: bool,
@@ -161,12 +157,11 @@ fn main() -> ExitCode {
             what:
                 Bench::History {
                     corpus,
-                    nodes,
-                    others,
+                    load,
                     dist,
                     json,
                 },
-        } => bench::history(&corpus, (nodes, others), dist, json),
+        } => bench::history(&corpus, load, dist, json),
         Command::Bench {
             what: Bench::Retention { dist, json },
         } => bench::retention(dist, json),
