@@ -287,9 +287,9 @@ def test_agent_daemonset_runs_on_every_linux_node_that_is_a_machine():
 
 
 def test_agent_daemonset_keeps_what_waits_in_a_folder_of_limited_size():
-    assert "--buffer-mib=16" in container(AGENT)["args"]
+    assert "--buffer-mib=64" in container(AGENT)["args"]
     assert "--state-dir=/buffer" in container(AGENT)["args"]
-    assert volumes(AGENT)["buffer"]["emptyDir"] == {"sizeLimit": "56Mi"}
+    assert volumes(AGENT)["buffer"]["emptyDir"] == {"sizeLimit": "104Mi"}
     values = {"agent.buffer.mib": 100, "agent.buffer.hostPath": "/var/lib/nodestats-agent"}
     assert "--buffer-mib=100" in container(AGENT, values)["args"]
     assert volumes(AGENT, values)["buffer"]["hostPath"]["path"] == "/var/lib/nodestats-agent"
