@@ -278,7 +278,11 @@ async fn what_happened_is_told_once_whoever_leads() {
         (object["status"]["phase"] == "Unknown").then_some(())
     })
     .await;
-    assert_eq!(told("nodestats", "ApiUnavailable"), 1);
+    // It is told behind the phase.
+    eventually("the Event of the API", async || {
+        (told("nodestats", "ApiUnavailable") == 1).then_some(())
+    })
+    .await;
     // Another replica leads, and finds the API away for as long as it takes to say so.
     assert_eq!(scene.controller.terminate().code(), Some(0));
     let api = format!("http://127.0.0.1:{port}");

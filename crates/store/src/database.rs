@@ -107,6 +107,8 @@ const ROOM_FOR_DELETES: u64 = 128 << 10;
 /// A server has this long to answer, less than an agent waits for us; the embedded database needs
 /// no limit.
 const REMOTE_TIMEOUT: Duration = Duration::from_secs(8);
+/// And so long for a sealing, which nobody waits for: one that is cut off would be begun anew for ever.
+const UPKEEP_TIMEOUT: Duration = Duration::from_mins(2);
 
 enum Connection {
     Embedded {
@@ -218,7 +220,8 @@ impl Database {
         variables: Variables,
     ) -> Result<IndexedResults, Error> {
         let span = query_span(statements);
-        self.query_within(span, statements, variables).await
+        self.query_within(span, statements, variables, REMOTE_TIMEOUT)
+            .await
     }
 
     async fn query_within(
@@ -226,8 +229,11 @@ impl Database {
         span: Span,
         statements: &str,
         variables: Variables,
+        patience: Duration,
     ) -> Result<IndexedResults, Error> {
-        let answer = self.answer(statements, variables).instrument(span.clone());
+        let answer = self
+            .answer(statements, variables, patience)
+            .instrument(span.clone());
         let answer = answer.await;
         if let Err(error) = &answer {
             failed(&span, error);
@@ -239,6 +245,7 @@ impl Database {
         &self,
         statements: &str,
         variables: Variables,
+        patience: Duration,
     ) -> Result<IndexedResults, Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
@@ -249,8 +256,8 @@ impl Database {
             }
             Connection::Remote(client) => {
                 let answer = async { client.query(statements).bind(variables).await?.check() };
-                let answer = tokio::time::timeout(REMOTE_TIMEOUT, answer).await;
-                Ok(answer.map_err(|_| Error::Timeout(REMOTE_TIMEOUT))??)
+                let answer = tokio::time::timeout(patience, answer).await;
+                Ok(answer.map_err(|_| Error::Timeout(patience))??)
             }
         }
     }
@@ -265,6 +272,20 @@ impl Database {
         // Once in the log, once in a table.
         self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
         self.query(statements, variables).await.map(drop)
+    }
+
+    /// The same for upkeep, which may take its time.
+    pub(crate) async fn write_patiently(
+        &self,
+        statements: &str,
+        variables: Variables,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
+        let span = query_span(statements);
+        self.query_within(span, statements, variables, UPKEEP_TIMEOUT)
+            .await
+            .map(drop)
     }
 
     /// Runs statements that delete.
@@ -303,7 +324,7 @@ impl Database {
         variables: Variables,
     ) -> Result<Vec<T>, Error> {
         let span = query_span(statement);
-        let answer = self.query_within(span.clone(), statement, variables);
+        let answer = self.query_within(span.clone(), statement, variables, REMOTE_TIMEOUT);
         let rows: Result<Vec<T>, Error> = answer.await?.take(0).map_err(Into::into);
         match &rows {
             Ok(rows) => span.record("db.response.returned_rows", rows.len()),

@@ -376,8 +376,8 @@ impl Store {
         ] {
             variables.insert(name.to_owned(), Value::Array(Array::from(list)));
         }
-        let written = self.database.write(&statements, variables, bytes).await;
-        written.map_err(Error::Unavailable)
+        let written = self.database.write_patiently(&statements, variables, bytes);
+        written.await.map_err(Error::Unavailable)
     }
 
     /// Whether there are so many rows.
