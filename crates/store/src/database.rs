@@ -269,9 +269,8 @@ impl Database {
         variables: Variables,
         bytes: usize,
     ) -> Result<(), Error> {
-        // Once in the log, once in a table.
-        self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
-        self.query(statements, variables).await.map(drop)
+        self.write_within(statements, variables, bytes, REMOTE_TIMEOUT)
+            .await
     }
 
     /// The same for upkeep, which may take its time.
@@ -281,9 +280,21 @@ impl Database {
         variables: Variables,
         bytes: usize,
     ) -> Result<(), Error> {
+        self.write_within(statements, variables, bytes, UPKEEP_TIMEOUT)
+            .await
+    }
+
+    async fn write_within(
+        &self,
+        statements: &str,
+        variables: Variables,
+        bytes: usize,
+        patience: Duration,
+    ) -> Result<(), Error> {
+        // Once in the log, once in a table.
         self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
         let span = query_span(statements);
-        self.query_within(span, statements, variables, UPKEEP_TIMEOUT)
+        self.query_within(span, statements, variables, patience)
             .await
             .map(drop)
     }
