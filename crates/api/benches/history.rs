@@ -438,6 +438,8 @@ async fn open(folder: &Path, registry: &Registry) -> Store {
         retention: Duration::from_hours(24 * 14),
         memory: MemoryBudget::from_limit(512 << 20),
         node_quota: None,
+        retention_minute: Duration::from_hours(24 * 90),
+        retention_hour: Duration::from_hours(24 * 730),
         max_size: None,
         meter: registry.meter("nodestats.store"),
     };

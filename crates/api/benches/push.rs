@@ -151,6 +151,8 @@ fn child() {
             retention: Duration::from_hours(876_000),
             memory: MemoryBudget::from_limit(0),
             node_quota: None,
+            retention_minute: Duration::from_hours(24 * 90),
+            retention_hour: Duration::from_hours(24 * 730),
             max_size: None,
             meter: telemetry.registry().meter("nodestats.store"),
         };

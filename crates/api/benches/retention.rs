@@ -63,6 +63,8 @@ async fn nodes(store: &Store, begin: Timestamp) -> Vec<Node> {
                 agent_version: None,
                 interval_seconds: 10,
                 retention_seconds: days * 86_400,
+                retention_minute_seconds: None,
+                retention_hour_seconds: None,
                 deletion_policy: DeletionPolicy::Retain,
             };
             let registration = life::identify_in_cluster(&uid, registration);
@@ -109,6 +111,8 @@ async fn month() {
         retention: Duration::from_secs(RETENTION_DAYS * 86_400),
         memory: MemoryBudget::from_limit(512 << 20),
         node_quota: None,
+        retention_minute: Duration::from_hours(24 * 90),
+        retention_hour: Duration::from_hours(24 * 730),
         max_size: None,
         meter: registry.meter("nodestats.store"),
     };

@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use nodestats_core::rates::{host_reading, node_pods, node_units, pods, process_rows, summary};
+use nodestats_core::rates::{
+    Aggregate, host_reading, node_pods, node_units, pods, process_rows, process_table, rolled_cpu,
+    rolled_disk, rolled_filesystems, rolled_memory, rolled_network, rolled_pods, rolled_pressure,
+    rolled_processes, rolled_summary, rolled_units, summary,
+};
+use nodestats_core::rollup::{Bucket, Part};
 use nodestats_core::sample::Sample;
-use nodestats_core::{Stored, Wanted, pod};
+use nodestats_core::{Stored, Wanted, pod, stored};
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
     Cpu, Disk, Filesystems, GroupCpu, GroupDisk, GroupMemory, Memory, Network, NodePods, Pod,
@@ -107,6 +112,17 @@ impl Detail {
         )
     }
 
+    /// Which part of a rollup has it.
+    pub(crate) fn part(&self) -> Part {
+        if self.wants_processes() {
+            Part::Processes
+        } else if self.wants_groups() {
+            Part::Groups
+        } else {
+            Part::Hosts
+        }
+    }
+
     fn wants_groups(&self) -> bool {
         matches!(self, Self::Units | Self::Pods | Self::Pod(..))
     }
@@ -187,9 +203,74 @@ pub(crate) fn unpack(sample: &Stored, detail: &Detail) -> Result<Unpacked, ApiEr
             sample.map(|sample| Unpacked::Counters(Box::new(sample)))
         }
     };
-    unpacked.map_err(|error| {
-        tracing::error!(%error, "a stored sample cannot be read");
-        ApiError::unavailable("a stored sample cannot be read")
+    unpacked.map_err(unreadable)
+}
+
+/// What a sample that cannot be read is answered by.
+pub(crate) fn unreadable(error: stored::Error) -> ApiError {
+    tracing::error!(%error, "a stored sample cannot be read");
+    ApiError::unavailable("a stored sample cannot be read")
+}
+
+/// What is kept of a step says; `hosts` are the host's own rows where the bucket has processes. `None` where
+/// it has not got the detail.
+pub(crate) fn rolled_answer(
+    detail: &Detail,
+    bucket: &Bucket,
+    hosts: Option<&Bucket>,
+    aggregate: Aggregate,
+) -> Option<Answer> {
+    Some(match detail {
+        Detail::Summary => Answer::Summary(Box::new(rolled_summary(bucket, aggregate)?)),
+        Detail::Cpu => Answer::Cpu(rolled_cpu(bucket, aggregate)?),
+        Detail::Memory => Answer::Memory(rolled_memory(bucket, aggregate)?),
+        Detail::Disk => Answer::Disk(rolled_disk(bucket, aggregate)?),
+        Detail::Network => Answer::Network(rolled_network(bucket, aggregate)?),
+        Detail::Filesystems => Answer::Filesystems(rolled_filesystems(bucket, aggregate)?),
+        Detail::Pressure => Answer::Pressure(rolled_pressure(bucket, aggregate)?),
+        Detail::Units => {
+            let units = rolled_units(bucket, aggregate);
+            let units = (!units.is_empty()).then_some(units)?;
+            Answer::Units(Units {
+                units: Some(units),
+                ..Units::default()
+            })
+        }
+        Detail::Pods => {
+            let pods = rolled_pods(bucket, aggregate);
+            let pods = (!pods.is_empty()).then_some(pods)?;
+            Answer::Pods(NodePods {
+                pods: Some(pods),
+                ..NodePods::default()
+            })
+        }
+        Detail::Processes(table) => arrange(rolled_processes(bucket, hosts, aggregate), *table),
+        Detail::Process(0) => {
+            let mut idle = rolled_processes(bucket, hosts, aggregate).cpu?;
+            Answer::Process(Box::new(Process {
+                cpu_percent: idle.idle_percent.take(),
+                ..Process::default()
+            }))
+        }
+        Detail::Process(pid) => {
+            let rows = rolled_processes(bucket, hosts, aggregate).processes?;
+            // Of several that had the pid in the span the one that is told first used most.
+            let of_pid = rows.into_iter().filter(|row| row.pid == *pid);
+            let used = |row: &Process| row.span_cpu_seconds.unwrap_or_default();
+            let row = of_pid.max_by(|a, b| used(a).total_cmp(&used(b)))?;
+            Answer::Process(Box::new(row))
+        }
+        Detail::Pod(known, container, part) => {
+            let container = container.as_deref();
+            if let PodDetail::Processes(table) = part {
+                let rows = rolled_processes(bucket, hosts, aggregate).processes?;
+                rows_of_pod(known, container, rows, *table)?
+            } else {
+                let mut pods = rolled_pods(bucket, aggregate).into_iter();
+                let figures = pods.find(|figures| pod::is_of(figures, known))?;
+                figures_of_pod(known, container, *part, figures)?
+            }
+        }
     })
 }
 
@@ -204,16 +285,25 @@ pub(crate) fn answer(
         Some(Unpacked::Gauges(_)) | None => None,
     };
     if let &Detail::Processes(_) | &Detail::Process(_) = detail {
-        let rows = match current {
-            Unpacked::Gauges(reading) => reading.processes.clone()?,
-            Unpacked::Counters(sample) => process_rows(previous, sample),
+        let listed = || match current {
+            Unpacked::Gauges(reading) => Some(Processes {
+                processes: Some(reading.processes.clone()?),
+                ..Processes::default()
+            }),
+            Unpacked::Counters(sample) => Some(process_table(previous, sample)),
         };
-        return match *detail {
-            Detail::Process(pid) => {
-                let row = rows.into_iter().find(|row| row.pid == pid)?;
+        return match (detail, current) {
+            (Detail::Process(pid), Unpacked::Counters(sample)) => {
+                let rows = process_rows(previous, sample);
+                let row = rows.into_iter().find(|row| row.pid == *pid)?;
                 Some(Answer::Process(Box::new(row)))
             }
-            Detail::Processes(table) => Some(arrange(rows, table)),
+            (Detail::Process(pid), Unpacked::Gauges(reading)) => {
+                let mut rows = reading.processes.iter().flatten();
+                let row = rows.find(|row| row.pid == *pid)?;
+                Some(Answer::Process(Box::new(row.clone())))
+            }
+            (Detail::Processes(table), _) => Some(arrange(listed()?, *table)),
             _ => None,
         };
     }
@@ -269,20 +359,44 @@ fn of_pod(
     current: &Sample,
 ) -> Option<Answer> {
     if let PodDetail::Processes(table) = part {
-        let is_of = |row: &Process| {
-            let id = row.container_id.as_deref();
-            let uid = row.pod_uid.as_deref();
-            let of_pod = uid.is_some_and(|uid| known.owns(uid, id.into_iter()));
-            let name = || known.container(id?).map(|found| &*found.name);
-            of_pod && container.is_none_or(|container| name() == Some(container))
-        };
-        let mut rows = process_rows(previous, current);
-        rows.retain(is_of);
-        return (!rows.is_empty()).then(|| arrange(rows, table));
+        return rows_of_pod(known, container, process_rows(previous, current), table);
     }
-    let mut figures = pods(previous, current)?
+    let figures = pods(previous, current)?
         .into_iter()
         .find(|figures| pod::is_of(figures, known))?;
+    figures_of_pod(known, container, part, figures)
+}
+
+/// The rows that are of a pod, or of one container of it.
+fn rows_of_pod(
+    known: &PodRecord,
+    container: Option<&str>,
+    mut rows: Vec<Process>,
+    table: Table,
+) -> Option<Answer> {
+    let is_of = |row: &Process| {
+        let id = row.container_id.as_deref();
+        let uid = row.pod_uid.as_deref();
+        let of_pod = uid.is_some_and(|uid| known.owns(uid, id.into_iter()));
+        let name = || known.container(id?).map(|found| &*found.name);
+        of_pod && container.is_none_or(|container| name() == Some(container))
+    };
+    rows.retain(is_of);
+    let is_there = !rows.is_empty();
+    let listed = Processes {
+        processes: Some(rows),
+        ..Processes::default()
+    };
+    is_there.then(|| arrange(listed, table))
+}
+
+/// What the figures of a pod say of it, or of one container of it.
+fn figures_of_pod(
+    known: &PodRecord,
+    container: Option<&str>,
+    part: PodDetail,
+    mut figures: Pod,
+) -> Option<Answer> {
     pod::name(&mut figures, known);
     let (cpu, memory, disk) = match container {
         None => (
@@ -315,7 +429,8 @@ fn of_pod(
     }
 }
 
-fn arrange(mut rows: Vec<Process>, table: Table) -> Answer {
+fn arrange(listed: Processes, table: Table) -> Answer {
+    let mut rows = listed.processes.unwrap_or_default();
     let total = rows.len();
     let key = |row: &Process| match table.sort {
         Sort::Pid => None,
@@ -343,7 +458,7 @@ fn arrange(mut rows: Vec<Process>, table: Table) -> Answer {
         Answer::Processes(Processes {
             total: Some(total),
             processes: Some(rows),
-            ..Processes::default()
+            ..listed
         })
     } else {
         Answer::Pids(rows.into_iter().map(|row| row.pid).collect())

@@ -1,7 +1,11 @@
 //! Answers about a span of the past: an object keyed by time, oldest first, streamed, so that
 //! neither its length nor a slow reader costs memory. Where samples are missing an entry says why.
 
+pub(crate) mod buckets;
+mod coarse;
+mod entries;
 mod gaps;
+mod plan;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,11 +15,11 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use nodestats_core::{Life, Stored};
+use nodestats_core::rollup::MINUTE;
 use nodestats_runtime::telemetry;
 use nodestats_store::{Order, Walk};
 use nodestats_wire::v1::{Gap, GapEntry};
 use nodestats_wire::{Timestamp, routes};
-use serde::Serialize;
 use tracing::Instrument as _;
 
 use crate::answer::{Answer, Detail, Unpacked, answer, unpack};
@@ -23,6 +27,8 @@ use crate::pieces::{self, Pieces};
 use crate::pods::Names;
 use crate::query::Span;
 use crate::{ApiError, App};
+use coarse::Coarse;
+use entries::Entries;
 use gaps::Gaps;
 
 /// Samples that are read from the store at once.
@@ -43,36 +49,109 @@ pub(crate) async fn respond(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    let next = next_page(app, &life.uid, &span).await?;
+    if span.is_auto {
+        span.step = Some(plan::automatic_step(app, life, &span).await?);
+    }
+    let kept = plan::Kept::of(app, life, &span).await?;
+    let next = next_page(app, &life.uid, &span, &kept).await?;
     if let Some(next) = next {
         // The page ends before the next one begins.
         span.to = next.plus_micros(-1);
         headers.insert(header::LINK, link(uri, next));
     }
     let to = span.to.min(App::now());
-    let mut cursor = Cursor::start(app.clone(), life, detail, (span, next)).await?;
-    let piece = cursor.next_piece().await?;
-    if let Some(first) = cursor.first {
-        let resolution = format!("raw;from=\"{first}\";to=\"{to}\"");
-        if let Ok(value) = HeaderValue::try_from(resolution) {
-            headers.insert(routes::RESOLUTION_HEADER, value);
-        }
+    let resolution = kept.resolution(&span, to);
+    let mut answer = Answers {
+        coarse: None,
+        samples: None,
+        entries: Entries::default(),
+        request: tracing::Span::current(),
+    };
+    let (coarse, samples) = kept.parts(&span);
+    if let Some((from, to)) = coarse {
+        let how = (span.step, span.aggregate);
+        let coarse = Coarse::new(app, life, &detail, (from, to), how);
+        answer.coarse = Some(if samples.is_some() { coarse.of_rollups() } else { coarse });
     }
-    Ok((headers, pieces::body(piece, cursor)).into_response())
+    if let Some(from) = samples {
+        let span = Span { from, ..span };
+        answer.samples = Some(Cursor::start(app.clone(), life, detail, (span, next)).await?);
+    }
+    let piece = answer.next_piece().await?;
+    let first = answer.samples.as_ref().and_then(|samples| samples.first);
+    let resolution = match resolution {
+        Some(told) => Some(told),
+        None => first.map(|first| format!("raw;from=\"{first}\";to=\"{to}\"")),
+    };
+    if let Some(Ok(value)) = resolution.map(HeaderValue::try_from) {
+        headers.insert(routes::RESOLUTION_HEADER, value);
+    }
+    Ok((headers, pieces::body(piece, answer)).into_response())
 }
 
-impl Pieces for Cursor {
+/// The entries of a history: first those by buckets, if any, and then those by samples.
+struct Answers {
+    coarse: Option<Coarse>,
+    samples: Option<Cursor>,
+    entries: Entries,
+    /// The request, which lasts until the last piece is read.
+    request: tracing::Span,
+}
+
+impl Pieces for Answers {
     async fn next(&mut self) -> Result<Bytes, ApiError> {
         let request = self.request.clone();
         self.next_piece().instrument(request).await
     }
 }
 
+impl Answers {
+    /// The next piece of the body; an empty one is the end.
+    async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
+        let mut piece = Vec::new();
+        if let Some(coarse) = &mut self.coarse {
+            coarse.write(&mut piece, &mut self.entries).await?;
+            if coarse.is_finished() {
+                self.coarse = None;
+                if self.samples.is_none() {
+                    piece.extend_from_slice(self.entries.end());
+                }
+            }
+            if !piece.is_empty() {
+                return Ok(piece.into());
+            }
+        }
+        if let Some(samples) = &mut self.samples {
+            let span = tracing::info_span!("piece");
+            let begin = SystemTime::now();
+            samples.decoding = Duration::ZERO;
+            let written = samples.write_piece(&mut piece, &mut self.entries);
+            written.instrument(span.clone()).await?;
+            // One span for all samples of the piece, as if they had been read one after another.
+            span.in_scope(|| telemetry::past("decode", begin, samples.decoding, [], None));
+        }
+        Ok(piece.into())
+    }
+}
+
 /// Where the page after a limited one begins; `None` where it is the last.
-async fn next_page(app: &App, uid: &str, span: &Span) -> Result<Option<Timestamp>, ApiError> {
+async fn next_page(
+    app: &App,
+    uid: &str,
+    span: &Span,
+    kept: &plan::Kept,
+) -> Result<Option<Timestamp>, ApiError> {
     let Some(limit) = span.limit else {
         return Ok(None);
     };
+    if let (Some((from, to)), _) = kept.parts(span) {
+        // By time: how many steps have an entry is not known before they are read.
+        let step = span.step.unwrap_or(MINUTE);
+        let end = from.floor_to(step);
+        let end = end.plus_micros(step.saturating_mul(limit as i64));
+        let last = to.max(span.to);
+        return Ok((end <= last).then_some(end));
+    }
     let nth = |from, n| app.store.nth_time(uid, (from, span.to), n);
     let Some(step) = span.step else {
         return Ok(nth(span.from, limit).await?);
@@ -125,12 +204,7 @@ struct Cursor {
     gaps: Gaps,
     /// What pods are called.
     names: Names,
-    /// Key of the entry that was written last.
-    written: Option<Timestamp>,
-    empty: bool,
     finished: bool,
-    /// The request, which lasts until the last piece is read.
-    request: tracing::Span,
     /// What unpacking the samples of a piece took.
     decoding: Duration,
 }
@@ -173,29 +247,19 @@ impl Cursor {
             held: None,
             previous,
             names: Names::default(),
-            written: None,
-            empty: true,
             finished: false,
-            request: tracing::Span::current(),
             decoding: Duration::ZERO,
         })
     }
 
-    /// The next piece of the body; an empty one is the end.
-    async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
-        let span = tracing::info_span!("piece");
-        let begin = SystemTime::now();
-        self.decoding = Duration::ZERO;
-        let piece = self.make_piece().instrument(span.clone()).await;
-        // One span for all samples of the piece, as if they had been read one after another.
-        span.in_scope(|| telemetry::past("decode", begin, self.decoding, [], None));
-        piece
-    }
-
-    async fn make_piece(&mut self) -> Result<Bytes, ApiError> {
-        let mut piece = Vec::new();
+    /// Writes the next piece of the body; an empty one is the end.
+    async fn write_piece(
+        &mut self,
+        piece: &mut Vec<u8>,
+        entries: &mut Entries,
+    ) -> Result<(), ApiError> {
         if self.finished {
-            return Ok(piece.into());
+            return Ok(());
         }
         // Each in turn, page by page: readers share what pushes leave.
         let reading = Arc::clone(&self.app.reading);
@@ -207,16 +271,16 @@ impl Cursor {
             }
             let Some(sample) = self.next_sample().await? else {
                 if let Some(held) = self.held.take() {
-                    self.write(&mut piece, held, None).await?;
+                    self.write(piece, entries, held, None).await?;
                 }
                 if let Some(gap) = self.gaps.after(&self.app, self.span.to).await? {
                     let step = self.span.step;
                     let next = self
                         .next
                         .map(|next| step.map_or(next, |step| next.floor_to(step)));
-                    self.write_gap(&mut piece, gap, next);
+                    self.write_gap(piece, entries, gap, next);
                 }
-                piece.extend_from_slice(if self.empty { b"{}" } else { b"}" });
+                piece.extend_from_slice(entries.end());
                 self.finished = true;
                 break;
             };
@@ -225,15 +289,15 @@ impl Cursor {
             let key = self.span.step.map_or(time, |step| time.floor_to(step));
             let same_step = |held: &(Timestamp, Stored)| self.span.step.is_some() && held.0 == key;
             if let Some(held) = self.held.take_if(|held| !same_step(held)) {
-                self.write(&mut piece, held, Some(key)).await?;
+                self.write(piece, entries, held, Some(key)).await?;
             }
             // One within a step is not seen at that resolution.
             if let Some(gap) = gap.filter(|_| self.held.is_none()) {
-                self.write_gap(&mut piece, gap, Some(key));
+                self.write_gap(piece, entries, gap, Some(key));
             }
             self.held = Some((key, sample));
         }
-        Ok(piece.into())
+        Ok(())
     }
 
     async fn next_sample(&mut self) -> Result<Option<Stored>, ApiError> {
@@ -248,6 +312,7 @@ impl Cursor {
     async fn write(
         &mut self,
         piece: &mut Vec<u8>,
+        entries: &mut Entries,
         (key, sample): (Timestamp, Stored),
         next: Option<Timestamp>,
     ) -> Result<(), ApiError> {
@@ -258,7 +323,7 @@ impl Cursor {
             if let Answer::Pods(pods) = &mut answer {
                 self.names.name(&self.app, &self.uid, pods).await?;
             }
-            self.write_entry(piece, key, next, &answer);
+            entries.write(piece, key, next, &answer);
         }
         self.previous = Some(sample);
         Ok(())
@@ -268,6 +333,7 @@ impl Cursor {
     fn write_gap(
         &mut self,
         piece: &mut Vec<u8>,
+        entries: &mut Entries,
         (due, gap): (Timestamp, Gap),
         next: Option<Timestamp>,
     ) {
@@ -275,8 +341,8 @@ impl Cursor {
         let key = match self.span.step {
             None => due,
             Some(step) => {
-                let after = self
-                    .written
+                let after = entries
+                    .last()
                     .map_or(Timestamp::MIN, |key| key.plus_micros(step));
                 due.floor_to(step).max(after)
             }
@@ -287,33 +353,11 @@ impl Cursor {
             _ => true,
         };
         let in_between = of_interest
-            && self.written.is_none_or(|written| written < key)
+            && entries.last().is_none_or(|written| written < key)
             && next.is_none_or(|next| key < next)
             && key <= self.span.to;
         if in_between {
-            self.write_entry(piece, key, next, &GapEntry { gap });
+            entries.write(piece, key, next, &GapEntry { gap });
         }
-    }
-
-    fn write_entry(
-        &mut self,
-        piece: &mut Vec<u8>,
-        key: Timestamp,
-        next: Option<Timestamp>,
-        entry: &impl Serialize,
-    ) {
-        let second = key.second();
-        let shares = |other: Option<Timestamp>| other.is_some_and(|other| other.second() == second);
-        let name = if shares(self.written) || shares(next) {
-            key.to_precise_key()
-        } else {
-            key.to_key()
-        };
-        piece.push(if self.empty { b'{' } else { b',' });
-        serde_json::to_writer(&mut *piece, &name).expect("writing to memory");
-        piece.push(b':');
-        serde_json::to_writer(&mut *piece, entry).expect("writing to memory");
-        self.empty = false;
-        self.written = Some(key);
     }
 }

@@ -3,11 +3,14 @@
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, header};
 use nodestats_core::Life;
+use nodestats_core::rates::Aggregate;
+use nodestats_core::rollup::{HOUR, Part};
 use nodestats_store::Order;
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
 
-use crate::answer::{Answer, Detail, Unpacked, answer, unpack};
+use crate::answer::{Answer, Detail, Unpacked, answer, rolled_answer, unpack};
+use crate::history::buckets::Source;
 use crate::pods::Names;
 use crate::{ApiError, App};
 
@@ -25,7 +28,15 @@ pub(crate) async fn respond(
     let now = App::now();
     // A host whose clock is ahead has its newest sample in the future.
     let until = moment.map_or(Timestamp::MAX, |moment| moment);
-    let found = find(app, &life.uid, detail, until).await?;
+    let rolled = match moment {
+        Some(moment) => find_rolled(app, life, detail, moment).await?,
+        None => None,
+    };
+    let is_rolled = rolled.is_some();
+    let found = match rolled {
+        Some(found) => Some(found),
+        None => find(app, &life.uid, detail, until).await?,
+    };
     let (time, mut answer) = match found {
         Some((time, answer)) => (Some(time), answer),
         // A node that registered a moment ago exists, and has nothing to say yet.
@@ -35,6 +46,11 @@ pub(crate) async fn respond(
         None => return Err(ApiError::missing(detail.missing())),
     };
     let mut headers = HeaderMap::new();
+    if let Some(time) = time.filter(|_| is_rolled) {
+        let resolution = format!("rollup;from=\"{time}\"");
+        let resolution = HeaderValue::try_from(resolution).expect("a time is ASCII");
+        headers.insert(routes::RESOLUTION_HEADER, resolution);
+    }
     if let Some(time) = time {
         let age = (moment.unwrap_or(now).seconds_since(time) * 1000.0).round() / 1000.0;
         let age = age.max(0.0);
@@ -72,6 +88,36 @@ pub(crate) async fn find(
     until: Timestamp,
 ) -> Result<Option<(Timestamp, Answer)>, ApiError> {
     find_within(app, uid, detail, until, LOOK_BACK).await
+}
+
+/// What is kept of the minute or the hour of a moment whose samples are gone, with its begin.
+async fn find_rolled(
+    app: &App,
+    life: &Life,
+    detail: &Detail,
+    moment: Timestamp,
+) -> Result<Option<(Timestamp, Answer)>, ApiError> {
+    let oldest = app.store.oldest(&life.uid).await?;
+    if oldest.is_some_and(|oldest| oldest <= moment) {
+        return Ok(None);
+    }
+    let part = detail.part();
+    let range = (moment.plus_micros(-HOUR), moment);
+    let mut source = Source::new(app, &life.uid, part, range, None).of_rollups();
+    let mut hosts = source.beside(Part::Hosts);
+    let mut last = None;
+    while let Some(page) = source.page(1).await? {
+        last = page.into_iter().next_back().or(last);
+    }
+    let Some(bucket) = last else { return Ok(None) };
+    let mut host = None;
+    while part == Part::Processes
+        && let Some(page) = hosts.page(1).await?
+    {
+        host = page.into_iter().find(|host| host.begin == bucket.begin).or(host);
+    }
+    let answer = rolled_answer(detail, &bucket, host.as_ref(), Aggregate::Mean);
+    Ok(answer.map(|answer| (bucket.begin, answer)))
 }
 
 /// The same among the last samples alone.

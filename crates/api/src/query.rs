@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nodestats_core::life::When;
+use nodestats_core::rates::Aggregate;
 use nodestats_wire::v1::{Event, EventKind};
 use nodestats_wire::{Timestamp, time};
 use schemars::JsonSchema;
@@ -22,9 +23,12 @@ pub(crate) struct SpanQuery {
     to: Option<String>,
     /// A moment: the last sample at or before it is answered.
     at: Option<String>,
-    /// Answers one sample for each step, such as `60s`, keyed by the begin of the step: rates over
-    /// the whole step, gauges as they were at its last sample.
+    /// Answers one entry for each step, such as `60s`, keyed by the begin of the step: rates over
+    /// the whole step, gauges as they were at its last sample. `auto` is a step of which the span has
+    /// about 500. Steps of whole minutes are answered from rollups, and the span is rounded out to them.
     step: Option<String>,
+    /// What stands for a step: `mean`, `min`, `max` or `last` of rates between two samples and of gauges.
+    aggregate: Option<String>,
     /// At most so many entries of history, 1 to 10000; `Link` leads on to the next.
     limit: Option<String>,
 }
@@ -39,8 +43,10 @@ pub(crate) struct ProcessQuery {
     to: Option<String>,
     /// A moment: the table as it was then.
     at: Option<String>,
-    /// One sample for each step.
+    /// One entry for each step, or `auto`.
     step: Option<String>,
+    /// What stands for a step: `mean`, `min`, `max` or `last`.
+    aggregate: Option<String>,
     /// `full` answers rows instead of process ids.
     view: Option<String>,
     /// Order of the rows: `pid`, or `cpu`, `memory`, `read` or `write`, the highest first.
@@ -201,6 +207,9 @@ pub(crate) struct Span {
     pub(crate) to: Timestamp,
     /// In microseconds.
     pub(crate) step: Option<i64>,
+    /// A step is still to be chosen.
+    pub(crate) is_auto: bool,
+    pub(crate) aggregate: Aggregate,
     pub(crate) limit: Option<usize>,
 }
 
@@ -251,7 +260,7 @@ impl EventQuery {
         let (from, to) = (self.from.as_deref(), self.to.as_deref());
         // Clocks of nodes may be ahead: what they say happened a moment from now is of today.
         let ahead = now.plus_micros(DAY_MICROS);
-        let (from, to) = match samples((from, to, None, None), None, ahead)? {
+        let (from, to) = match samples((from, to, None, None), (None, None), ahead)? {
             Samples::Span(span) if self.from.is_some() => (span.from, span.to),
             Samples::Span(span) => (span.to.plus_micros(-DAY_MICROS), span.to),
             Samples::Now | Samples::At(_) => (now.plus_micros(-DAY_MICROS), ahead),
@@ -296,7 +305,7 @@ impl SpanQuery {
                 self.at.as_deref(),
                 self.step.as_deref(),
             ),
-            limit,
+            (limit, self.aggregate.as_deref()),
             now,
         )?;
         if limit.is_some() && !matches!(samples, Samples::Span(_)) {
@@ -314,7 +323,7 @@ impl ProcessQuery {
             self.at.as_deref(),
             self.step.as_deref(),
         );
-        samples(times, None, now)
+        samples(times, (None, self.aggregate.as_deref()), now)
     }
 
     pub(crate) fn table(&self) -> Result<Table, ApiError> {
@@ -367,7 +376,7 @@ impl PodListQuery {
             self.at.as_deref(),
             None,
         );
-        samples(times, None, now)
+        samples(times, (None, None), now)
     }
 
     pub(crate) fn state(&self, samples: &Samples) -> Result<State, ApiError> {
@@ -442,7 +451,7 @@ impl ListQuery {
             return Ok(None);
         }
         let times = (self.from.as_deref(), self.to.as_deref(), None, None);
-        match samples(times, None, now)? {
+        match samples(times, (None, None), now)? {
             Samples::Span(span) => Ok(Some((span.from, span.to))),
             Samples::Now | Samples::At(_) => Ok(None),
         }
@@ -487,20 +496,36 @@ type Texts<'a> = (
 
 fn samples(
     (from, to, at, step): Texts,
-    limit: Option<usize>,
+    (limit, aggregate): (Option<usize>, Option<&str>),
     now: Timestamp,
 ) -> Result<Samples, ApiError> {
     let time = |name, text: Option<&str>| {
         let parsed = text.map(str::parse::<Timestamp>).transpose();
         parsed.map_err(|error| ApiError::parameter(name, error.to_string()))
     };
-    let step = step.map(|text| {
+    let aggregate = match aggregate {
+        None => Aggregate::Natural,
+        Some("mean") => Aggregate::Mean,
+        Some("min") => Aggregate::Min,
+        Some("max") => Aggregate::Max,
+        Some("last") => Aggregate::Last,
+        Some(_) => {
+            let detail = "aggregate is one of mean, min, max and last";
+            return Err(ApiError::parameter("aggregate", detail));
+        }
+    };
+    if aggregate != Aggregate::Natural && step.is_none() {
+        return Err(ApiError::parameter("aggregate", "aggregate goes with step"));
+    }
+    let is_auto = step == Some("auto");
+    let has_step = step.is_some();
+    let step = step.filter(|_| !is_auto).map(|text| {
         let micros = time::parse_span(text).map(|span: Duration| span.as_micros() as i64);
         micros.map_err(|error| ApiError::parameter("step", error.to_string()))
     });
     let step = step.transpose()?;
     if let Some(at) = time("at", at)? {
-        if from.is_some() || to.is_some() || step.is_some() {
+        if from.is_some() || to.is_some() || has_step {
             return Err(ApiError::parameter(
                 "at",
                 "at goes without from, to and step",
@@ -509,9 +534,10 @@ fn samples(
         return Ok(Samples::At(at));
     }
     if from.is_none() && to.is_none() {
-        return match step {
-            Some(_) => Err(ApiError::parameter("step", "step goes with from and to")),
-            None => Ok(Samples::Now),
+        return if has_step {
+            Err(ApiError::parameter("step", "step goes with from and to"))
+        } else {
+            Ok(Samples::Now)
         };
     }
     let from = time("from", from)?.unwrap_or(Timestamp::MIN);
@@ -530,6 +556,8 @@ fn samples(
         from,
         to,
         step,
+        is_auto,
+        aggregate,
         limit,
     }))
 }
@@ -568,6 +596,9 @@ mod tests {
             "from=0&limit=10001",
             "form=0",
             "from=0&from=1",
+            "from=0&aggregate=mean",
+            "from=0&step=60s&aggregate=median",
+            "at=0&step=auto",
         ] {
             assert_eq!(
                 span(query).map_err(|error| error.status().as_u16()),

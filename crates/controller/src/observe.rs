@@ -112,6 +112,8 @@ impl Node {
             agent_version: agent_version.map(str::to_owned),
             interval_seconds: u32::try_from(spec.interval.as_secs()).unwrap_or(u32::MAX),
             retention_seconds: spec.retention.raw.as_secs(),
+            retention_minute_seconds: Some(spec.retention.rollups.minute.as_secs()),
+            retention_hour_seconds: Some(spec.retention.rollups.hour.as_secs()),
             deletion_policy: match spec.deletion_policy {
                 DeletionPolicy::Retain => v1::DeletionPolicy::Retain,
                 DeletionPolicy::Purge => v1::DeletionPolicy::Purge,
@@ -199,6 +201,13 @@ mod tests {
                 registration.retention_seconds
             ),
             (10, 1_209_600)
+        );
+        assert_eq!(
+            (
+                registration.retention_minute_seconds,
+                registration.retention_hour_seconds
+            ),
+            (Some(90 * 86_400), Some(730 * 86_400))
         );
         let mut without = Node::test("x");
         without.status.addresses.clear();

@@ -12,13 +12,13 @@
 //! notes and readings; those of processes and of groups
 //! are texts and rows. The checksum is the begin of the SHA-256 of what follows it.
 
-mod cells;
+pub(crate) mod cells;
 mod coder;
 mod model;
 mod open;
-mod rows;
+pub(crate) mod rows;
 mod seal;
-mod table;
+pub(crate) mod table;
 
 use std::time::Duration;
 
@@ -29,7 +29,9 @@ use sha2::{Digest as _, Sha256};
 use crate::FrameId;
 use crate::sample::Sample;
 pub use open::Block;
+pub(crate) use open::unpack;
 pub use seal::Sealer;
+pub(crate) use seal::{pack, pack_texts};
 pub use table::{Reader, Run, Series, encode};
 
 /// The version that this code writes.
@@ -147,7 +149,7 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM] {
 }
 
 /// Sections as one part.
-fn envelope(sections: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+pub(crate) fn envelope(sections: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
     let mut part = vec![VERSION];
     part.extend([0; CHECKSUM]);
     for section in sections {
@@ -168,7 +170,7 @@ pub(crate) fn with_checksum(mut part: Vec<u8>) -> Vec<u8> {
 }
 
 /// The sections of a part, if it is whole.
-fn sections<const N: usize>(part: &Bytes) -> Result<[Bytes; N], Error> {
+pub(crate) fn sections<const N: usize>(part: &Bytes) -> Result<[Bytes; N], Error> {
     let (&version, rest) = part.split_first().ok_or(Error::Truncated)?;
     if version != VERSION {
         return Err(Error::Version(version));

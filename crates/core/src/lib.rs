@@ -14,6 +14,7 @@ mod pack;
 pub mod pod;
 pub mod rates;
 pub mod redact;
+pub mod rollup;
 pub mod sample;
 pub mod stored;
 pub mod token;

@@ -600,6 +600,8 @@ mod tests {
             agent_version: None,
             interval_seconds: 10,
             retention_seconds: 3600,
+            retention_minute_seconds: None,
+            retention_hour_seconds: None,
             deletion_policy: nodestats_wire::v1::DeletionPolicy::Retain,
         };
         let checked = identify_in_cluster("x", said(&["fd00:0::1"])).expect("valid");

@@ -5,15 +5,25 @@
 //! samples cannot tell (the first one, another boot, a counter that only one of them has) is
 //! absent, never 0.
 
+mod books;
 mod cgroup;
 mod counter;
 mod host;
 mod process;
+mod rolled;
 
+pub use books::{CpuBooks, cpu_books};
+pub(crate) use books::{Life, busy, ended_children};
 pub use cgroup::{node_pods, node_units, pods};
 pub(crate) use counter::percent;
 pub use host::{host_reading, summary};
-pub use process::process_rows;
+pub(crate) use process::Pair;
+pub use process::{process_rows, process_table};
+
+pub use rolled::{
+    Aggregate, rolled_cpu, rolled_disk, rolled_filesystems, rolled_memory, rolled_network, rolled_pods,
+    rolled_pressure, rolled_processes, rolled_summary, rolled_units,
+};
 
 #[cfg(test)]
 mod properties;

@@ -217,21 +217,25 @@ impl Stored {
         }
     }
 
-    /// Adds it to a block.
-    pub fn seal(&self, sealer: &mut Sealer) -> Result<(), Error> {
+    /// Adds it to a block, and gives what was unpacked of an agent's counters.
+    pub fn seal(&self, sealer: &mut Sealer) -> Result<Option<Entry>, Error> {
         match self {
-            Self::Counters(counters) => sealer.add(&Entry {
-                time: counters.time,
-                id: counters.id,
-                interval: counters.interval,
-                sample: counters.sample(Wanted::All)?,
-            }),
+            Self::Counters(counters) => {
+                let entry = Entry {
+                    time: counters.time,
+                    id: counters.id,
+                    interval: counters.interval,
+                    sample: counters.sample(Wanted::All)?,
+                };
+                sealer.add(&entry);
+                Ok(Some(entry))
+            }
             Self::Gauges(gauges) => {
                 let json = serde_json::to_string(&*gauges.reading()?).map_err(Error::Reading)?;
                 sealer.add_reading(gauges.time, json);
+                Ok(None)
             }
         }
-        Ok(())
     }
 }
 

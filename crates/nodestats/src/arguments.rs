@@ -363,6 +363,15 @@ pub(crate) struct Serving {
     #[arg(long, env = "NODESTATS_RETENTION", value_name = "TIME", default_value = "14d", value_parser = retention)]
     pub(crate) retention: Duration,
 
+    /// How long rollups of minutes are kept: each minute of the host, its groups and the processes that
+    /// mattered.
+    #[arg(long, env = "NODESTATS_RETENTION_MINUTE", value_name = "TIME", default_value = "90d", value_parser = retention)]
+    pub(crate) retention_minute: Duration,
+
+    /// How long rollups of hours are kept.
+    #[arg(long, env = "NODESTATS_RETENTION_HOUR", value_name = "TIME", default_value = "730d", value_parser = retention)]
+    pub(crate) retention_hour: Duration,
+
     /// Room on the disk that all histories may take, such as 20Gi, a third of it samples and the rest for
     /// merging files: beyond it the oldest hours go, of nodes with more than an equal share first, but for
     /// the last one [default: no limit but the retention].

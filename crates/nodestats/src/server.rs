@@ -186,6 +186,8 @@ impl Server {
             retention: serving.retention,
             memory,
             node_quota: serving.node_quota_mib.map(|mib| mib << 20),
+            retention_minute: serving.retention_minute,
+            retention_hour: serving.retention_hour,
             max_size: serving.max_size,
             meter: registry.meter("nodestats.store"),
         };

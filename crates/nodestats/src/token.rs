@@ -60,6 +60,8 @@ impl Place {
             retention: Duration::MAX,
             memory: MemoryBudget::from_limit(limits::memory()),
             node_quota: None,
+            retention_minute: Duration::MAX,
+            retention_hour: Duration::MAX,
             max_size: None,
             meter: Registry::default().meter("nodestats.store"),
         };

@@ -16,6 +16,7 @@ mod metrics;
 mod pods;
 mod registry;
 mod retention;
+mod rollups;
 mod samples;
 mod seal;
 mod seen;
@@ -36,6 +37,7 @@ pub use events::{EventKey, EventPage, EventRange, NewEvent};
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use pods::PodKey;
+pub use rollups::{Level, RollupWalk};
 pub use samples::{NewSample, Order};
 pub use seen::Seen;
 pub use tokens::Joined;
@@ -104,6 +106,10 @@ pub enum Error {
 pub struct Options {
     /// How long samples are kept, by their own time.
     pub retention: Duration,
+    /// How long rollups of minutes are kept.
+    pub retention_minute: Duration,
+    /// How long rollups of hours are kept.
+    pub retention_hour: Duration,
     /// What the database's caches may take.
     pub memory: MemoryBudget,
     /// Bytes that one node may keep. `None`: an equal share, when the disk becomes scarce.
@@ -122,6 +128,8 @@ pub struct Store {
     writer: writer::Writer,
     usage: usage::Usage,
     retention: Duration,
+    retention_minute: Duration,
+    retention_hour: Duration,
     node_quota: Option<u64>,
     max_size: Option<u64>,
     metrics: metrics::Metrics,
@@ -211,6 +219,8 @@ impl Store {
             writer,
             usage,
             retention: options.retention,
+            retention_minute: options.retention_minute,
+            retention_hour: options.retention_hour,
             node_quota: options.node_quota,
             max_size: options.max_size,
             metrics,
@@ -232,6 +242,23 @@ impl Store {
     /// The oldest time that is kept where nothing says otherwise.
     fn default_horizon(&self, now: Timestamp) -> Timestamp {
         before(now, self.retention)
+    }
+
+    /// The oldest time of which rollups of a level are kept of this node at `now`: by its own retention where
+    /// its cluster says one, else by the store's.
+    pub fn horizon_of(&self, life: &Life, level: Level, now: Timestamp) -> Timestamp {
+        let cluster = life.cluster.as_ref();
+        let (own, all) = match level {
+            Level::Minute => (
+                cluster.and_then(|own| own.retention_minute_seconds),
+                self.retention_minute,
+            ),
+            Level::Hour => (
+                cluster.and_then(|own| own.retention_hour_seconds),
+                self.retention_hour,
+            ),
+        };
+        before(now, own.map_or(all, Duration::from_secs))
     }
 
     /// Whether the database answers.

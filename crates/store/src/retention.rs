@@ -11,6 +11,7 @@ use tracing::field::Empty;
 
 use crate::blocks::{BlockKey, HOUR, blocks_within, hour_of};
 use crate::database::bind;
+use crate::rollups::Level;
 use crate::samples::{Order, key_of_row, time_range};
 use crate::usage::day;
 use crate::{Error, Store};
@@ -50,15 +51,28 @@ impl Store {
         // As long as any history: which node's it was on is in its record, and not in its key.
         let horizons = lives.iter().map(|life| self.horizon(life, now));
         let horizon = horizons.fold(self.default_horizon(now), Timestamp::min);
-        self.forget_pods(horizon).await?;
+        // As long as anything can be told of them.
+        let of_levels = lives.iter().flat_map(|life| {
+            let level = |level| self.horizon_of(life, level, now);
+            Level::ALL.map(level)
+        });
+        let of_pods = of_levels.fold(horizon, Timestamp::min);
+        self.forget_pods(of_pods).await?;
         // Of nodes that are not known too.
         self.forget_events(None, horizon).await?;
         for life in &*lives {
             let horizon = self.horizon(life, now);
             self.delete_before(&life.uid, horizon).await?;
             self.forget_events(Some(&life.uid), horizon).await?;
+            for level in Level::ALL {
+                let horizon = self.horizon_of(life, level, now);
+                self.delete_rollups(&life.uid, level, horizon).await?;
+            }
             let gone_long_ago = life.gone_at.is_some_and(|gone_at| gone_at < horizon);
-            if gone_long_ago && self.oldest(&life.uid).await?.is_none() {
+            if gone_long_ago
+                && self.oldest(&life.uid).await?.is_none()
+                && !self.has_rollups(&life.uid).await?
+            {
                 self.purge(&life.uid).await?;
             }
         }
@@ -217,6 +231,7 @@ impl Store {
         if is_purge {
             // What was set aside is named by no block.
             self.delete_hours(uid, end).await?;
+            self.purge_rollups(uid).await?;
         }
         Ok(())
     }

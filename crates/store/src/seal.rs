@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nodestats_core::block::{self, Parts, Sealer};
+use nodestats_core::rollup::Roller;
 use nodestats_core::{SampleKey, Stored, Wanted, stored};
 use nodestats_wire::Timestamp;
 use surrealdb::types::{Array, Object, RecordId, SurrealValue, Value};
@@ -18,6 +19,7 @@ use tracing::field::Empty;
 use crate::blocks::{AT_ONCE, BlockKey, HOUR, Unreadable, hour_of};
 use crate::claim::GUARD;
 use crate::database::bind;
+use crate::rollups::{self, Made, Rolled, WRITE};
 use crate::samples::{key_of_row, record, time_range};
 use crate::{Error, Store};
 
@@ -151,6 +153,7 @@ impl Store {
         let next = blocks.iter().map(|block| block.number + 1).max();
         let number = now.micros().max(next.unwrap_or_default());
         let (merged, others) = to_merge(rows.len(), blocks);
+        let beside = others.clone();
         let mut samples = self.samples_of(uid, &merged).await?;
         let first = rows.iter().map(|row| row.sample.time()).min();
         let in_the_way = |block: &BlockKey| block.overlaps(first.unwrap_or(from), last);
@@ -163,12 +166,36 @@ impl Store {
         };
         let new = rows.iter().filter(is_new);
         samples.extend(new.map(|row| (row.sample.key(), i64::MAX, row.sample.clone())));
-        samples.sort_by(|(a, rank_a, _), (b, rank_b, _)| a.cmp(b).then(rank_b.cmp(rank_a)));
-        samples.dedup_by(|later, first| later.0 == first.0);
-        let samples: Vec<Stored> = samples.into_iter().map(|(.., sample)| sample).collect();
+        let samples = in_order(samples);
         let count = samples.len() as u64;
-        let coding = tokio::task::spawn_blocking(move || code(hour, number, &samples));
-        let coded = match coding.await.map_err(|_| Error::Closing)? {
+        // The whole hour is rolled up, also what stays in other blocks.
+        let all = self.whole_hour(uid, &beside, &samples).await?;
+        let mut before_hour = self.before_hour(uid, hour).await?;
+        let is_whole = before_hour.is_less_than(rollups::counted(all.as_deref().unwrap_or(&samples)));
+        let mut counters = all.as_deref().unwrap_or(&samples).iter();
+        let last_of_hour = counters.rfind(|sample| sample.counters().is_some()).cloned();
+        let last_key = last_of_hour.as_ref().map(Stored::key);
+        // One that is in a block was the last before.
+        let last_row = rows.iter().find(|row| Some(row.sample.key()) == last_key);
+        let last_payload = last_row.map(|row| row.payload.clone());
+        let next_hour = before_hour.next();
+        let coding = tokio::task::spawn_blocking(move || {
+            let mut roller = rollups::roller(&mut before_hour);
+            let counted = rollups::counted(all.as_deref().unwrap_or(&samples));
+            let coded = match &all {
+                None => code(hour, number, &samples, Some(&mut roller)),
+                Some(_) => code(hour, number, &samples, None),
+            };
+            if let (Some(all), Ok(_)) = (&all, &coded) {
+                // What cannot be read was not there to be read a moment ago either.
+                if let Err(error) = rollups::roll(&mut roller, all) {
+                    tracing::error!(%error, "an hour is rolled up in part");
+                }
+            }
+            let made = rollups::make(roller, hour, before_hour.kept(), counted);
+            coded.map(|coded| (coded, made))
+        });
+        let (coded, made) = match coding.await.map_err(|_| Error::Closing)? {
             Ok(coded) => coded,
             Err(Failure::Seal(error)) => return Err(Error::Seal(error)),
             Err(Failure::Sample(key)) => {
@@ -188,8 +215,20 @@ impl Store {
                 return Err(Error::Damaged("sample"));
             }
         };
+        let rolled = if is_whole {
+            let mut made = vec![(hour, made)];
+            let is_new_end = last_payload.is_some();
+            if let (Some(next), Some(last)) = (next_hour.filter(|_| is_new_end), &last_of_hour) {
+                let again = self.roll_again(uid, next, &made[0].1, last).await?;
+                made.extend(again.map(|again| (next, again)));
+            }
+            self.rolled(uid, made, last_payload).await?
+        } else {
+            Rolled::default()
+        };
         reached("coded");
-        self.replace(uid, &rows, &merged, &coded, now).await?;
+        self.replace(uid, &rows, &merged, (&coded, rolled), now)
+            .await?;
         reached("replaced");
         let after: u64 = coded.iter().map(|coded| coded.key.bytes).sum();
         let merged: u64 = merged.iter().map(|block| block.bytes).sum();
@@ -281,6 +320,50 @@ impl Store {
         Ok(samples)
     }
 
+    /// Rolls up an hour again, since there is another sample before it than there was.
+    async fn roll_again(
+        &self,
+        uid: &str,
+        hour: Timestamp,
+        before: &Made,
+        last: &Stored,
+    ) -> Result<Option<Made>, Error> {
+        let Some(Ok(sample)) = last.counters().map(|last| last.sample(Wanted::All)) else {
+            return Ok(None);
+        };
+        let blocks = self.blocks_of_hour(uid, hour).await?;
+        let samples = in_order(self.samples_of(uid, &blocks).await?);
+        let counted = rollups::counted(&samples);
+        let known = self.before_hour(uid, hour).await?;
+        if !known.is_less_than(counted) {
+            return Ok(None);
+        }
+        let mut before = before.before_next(sample);
+        let coding = tokio::task::spawn_blocking(move || {
+            let mut roller = rollups::roller(&mut before);
+            rollups::roll(&mut roller, &samples)?;
+            Ok(rollups::make(roller, hour, before.kept(), counted))
+        });
+        let made: Result<Made, stored::Error> = coding.await.map_err(|_| Error::Closing)?;
+        Ok(Some(made.map_err(|_| Error::Damaged("sample"))?))
+    }
+
+    /// All samples of an hour, where some are in blocks that stay; `None` where there are no such blocks.
+    async fn whole_hour(
+        &self,
+        uid: &str,
+        beside: &[BlockKey],
+        samples: &[Stored],
+    ) -> Result<Option<Vec<Stored>>, Error> {
+        if beside.is_empty() {
+            return Ok(None);
+        }
+        let mut all = self.samples_of(uid, beside).await?;
+        let new = samples.iter();
+        all.extend(new.map(|sample| (sample.key(), i64::MAX, sample.clone())));
+        Ok(Some(in_order(all)))
+    }
+
     /// Which of these samples are in blocks.
     pub(crate) async fn sealed_of(
         &self,
@@ -332,7 +415,7 @@ impl Store {
         uid: &str,
         rows: &[Row],
         merged: &[BlockKey],
-        coded: &[Coded],
+        (coded, rolled): (&[Coded], Rolled),
         now: Timestamp,
     ) -> Result<(), Error> {
         let (mut blocks, mut parts) = (Vec::new(), Vec::new());
@@ -355,6 +438,7 @@ impl Store {
         let merged = merged.iter().flat_map(|block| block.records(uid));
         let merged: Vec<Value> = merged.collect();
         let bytes: usize = coded.iter().map(|coded| coded.parts.len()).sum();
+        let bytes = bytes + rolled.bytes;
         // Rows that are gone were purged: what was read of them must not come again. A reading that was put
         // again since it was read stays, and counts before the block. Rows are read once, as they are deleted.
         let statements = format!(
@@ -362,7 +446,7 @@ impl Store {
              LET $deleted = (DELETE $frames RETURN VALUE $before.id); \
              IF count($deleted) + count((SELECT VALUE id FROM $readings.id)) != {} {{ THROW 'rows are gone' }}; \
              INSERT INTO block $blocks RETURN NONE; INSERT INTO block_part $parts RETURN NONE; \
-             DELETE $merged RETURN NONE; \
+             DELETE $merged RETURN NONE; {WRITE}\
              FOR $row IN $readings {{ DELETE $row.id WHERE p = $row.p RETURN NONE }}; COMMIT;",
             rows.len()
         );
@@ -375,6 +459,9 @@ impl Store {
             ("readings", readings),
         ] {
             variables.insert(name.to_owned(), Value::Array(Array::from(list)));
+        }
+        for (name, list) in rolled.variables() {
+            variables.insert(name.to_owned(), list);
         }
         let written = self.database.write_patiently(&statements, variables, bytes);
         written.await.map_err(Error::Unavailable)
@@ -395,6 +482,13 @@ impl Store {
         let found: Result<Vec<Value>, _> = self.database.select(statement, variables).await;
         Ok(!found.map_err(Error::Unavailable)?.is_empty())
     }
+}
+
+/// Each sample once, in the order of time: of several with one key the one of the highest rank.
+fn in_order(mut samples: Vec<(SampleKey, i64, Stored)>) -> Vec<Stored> {
+    samples.sort_by(|(a, rank_a, _), (b, rank_b, _)| a.cmp(b).then(rank_b.cmp(rank_a)));
+    samples.dedup_by(|later, first| later.0 == first.0);
+    samples.into_iter().map(|(.., sample)| sample).collect()
 }
 
 /// What a row holds, or which one it is that cannot be read, and its bytes.
@@ -440,16 +534,30 @@ enum Failure {
 }
 
 /// Samples as blocks of a bounded weight each, numbered from `number` on.
-fn code(hour: Timestamp, mut number: i64, samples: &[Stored]) -> Result<Vec<Coded>, Failure> {
+fn code(
+    hour: Timestamp,
+    mut number: i64,
+    samples: &[Stored],
+    mut roller: Option<&mut Roller>,
+) -> Result<Vec<Coded>, Failure> {
     let mut coded = Vec::new();
     let mut rest = samples;
+    // Samples that were given to the roller: of a block that is too large some come again.
+    let mut rolled = 0;
     while let Some(first) = rest.first() {
         let mut limit = rest.len();
         loop {
             let mut sealer = Sealer::default();
-            for sample in &rest[..limit] {
+            let begin = samples.len() - rest.len();
+            for (at, sample) in (begin..).zip(&rest[..limit]) {
                 let added = sample.seal(&mut sealer);
-                added.map_err(|_| Failure::Sample(sample.key()))?;
+                let entry = added.map_err(|_| Failure::Sample(sample.key()))?;
+                if let (Some(roller), Some(entry)) = (&mut roller, entry)
+                    && at >= rolled
+                {
+                    roller.add(entry.time, entry.sample);
+                    rolled = at + 1;
+                }
                 if sealer.weight() >= WEIGHT {
                     break;
                 }

@@ -28,6 +28,8 @@ fn options(retention_seconds: u64) -> Options {
         retention: Duration::from_secs(retention_seconds),
         memory: MemoryBudget::from_limit(0),
         node_quota: None,
+        retention_minute: Duration::from_hours(24 * 90),
+        retention_hour: Duration::from_hours(24 * 730),
         max_size: None,
         meter: opentelemetry::global::meter("test"),
     }

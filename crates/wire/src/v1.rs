@@ -31,5 +31,5 @@ pub use pod::{
     ContainerRecord, ContainerRole, ContainerRun, GonePod, Owner, PodChanges, PodDigest, PodRecord,
     PodView, Stamped, ToldPod,
 };
-pub use process::{Process, Processes};
+pub use process::{CpuBooks, MemoryBooks, OtherProcesses, Process, Processes};
 pub use token::{Issued, Join, Purpose, ServerAddress, Token, TokenRequest};

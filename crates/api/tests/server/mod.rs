@@ -125,6 +125,8 @@ impl Server {
             retention,
             memory,
             node_quota: None,
+            retention_minute: Duration::from_hours(24 * 90),
+            retention_hour: Duration::from_hours(24 * 730),
             max_size: None,
             meter: options.registry.meter("nodestats.store"),
         };

@@ -37,7 +37,7 @@ impl de::Error for Error {
 
 /// Texts by the order in which they were first seen.
 #[derive(Debug, Default)]
-pub(super) struct Texts {
+pub(crate) struct Texts {
     known: HashMap<Arc<str>, u64>,
     list: Vec<Arc<str>>,
     bytes: usize,
@@ -57,17 +57,17 @@ impl Texts {
     }
 
     /// Bytes of all.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(super) fn into_list(self) -> Vec<Arc<str>> {
+    pub(crate) fn into_list(self) -> Vec<Arc<str>> {
         self.list
     }
 }
 
 /// The cells of a value.
-pub(super) fn flatten(value: &impl Serialize, texts: &mut Texts) -> Result<Vec<u64>, Error> {
+pub(crate) fn flatten(value: &impl Serialize, texts: &mut Texts) -> Result<Vec<u64>, Error> {
     let mut writer = Writer {
         cells: Vec::new(),
         texts,
@@ -77,7 +77,7 @@ pub(super) fn flatten(value: &impl Serialize, texts: &mut Texts) -> Result<Vec<u
 }
 
 /// The value of cells.
-pub(super) fn restore<'a, T: Deserialize<'a>>(
+pub(crate) fn restore<'a, T: Deserialize<'a>>(
     cells: &[u64],
     texts: &'a [Arc<str>],
 ) -> Result<T, Error> {

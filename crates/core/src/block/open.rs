@@ -285,7 +285,7 @@ fn read_headers(bytes: &[u8]) -> Result<(Vec<Uuid>, Vec<u64>), Error> {
     Ok((starts.collect(), headers))
 }
 
-fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
+pub(crate) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Error> {
     let claimed = zstd::zstd_safe::get_frame_content_size(packed)
         .ok()
         .flatten();

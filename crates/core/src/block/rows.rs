@@ -10,7 +10,7 @@ use super::table::{self, COLUMNS, NUMBERS, Reader, SERIES, Series, read_number, 
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
 #[derive(Debug)]
-pub(super) struct Rows<K>(BTreeMap<usize, HashMap<K, Series>>);
+pub(crate) struct Rows<K>(BTreeMap<usize, HashMap<K, Series>>);
 
 impl<K> Default for Rows<K> {
     fn default() -> Self {
@@ -20,21 +20,21 @@ impl<K> Default for Rows<K> {
 
 impl<K: Ord + Hash> Rows<K> {
     /// Adds a row of a sample; of each key samples come in their order.
-    pub(super) fn add(&mut self, sample: usize, key: K, cells: Vec<u64>) {
+    pub(crate) fn add(&mut self, sample: usize, key: K, cells: Vec<u64>) {
         let sample = u32::try_from(sample).expect("a block has less samples");
         let of_width = self.0.entry(cells.len()).or_default();
         of_width.entry(key).or_default().push(sample, cells);
     }
 
     /// Whether a reader would refuse them.
-    pub(super) fn is_too_large(&self) -> bool {
+    pub(crate) fn is_too_large(&self) -> bool {
         let series = self.0.values().flat_map(HashMap::values);
         let numbers: u64 = series.map(|series| series.rows.len() as u64).sum();
         let mut tables = self.0.values();
         numbers > NUMBERS || tables.any(|table| table.len() as u64 > SERIES)
     }
 
-    pub(super) fn encode(self) -> Vec<u8> {
+    pub(crate) fn encode(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (width, series) in self.0.into_iter().filter(|(width, _)| *width > 0) {
             write_number(&mut bytes, width as u64);
@@ -71,7 +71,7 @@ fn push(bytes: &mut Vec<u8>, coded: &[u8]) {
 
 /// Rows that were read, by sample.
 #[derive(Debug)]
-pub(super) struct Decoded {
+pub(crate) struct Decoded {
     tables: Vec<Rectangle>,
     /// Where the rows of each sample begin in `places`, and where the last end.
     begins: Vec<u32>,
@@ -88,12 +88,12 @@ struct Rectangle {
 
 impl Decoded {
     /// Reads all rows of so many samples.
-    pub(super) fn read(bytes: &[u8], samples: usize) -> Result<Self, Error> {
+    pub(crate) fn read(bytes: &[u8], samples: usize) -> Result<Self, Error> {
         Self::read_where(bytes, samples, None)
     }
 
     /// Reads the rows of those whose first number is `first`.
-    pub(super) fn read_some(bytes: &[u8], samples: usize, first: u64) -> Result<Self, Error> {
+    pub(crate) fn read_some(bytes: &[u8], samples: usize, first: u64) -> Result<Self, Error> {
         Self::read_where(bytes, samples, Some(first))
     }
 
@@ -130,7 +130,7 @@ impl Decoded {
     }
 
     /// The rows of a sample.
-    pub(super) fn of(&self, sample: usize) -> impl Iterator<Item = &[u64]> {
+    pub(crate) fn of(&self, sample: usize) -> impl Iterator<Item = &[u64]> {
         let begin = self.begins.get(sample).copied().unwrap_or_default();
         let end = self.begins.get(sample + 1).copied().unwrap_or(begin);
         let places = &self.places[begin as usize..end as usize];

@@ -14,12 +14,12 @@ use super::model::{History, Model};
 const CHUNK_ROWS: usize = 2000;
 /// Most columns, samples, series, and numbers in all: beyond what an hour of a host of thousands of
 /// processes has.
-pub(super) const COLUMNS: usize = 64;
+pub(crate) const COLUMNS: usize = 64;
 /// Set in the shift of a column in which each series has one number all along.
 const STILL: u8 = 0x80;
 const SAMPLES: u64 = 1 << 20;
-pub(super) const SERIES: u64 = 1 << 18;
-pub(super) const NUMBERS: u64 = 1 << 24;
+pub(crate) const SERIES: u64 = 1 << 18;
+pub(crate) const NUMBERS: u64 = 1 << 24;
 
 /// Rows of one thing, such as a process, at the samples at which it was there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Series {
     }
 
     /// Of something that was there all the time.
-    pub(super) fn whole(samples: usize, rows: Vec<u64>) -> Self {
+    pub(crate) fn whole(samples: usize, rows: Vec<u64>) -> Self {
         let run = Run {
             first: 0,
             length: samples as u32,
@@ -345,7 +345,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The number in a column of the first row of each series; of one without rows 0.
-    pub(super) fn firsts(&self, column: usize) -> impl Iterator<Item = u64> {
+    pub(crate) fn firsts(&self, column: usize) -> impl Iterator<Item = u64> {
         let shift = self.shifts.get(column).copied().unwrap_or_default();
         let of = move |head: &Vec<u64>| head.get(column).map_or(0, |number| number << shift);
         self.heads.iter().map(move |(_, head)| of(head))
@@ -367,7 +367,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Those of these numbers, ascending, that there are.
-    pub(super) fn some(&self, numbers: &[usize]) -> Result<Vec<(usize, Series)>, Error> {
+    pub(crate) fn some(&self, numbers: &[usize]) -> Result<Vec<(usize, Series)>, Error> {
         let mut found = Vec::new();
         for chunk in &self.chunks {
             let end = chunk.first + chunk.series;
@@ -463,7 +463,7 @@ fn heads(columns: usize, series: u64, coded: &[u8]) -> Result<Vec<Head>, Error> 
     Ok(heads)
 }
 
-pub(super) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -471,7 +471,7 @@ pub(super) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-pub(super) fn read_number(bytes: &mut &[u8]) -> Result<u64, Error> {
+pub(crate) fn read_number(bytes: &mut &[u8]) -> Result<u64, Error> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let byte = *bytes.split_off_first().ok_or(Error::Truncated)?;

@@ -350,6 +350,7 @@ fn memory(memory: &Memory) -> GroupMemory {
             .and_then(|limit| percent(working_set as f64, limit as f64)),
         swap_bytes: memory.swap,
         limit_reached_total: Some(memory.events.max),
+        oom_kills: None,
         oom_kills_total: Some(memory.events.oom_kill),
     }
 }

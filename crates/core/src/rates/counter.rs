@@ -4,7 +4,7 @@ use crate::sample::Host;
 
 /// The span between two samples of one boot.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
+pub(crate) struct Span {
     seconds: f64,
 }
 
@@ -20,7 +20,7 @@ impl Span {
     }
 
     /// How long it is.
-    pub(super) fn micros(self) -> f64 {
+    pub(crate) fn micros(self) -> f64 {
         self.seconds * 1e6
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use nodestats_wire::{Timestamp, v1};
 
+use super::books::{self, Life, books_of, ended_children};
 use super::counter::{Span, percent, round};
 use crate::sample::{Host, Process, Sample};
 
@@ -13,11 +14,42 @@ use crate::sample::{Host, Process, Sample};
 /// `previous` was taken has counted from zero since.
 pub fn process_rows(previous: Option<&Sample>, current: &Sample) -> Vec<v1::Process> {
     let pair = Pair::new(previous, current);
+    let ended = pair.as_ref().map(|pair| ended_children(pair, current));
+    rows_of(pair.as_ref(), ended.as_ref(), current)
+}
+
+/// The process table of `current` with its books; the rows are those of [`process_rows`].
+pub fn process_table(previous: Option<&Sample>, current: &Sample) -> v1::Processes {
+    let pair = Pair::new(previous, current);
+    let ended = pair.as_ref().map(|pair| ended_children(pair, current));
+    let books = pair.as_ref().zip(ended.as_ref()).and_then(|(pair, ended)| {
+        let books = books_of(pair, current, ended)?;
+        Some(books::cpu(&books, pair.span, &current.host))
+    });
+    v1::Processes {
+        cpu: books,
+        memory: books::memory(current),
+        processes: Some(rows_of(pair.as_ref(), ended.as_ref(), current)),
+        ..v1::Processes::default()
+    }
+}
+
+fn rows_of(
+    pair: Option<&Pair<'_>>,
+    ended: Option<&HashMap<Life, u64>>,
+    current: &Sample,
+) -> Vec<v1::Process> {
     let row = |process: &Process| {
-        let before = pair.as_ref().and_then(|pair| pair.before(process));
-        row(before, process, &current.host)
+        let before = pair.and_then(|pair| pair.before(process));
+        let mut row = row(before, process, &current.host);
+        let of_ended = ended.and_then(|ended| ended.get(&(process.pid, process.start_ticks)));
+        row.ended_children_cpu_percent = pair.zip(of_ended).map(|(pair, ticks)| {
+            let ticks = pair.span.monotonic_rate(0, *ticks);
+            round(ticks * 100.0 / f64::from(current.host.ticks_per_second.max(1)))
+        });
+        row
     };
-    let hosts = pair.as_ref().map(|pair| (pair.span, &pair.previous.host));
+    let hosts = pair.map(|pair| (pair.span, &pair.previous.host));
     idle_task(hosts, &current.host)
         .into_iter()
         .chain(current.processes.iter().map(row))
@@ -25,15 +57,15 @@ pub fn process_rows(previous: Option<&Sample>, current: &Sample) -> Vec<v1::Proc
 }
 
 /// Two samples of one boot.
-pub(super) struct Pair<'a> {
-    pub(super) span: Span,
-    pub(super) previous: &'a Sample,
+pub(crate) struct Pair<'a> {
+    pub(crate) span: Span,
+    pub(crate) previous: &'a Sample,
     processes: HashMap<(u32, u64), &'a Process>,
 }
 
 impl<'a> Pair<'a> {
     /// `None` where they have no counter in common.
-    pub(super) fn new(previous: Option<&'a Sample>, current: &Sample) -> Option<Self> {
+    pub(crate) fn new(previous: Option<&'a Sample>, current: &Sample) -> Option<Self> {
         let previous = previous?;
         let known = |process: &'a Process| ((process.pid, process.start_ticks), process);
         Some(Self {
@@ -41,6 +73,15 @@ impl<'a> Pair<'a> {
             previous,
             processes: previous.processes.iter().map(known).collect(),
         })
+    }
+
+    /// Growth of a counter of a process; `None` where it cannot be known.
+    pub(crate) fn growth(&self, process: &Process, field: fn(&Process) -> u64) -> Option<u64> {
+        let before = match self.before(process)?.1 {
+            Before::Counters(before) => field(before),
+            Before::Unborn => 0,
+        };
+        Some(field(process).saturating_sub(before))
     }
 
     fn before(&self, process: &Process) -> Option<(Span, Before<'a>)> {
@@ -54,12 +95,8 @@ impl<'a> Pair<'a> {
 
     /// CPU time of a process in ticks a second; `None` where it cannot be known.
     pub(super) fn cpu_ticks(&self, process: &Process) -> Option<f64> {
-        let (span, before) = self.before(process)?;
-        let before = match before {
-            Before::Counters(before) => before.cpu_ticks(),
-            Before::Unborn => 0,
-        };
-        Some(span.monotonic_rate(before, process.cpu_ticks()))
+        let grown = self.growth(process, Process::cpu_ticks)?;
+        Some(self.span.monotonic_rate(0, grown))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nodestats_core::rollup::{Bucket, MINUTE, Part, Roller, Row, process};
 use nodestats_core::sample::Host;
 use nodestats_core::{SampleKey, Stored, Wanted};
 
@@ -255,6 +256,50 @@ impl History {
         }
     }
 
+    /// What is rolled up of the hours that are sealed is what follows from the samples that are kept, whatever
+    /// way they came.
+    async fn check_rollups(&self) {
+        for (life, kept) in &self.kept {
+            let uid = self.uid_of(*life);
+            let frames = kept.iter().filter_map(|(key, content)| match content {
+                Content::Frame(number) => Some((key.time, made::sample(self.node, *number))),
+                Content::Reading(_) => None,
+            });
+            let frames: Vec<(Timestamp, Sample)> = frames.collect();
+            let mut roller = Roller::new(MINUTE);
+            for (time, sample) in &frames {
+                roller.add(*time, sample.clone());
+            }
+            let all = roller.all();
+            let settled = at(self.now + self.offset - 120).floor_to(HOUR * 1_000_000);
+            let sealed = all.iter().filter(|bucket| bucket.begin < settled);
+            let sealed: Vec<&Bucket> = sealed.collect();
+            let range = (Timestamp::MIN, settled.plus_micros(-1));
+            for part in Part::ALL {
+                let read = self.store.buckets(&uid, (Level::Minute, part), range);
+                let read = read.await.expect("read");
+                let begins = |bucket: &Bucket| bucket.begin;
+                assert_eq!(
+                    read.iter().map(begins).collect::<Vec<_>>(),
+                    sealed.iter().map(|bucket| bucket.begin).collect::<Vec<_>>(),
+                );
+                for (read, made) in read.iter().zip(&sealed) {
+                    assert_eq!((read.samples, read.covered / 1000), (made.samples, made.covered / 1000));
+                    match part {
+                        Part::Hosts => assert_eq!(in_millis(&read.hosts), in_millis(&made.hosts)),
+                        Part::Groups => assert_eq!(in_millis(&read.groups), in_millis(&made.groups)),
+                        // Those that are not kept are together: what they used is.
+                        Part::Processes => assert_eq!(ticks(read), ticks(made)),
+                    }
+                }
+            }
+            let hours = self.store.buckets(&uid, (Level::Hour, Part::Processes), range);
+            let hours = hours.await.expect("read");
+            let of_hours: u64 = hours.iter().map(ticks).sum();
+            assert_eq!(of_hours, sealed.iter().map(|bucket| ticks(bucket)).sum::<u64>());
+        }
+    }
+
     fn check(&self, sample: &Stored, content: Content, wanted: Wanted) {
         match (sample, content) {
             (Stored::Counters(counters), Content::Frame(number)) => {
@@ -295,6 +340,23 @@ impl History {
     }
 }
 
+/// Rows as they are kept: lengths of time to a millisecond.
+fn in_millis<T: Clone>(rows: &[(T, Row)]) -> Vec<(T, Row)> {
+    let mut rows = rows.to_vec();
+    for (_, row) in &mut rows {
+        row.covered -= row.covered % 1000;
+    }
+    rows
+}
+
+/// CPU time of all processes.
+fn ticks(bucket: &Bucket) -> u64 {
+    let rows = bucket.processes.iter().map(|(_, row)| row);
+    let flows = rows.chain([&bucket.others]);
+    let flows = flows.filter_map(|row| *row.flows.get(process::CPU)?);
+    flows.map(|flow| flow.total).sum()
+}
+
 async fn history(store: Store, seed: u64) {
     let mut history = History {
         store,
@@ -313,6 +375,9 @@ async fn history(store: Store, seed: u64) {
     history.ask().await;
     history.seal().await;
     history.ask().await;
+    if history.horizon == 0 {
+        history.check_rollups().await;
+    }
     for life in 0..=history.life {
         let uid = history.uid_of(life);
         history.store.purge(&uid).await.expect("purged");

@@ -214,6 +214,8 @@ api_type! {
         swap_bytes: u64,
         /// How often it reached its limit since it was made.
         limit_reached_total: u64,
+        /// Of a span of time: processes killed for memory within it.
+        oom_kills: u64,
         /// Processes killed for memory since it was made. Cgroup version 1 counts them in the
         /// container alone, where they go with it.
         oom_kills_total: u64,

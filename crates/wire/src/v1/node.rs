@@ -80,6 +80,12 @@ pub struct ClusterRegistration {
     pub interval_seconds: u32,
     /// How long samples are kept, by their own time, in seconds.
     pub retention_seconds: u64,
+    /// How long rollups of minutes are kept, in seconds; without it as the server says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_minute_seconds: Option<u64>,
+    /// How long rollups of hours are kept, in seconds; without it as the server says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_hour_seconds: Option<u64>,
     /// What the controller does when the node is deleted.
     pub deletion_policy: DeletionPolicy,
 }

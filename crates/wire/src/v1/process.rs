@@ -17,6 +17,67 @@ api_type! {
         total: usize,
         /// The processes, in the order asked for.
         processes: Vec<Process>,
+        /// In a rollup: all processes that are not listed, together.
+        others: OtherProcesses,
+        /// Where the CPU of the node went.
+        cpu: CpuBooks,
+        /// Where its memory is.
+        memory: MemoryBooks,
+    }
+}
+
+api_type! {
+    /// Processes of which a rollup keeps nothing but what they used together.
+    OtherProcesses {
+        /// How many there were.
+        processes: u64,
+        /// Their CPU in percent, 100 = one CPU.
+        cpu_percent: f64,
+        /// Their resident memory in bytes.
+        rss_bytes: u64,
+        /// Bytes that they fetched from disks per second.
+        read_bytes_per_second: f64,
+        /// Bytes that they sent to disks per second.
+        write_bytes_per_second: f64,
+    }
+}
+
+api_type! {
+    /// Where the CPU of a node went since the sample before, 100 = one CPU. Busy is processes, ended children
+    /// and what is not accounted for; with idle and steal it is all of the time of all CPUs.
+    CpuBooks {
+        /// All that was worked: user, nice, system, irq and softirq of `/proc/stat`.
+        busy_percent: f64,
+        /// Of it by the processes that are there.
+        processes_percent: f64,
+        /// By their children that had ended, less what those showed themselves while they lived.
+        ended_children_percent: f64,
+        /// What remains: interrupts, which are no process's; processes that nobody waited for; and what
+        /// the kernel counts at different moments, so that it may be negative.
+        unaccounted_percent: f64,
+        /// Idle, and waiting for disks: the CPU of pid 0.
+        idle_percent: f64,
+        /// Taken by the hypervisor.
+        steal_percent: f64,
+    }
+}
+
+api_type! {
+    /// Where the memory of a node is. The parts and what is not accounted for are the total.
+    MemoryBooks {
+        /// All memory that the kernel manages (`MemTotal`).
+        total_bytes: u64,
+        /// Memory of no file, of all processes.
+        anonymous_bytes: u64,
+        /// Page cache, shared memory and buffers (`Cached` and `Buffers`).
+        cache_bytes: u64,
+        /// Kernel structures that can be given back (`SReclaimable`).
+        kernel_bytes: u64,
+        /// Not used for anything (`MemFree`).
+        free_bytes: u64,
+        /// What remains, such as other structures of the kernel and page tables, less what processes share
+        /// with each other and is counted in each. It may be negative.
+        unaccounted_bytes: i64,
     }
 }
 
@@ -51,9 +112,16 @@ pub struct Process {
     /// CPU time used since it started, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+    /// Of a span of time: CPU time used within it, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_cpu_seconds: Option<f64>,
     /// CPU time used by its ended children that it has waited for, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub children_cpu_seconds: Option<f64>,
+    /// CPU of its children that ended since the sample before, in percent, 100 = one CPU, less what they
+    /// showed themselves while they lived; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_children_cpu_percent: Option<f64>,
     /// Resident memory of the node's total, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_percent: Option<f64>,

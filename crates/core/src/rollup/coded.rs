@@ -1,0 +1,259 @@
+//! Rollups as they are kept: parts of sections as a block has them, `headers | texts | rows | sketches`, of
+//! which the rows are coded as those of blocks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nodestats_wire::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::sketch::class;
+use super::{Bucket, Flow, Level, Rollup, Row, Sketch};
+use crate::block::cells::{Texts, flatten, restore};
+use crate::block::rows::{Decoded, Rows};
+use crate::block::{Error, envelope, pack, pack_texts, sections, unpack};
+
+/// Sections of a part.
+const SECTIONS: usize = 4;
+/// Most buckets of a rollup.
+const BUCKETS: usize = 1 << 10;
+/// Lengths of time are kept to a millisecond.
+const MILLI: u64 = 1000;
+
+/// What of a rollup is kept by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The host's own rows.
+    Hosts,
+    /// Control groups.
+    Groups,
+    /// Processes.
+    Processes,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Hosts, Self::Groups, Self::Processes];
+}
+
+/// A bucket without its rows.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    begin: i64,
+    covered: u64,
+    samples: u32,
+}
+
+/// A row as it is coded: what is known of it as bits, and 0 for the rest.
+#[derive(Serialize, Deserialize)]
+struct Coded {
+    /// Milliseconds of the bucket for which it was not watched.
+    missing: u64,
+    known: u64,
+    totals: Vec<u64>,
+    flows: Vec<Flow>,
+    levels: Vec<Level>,
+    has_sketches: bool,
+}
+
+/// Most figures of a row, each of which has a bit.
+const FIGURES: usize = 64;
+
+impl Coded {
+    fn new(row: &Row, covered: u64) -> Self {
+        let is_known = row.totals.iter().map(Option::is_some);
+        let is_known = is_known.chain(row.flows.iter().map(Option::is_some));
+        let is_known = is_known.chain(row.levels.iter().map(Option::is_some));
+        let bits = is_known.enumerate().take(FIGURES);
+        let known = bits.fold(0, |bits, (at, is_known)| bits | u64::from(is_known) << at);
+        Self {
+            missing: covered.saturating_sub(row.covered / MILLI),
+            known,
+            totals: row.totals.iter().map(|total| total.unwrap_or(0)).collect(),
+            flows: row.flows.iter().map(|flow| flow.unwrap_or_default()).collect(),
+            levels: row.levels.iter().map(|level| level.unwrap_or_default()).collect(),
+            has_sketches: row.sketches.is_some(),
+        }
+    }
+
+    fn row(self, covered: u64) -> Row {
+        let mut bits = (0..).map(|at| at < FIGURES && self.known >> at & 1 == 1);
+        let mut is_known = || bits.next().unwrap_or_default();
+        Row {
+            covered: covered.saturating_sub(self.missing) * MILLI,
+            totals: known(self.totals, &mut is_known),
+            flows: known(self.flows, &mut is_known),
+            levels: known(self.levels, &mut is_known),
+            sketches: self.has_sketches.then(Default::default),
+        }
+    }
+}
+
+fn known<T>(all: Vec<T>, is_known: &mut impl FnMut() -> bool) -> Vec<Option<T>> {
+    all.into_iter().map(|one| is_known().then_some(one)).collect()
+}
+
+/// A part of a rollup.
+pub fn encode(rollup: &Rollup, part: Part) -> Result<Bytes, Error> {
+    let mut rows = Rows::default();
+    let mut texts = Texts::default();
+    let mut sketches = Vec::new();
+    for (number, bucket) in rollup.buckets.iter().enumerate() {
+        let covered = bucket.covered / MILLI;
+        let mut add = |key, info: &dyn ErasedInfo, row: &Row| -> Result<(), Error> {
+            let cells = info.cells(&Coded::new(row, covered), &mut texts)?;
+            rows.add(number, key, cells);
+            write_sketches(&mut sketches, row);
+            Ok(())
+        };
+        match part {
+            Part::Hosts => {
+                for (thing, row) in &bucket.hosts {
+                    add((format!("{thing:?}"), 0, 0), thing, row)?;
+                }
+            }
+            Part::Groups => {
+                for (group, row) in &bucket.groups {
+                    add((group.path.to_string(), group.id, 0), group, row)?;
+                }
+            }
+            Part::Processes => {
+                for (process, row) in &bucket.processes {
+                    let key = (process.name.to_string(), process.start_ticks, process.pid);
+                    add(key, &Some(process), row)?;
+                }
+                let nobody: Option<&super::Process> = None;
+                add((String::new(), 0, 0), &nobody, &bucket.others)?;
+            }
+        }
+    }
+    let header = |bucket: &Bucket| Header {
+        begin: bucket.begin.micros(),
+        covered: bucket.covered / MILLI,
+        samples: bucket.samples,
+    };
+    let headers: Vec<Header> = rollup.buckets.iter().map(header).collect();
+    if rows.is_too_large() || headers.len() > BUCKETS {
+        return Err(Error::TooLarge);
+    }
+    let sections = [
+        pack(&headers)?,
+        pack_texts(texts)?,
+        rows.encode(),
+        pack(&sketches)?,
+    ];
+    Ok(envelope(sections).into())
+}
+
+/// What a row is of, whatever that is.
+trait ErasedInfo {
+    fn cells(&self, row: &Coded, texts: &mut Texts) -> Result<Vec<u64>, Error>;
+}
+
+impl<T: Serialize> ErasedInfo for T {
+    fn cells(&self, row: &Coded, texts: &mut Texts) -> Result<Vec<u64>, Error> {
+        Ok(flatten(&(self, row), texts)?)
+    }
+}
+
+/// Reads a part that [`encode`] gave; of the buckets everything else is empty.
+pub fn decode(bytes: &Bytes, part: Part) -> Result<Rollup, Error> {
+    let [headers, texts, rows, sketches] = sections::<SECTIONS>(bytes)?;
+    let headers: Vec<Header> = unpack(&headers)?;
+    if headers.len() > BUCKETS {
+        return Err(Error::TooLarge);
+    }
+    let texts: Vec<Arc<str>> = unpack(&texts)?;
+    let rows = Decoded::read(&rows, headers.len())?;
+    let sketches: Vec<u8> = unpack(&sketches)?;
+    let mut sketches = &sketches[..];
+    let mut rollup = Rollup::default();
+    for (number, header) in headers.iter().enumerate() {
+        let begin = Timestamp::from_micros(header.begin).ok_or(Error::Mismatch)?;
+        let mut bucket = Bucket::new(begin);
+        bucket.covered = header.covered * MILLI;
+        bucket.samples = header.samples;
+        match part {
+            Part::Hosts => bucket.hosts = infos(&rows, number, &texts, header.covered)?,
+            Part::Groups => bucket.groups = infos(&rows, number, &texts, header.covered)?,
+            Part::Processes => {
+                let all = infos::<Option<super::Process>>(&rows, number, &texts, header.covered)?;
+                for (process, row) in all {
+                    match process {
+                        Some(process) => bucket.processes.push((process, row)),
+                        None => bucket.others = row,
+                    }
+                }
+            }
+        }
+        // As they were written: rows of different widths stand apart from each other.
+        bucket.hosts.sort_by(|(a, _), (b, _)| a.cmp(b));
+        bucket.groups.sort_by(|(a, _), (b, _)| (&a.path, a.id).cmp(&(&b.path, b.id)));
+        bucket.processes.sort_by(|(a, _), (b, _)| super::roller::order(a, b));
+        let hosts = bucket.hosts.iter_mut().map(|(_, row)| row);
+        let groups = bucket.groups.iter_mut().map(|(_, row)| row);
+        for row in hosts.chain(groups) {
+            read_sketches(&mut sketches, row)?;
+        }
+        rollup.buckets.push(bucket);
+    }
+    Ok(rollup)
+}
+
+fn infos<T: DeserializeOwned>(
+    rows: &Decoded,
+    number: usize,
+    texts: &[Arc<str>],
+    covered: u64,
+) -> Result<Vec<(T, Row)>, Error> {
+    let each = rows.of(number).map(|cells| {
+        let (info, row): (T, Coded) = restore(cells, texts)?;
+        Ok((info, row.row(covered)))
+    });
+    each.collect()
+}
+
+/// Writes the distributions of a row: of each how many classes it has, and those with what they count.
+fn write_sketches(bytes: &mut Vec<u8>, row: &Row) {
+    let Some(sketches) = &row.sketches else { return };
+    for sketch in sketches {
+        write(bytes, sketch.0.len() as u64);
+        let mut before = 0;
+        for (class, count) in &sketch.0 {
+            write(bytes, u64::from(*class - before));
+            write(bytes, u64::from(*count));
+            before = *class;
+        }
+    }
+}
+
+fn read_sketches(bytes: &mut &[u8], row: &mut Row) -> Result<(), Error> {
+    let Some(sketches) = &mut row.sketches else {
+        return Ok(());
+    };
+    for sketch in sketches {
+        let count = read(bytes)?;
+        if count > u64::from(class(u64::MAX)) + 1 {
+            return Err(Error::Mismatch);
+        }
+        let (mut all, mut class) = (BTreeMap::new(), 0_u64);
+        for _ in 0..count {
+            class += read(bytes)?;
+            let number = u16::try_from(class).map_err(|_| Error::Mismatch)?;
+            let count = u32::try_from(read(bytes)?).map_err(|_| Error::Mismatch)?;
+            all.insert(number, count);
+        }
+        *sketch = Sketch(all);
+    }
+    Ok(())
+}
+
+fn write(bytes: &mut Vec<u8>, number: u64) {
+    crate::block::table::write_number(bytes, number);
+}
+
+fn read(bytes: &mut &[u8]) -> Result<u64, Error> {
+    Ok(crate::block::table::read_number(bytes)?)
+}

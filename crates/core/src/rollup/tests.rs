@@ -1,0 +1,222 @@
+//! Rollups of made histories.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::rates::cpu_books;
+use crate::sample::{self, CpuCounters, CpuTimes, Sample};
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(seconds * 1_000_000).expect("a time")
+}
+
+/// What a process does each ten seconds: ticks, bytes of memory, and whether it is there.
+type Doing = Vec<(u64, u64, bool)>;
+
+/// A host of two CPUs, on which processes do what is said, and a group with all of them.
+fn history(doing: &[Doing]) -> Vec<(Timestamp, Sample)> {
+    let length = doing.iter().map(Vec::len).max().unwrap_or(0);
+    let mut ticks = vec![0_u64; doing.len()];
+    let mut busy = 0;
+    let mut samples = Vec::new();
+    for step in 0..length {
+        let mut processes = Vec::new();
+        for (number, all) in doing.iter().enumerate() {
+            let Some((grown, resident_bytes, true)) = all.get(step).copied() else {
+                continue;
+            };
+            ticks[number] += grown;
+            busy += grown;
+            processes.push(sample::Process {
+                pid: number as u32 + 1,
+                start_ticks: 7,
+                name: format!("p{}", number % 3).into(),
+                user_ticks: ticks[number],
+                resident_bytes,
+                threads: 1,
+                ..sample::Process::default()
+            });
+        }
+        let times = CpuTimes {
+            user: busy,
+            irq: step as u64,
+            idle: step as u64 * 1000,
+            ..CpuTimes::default()
+        };
+        let sample = Sample {
+            host: sample::Host {
+                boot_id: "a".to_owned(),
+                uptime_micros: 1_000_000_000 + step as u64 * 10_000_000,
+                ticks_per_second: 100,
+                boot_time_seconds: Some(1e9),
+                cpu_total: Some(times),
+                cpus: vec![CpuCounters {
+                    cpu: 0,
+                    times,
+                    frequency_mhz: None,
+                }],
+                memory: Some(sample::Memory {
+                    total: 1 << 34,
+                    available: Some(1 << 33),
+                    ..sample::Memory::default()
+                }),
+                ..sample::Host::default()
+            },
+            processes,
+            cgroups: Some(vec![sample::Cgroup {
+                path: "/all".into(),
+                cpu: Some(sample::cgroup::Cpu {
+                    usage_micros: busy * 10_000,
+                    ..sample::cgroup::Cpu::default()
+                }),
+                ..sample::Cgroup::default()
+            }]),
+            notes: Vec::new(),
+        };
+        samples.push((at(1_000_000_800 + step as i64 * 10), sample));
+    }
+    samples
+}
+
+fn doing() -> impl Strategy<Value = Vec<Doing>> {
+    let one = (
+        prop_oneof![3 => Just(0_u64), 1 => 0_u64..900],
+        prop_oneof![3 => Just(1_u64 << 20), 1 => 0_u64..1 << 40],
+        prop::bool::weighted(0.9),
+    );
+    prop::collection::vec(prop::collection::vec(one, 1..40), 1..60)
+}
+
+fn roll(samples: &[(Timestamp, Sample)], step: i64) -> (Rollup, Peaks) {
+    let mut roller = Roller::new(step);
+    for (time, sample) in samples {
+        roller.add(*time, sample.clone());
+    }
+    let hour = samples.first().map_or(Timestamp::MIN, |(time, _)| *time);
+    roller.finish(hour.floor_to(HOUR), &HashSet::new())
+}
+
+fn cpu(row: &Row) -> u64 {
+    row.flows.first().copied().flatten().map_or(0, |flow| flow.total)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_kept_reads_back_as_it_was(doing in doing()) {
+        let (rollup, peaks) = roll(&history(&doing), MINUTE);
+        for part in Part::ALL {
+            let bytes = encode(&rollup, part).expect("small");
+            let read = decode(&bytes, part).expect("well formed");
+            prop_assert_eq!(read.buckets.len(), rollup.buckets.len());
+            for (read, kept) in read.buckets.iter().zip(&rollup.buckets) {
+                prop_assert_eq!((read.begin, read.covered, read.samples), (kept.begin, kept.covered, kept.samples));
+                match part {
+                    Part::Hosts => prop_assert_eq!(&read.hosts, &kept.hosts),
+                    Part::Groups => prop_assert_eq!(&read.groups, &kept.groups),
+                    Part::Processes => {
+                        prop_assert_eq!(&read.processes, &kept.processes);
+                        prop_assert_eq!(&read.others, &kept.others);
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(Peaks::decode(&peaks.encode()).expect("well formed"), peaks);
+    }
+
+    #[test]
+    fn sums_stay_true_and_the_books_close(doing in doing()) {
+        let samples = history(&doing);
+        let (minutes, _) = roll(&samples, MINUTE);
+        let hour = minutes.whole(samples[0].0.floor_to(HOUR));
+        let books: Vec<_> = samples
+            .windows(2)
+            .filter_map(|pair| cpu_books(&pair[0].1, &pair[1].1))
+            .collect();
+        let expected: u64 = books.iter().map(|books| books.processes + books.ended_children).sum();
+        let of = |bucket: &Bucket| {
+            let rows = bucket.processes.iter().map(|(_, row)| row);
+            rows.chain([&bucket.others]).map(cpu).sum::<u64>()
+        };
+        prop_assert_eq!(minutes.buckets.iter().map(of).sum::<u64>(), expected);
+        prop_assert_eq!(of(&hour), expected);
+        let unaccounted_of = |bucket| unaccounted(bucket).unwrap_or_default();
+        let left: i64 = books.iter().map(|books| books.unaccounted).sum();
+        prop_assert_eq!(minutes.buckets.iter().map(unaccounted_of).sum::<i64>(), left);
+        if samples.len() > 1 {
+            prop_assert_eq!(unaccounted(&hour), Some(left));
+        }
+        // Any two ways from samples to an hour give the same, but for what a mean is rounded by.
+        let (at_once, _) = roll(&samples, HOUR);
+        for (thing, row) in &at_once.whole(hour.begin).hosts {
+            let own = hour.host(thing).expect("the same things");
+            prop_assert_eq!((&row.totals, &row.flows), (&own.totals, &own.flows));
+            prop_assert_eq!(&row.sketches, &own.sketches);
+            for (one, other) in row.levels.iter().zip(&own.levels) {
+                let mean = |level: &Option<Level>| level.map_or(0, |level| level.mean);
+                prop_assert!(mean(one).abs_diff(mean(other)) <= 1);
+            }
+        }
+    }
+
+    #[test]
+    fn no_process_has_more_than_the_peaks_say(doing in doing()) {
+        let samples = history(&doing);
+        let (minutes, peaks) = roll(&samples, MINUTE);
+        prop_assert_eq!(minutes.buckets.len(), peaks.minutes.len());
+        for pair in samples.windows(2) {
+            let minute = (pair[1].0.micros() % HOUR / MINUTE) as u8;
+            let peak = peaks.minutes.iter().find(|peak| peak.minute == minute).expect("a minute with samples");
+            for row in crate::rates::process_rows(Some(&pair[0].1), &pair[1].1) {
+                let percent = row.cpu_percent.filter(|_| row.pid > 0).unwrap_or_default();
+                prop_assert!(percent * CPU_UNITS / 100.0 <= peak.cpu as f64 + 0.51, "{row:?}");
+                prop_assert!(row.rss_bytes.unwrap_or_default() <= peak.memory);
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in any::<prop::sample::Index>()) {
+        let (rollup, _) = roll(&history(&[vec![(5, 5, true); 20]]), MINUTE);
+        for part in Part::ALL {
+            let _ = decode(&bytes.clone().into(), part);
+            // Also where the checksum is right.
+            let mut whole = encode(&rollup, part).expect("small").to_vec();
+            let place = at.index(whole.len());
+            whole[place] ^= bytes.first().copied().unwrap_or(1) | 1;
+            let _ = decode(&crate::block::with_checksum(whole).into(), part);
+            let _ = Peaks::decode(&bytes);
+        }
+    }
+}
+
+#[test]
+fn what_was_kept_stays_until_it_ends_and_what_mattered_is_kept() {
+    // Sixty that idle, one that works, one that has most memory, one that grows, one that works once.
+    let mut doing: Vec<Doing> = vec![vec![(0, 4096, true); 30]; 60];
+    doing.push(vec![(500, 4096, true); 30]);
+    doing.push(vec![(0, 1 << 40, true); 30]);
+    doing.push((0..30).map(|step| (0, 4096 + step * 8192, true)).collect());
+    doing.push((0..30).map(|step| (u64::from(step == 11) * 3, 4096, (9..13).contains(&step))).collect());
+    let samples = history(&doing);
+    let mut roller = Roller::new(MINUTE);
+    for (time, sample) in &samples {
+        roller.add(*time, sample.clone());
+    }
+    let kept = HashSet::from([("a".into(), 5, 7), ("a".into(), 999, 7)]);
+    let (rollup, _) = roller.finish(samples[0].0.floor_to(HOUR), &kept);
+    let first = &rollup.buckets[2];
+    let pids: HashSet<u32> = first.processes.iter().map(|(process, _)| process.pid).collect();
+    for pid in [5, 61, 62, 63, 64] {
+        assert!(pids.contains(&pid), "{pid} of {pids:?}");
+    }
+    assert!(!pids.contains(&999));
+    let count = first.others.levels[process::LEVELS].map(|level| level.mean);
+    assert_eq!(count.unwrap_or_default() + pids.len() as u64, 64);
+    let row = &first.processes.iter().find(|(process, _)| process.pid == 61).expect("it works").1;
+    assert_eq!(row.mean_rate(process::CPU), Some(50.0));
+    assert_eq!(row.flows[process::CPU].map(|flow| flow.max), Some(5000));
+}

@@ -1,0 +1,646 @@
+//! Rollups: what is kept of each minute and each hour when its samples are gone, written in the transaction
+//! that seals an hour.
+//!
+//! Rows `rollup:[uid, level, part, begin]` hold a part of the minutes of an hour (level 60), or of the hours of
+//! a day (level 3600), and `rollup:[uid, 60, 3, hour]` the peaks of an hour's processes and how many samples
+//! it was made of. `edge:[uid, hour]` is the last sample before an hour, from which its first rates follow,
+//! and the processes that were kept then.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Bound;
+
+use bytes::Bytes;
+use nodestats_core::rollup::{self, Bucket, Kept, MINUTE, Part, Peaks, Roller, Rollup};
+use nodestats_core::{Sample, Stored, Wanted, block, stored};
+use nodestats_wire::Timestamp;
+use surrealdb::types::{
+    Array, Object, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value,
+};
+
+use crate::blocks::HOUR;
+use crate::database::bind;
+use crate::samples::Order;
+use crate::{Error, Store};
+
+/// The hours of a day are kept together.
+const DAY: i64 = 24 * HOUR;
+/// Rollups that are read at once.
+const PAGE: usize = 24;
+/// Peaks that are read at once.
+const PEAKS_AT_ONCE: usize = 500;
+/// Hours whose rollups are deleted at once.
+const HOURS: i64 = 24 * 7;
+/// The sample before an hour is looked for among so many.
+const LOOK_BACK: usize = 64;
+/// The part of a row of peaks, behind those of [`Part`].
+const PEAKS: i64 = 3;
+
+/// How coarse a rollup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+}
+
+impl Level {
+    /// Both, the finer first.
+    pub const ALL: [Self; 2] = [Self::Minute, Self::Hour];
+
+    /// Length of a bucket in microseconds.
+    pub fn micros(self) -> i64 {
+        match self {
+            Self::Minute => MINUTE,
+            Self::Hour => HOUR,
+        }
+    }
+
+    /// The span that a row of the database has.
+    fn span(self) -> i64 {
+        match self {
+            Self::Minute => HOUR,
+            Self::Hour => DAY,
+        }
+    }
+
+    fn seconds(self) -> i64 {
+        self.micros() / 1_000_000
+    }
+}
+
+fn number(part: Part) -> i64 {
+    match part {
+        Part::Hosts => 0,
+        Part::Groups => 1,
+        Part::Processes => 2,
+    }
+}
+
+fn record(uid: &str, level: Level, part: i64, begin: Timestamp) -> Value {
+    let key = Array::from(vec![
+        uid.to_owned().into_value(),
+        level.seconds().into_value(),
+        part.into_value(),
+        begin.micros().into_value(),
+    ]);
+    RecordId::new("rollup", key).into_value()
+}
+
+fn edge(uid: &str, hour: Timestamp) -> Value {
+    let key = vec![
+        uid.to_owned().into_value(),
+        hour.micros().into_value(),
+    ];
+    RecordId::new("edge", Array::from(key)).into_value()
+}
+
+/// The rows of a part from one time to another, the first included, the last not.
+fn range(uid: &str, level: Level, part: i64, from: Timestamp, until: Timestamp) -> Value {
+    let bound = |time: Timestamp| -> RecordIdKey {
+        let key = vec![
+            uid.to_owned().into_value(),
+            level.seconds().into_value(),
+            part.into_value(),
+            time.micros().into_value(),
+        ];
+        Array::from(key).into()
+    };
+    let range = RecordIdKeyRange {
+        start: Bound::Included(bound(from)),
+        end: Bound::Excluded(bound(until)),
+    };
+    RecordId::new("rollup", range).into_value()
+}
+
+/// All edges of a node before a time.
+fn edges(uid: &str, until: Timestamp) -> Value {
+    let bound = |time: Timestamp| -> RecordIdKey {
+        let key = vec![
+            uid.to_owned().into_value(),
+            time.micros().into_value(),
+        ];
+        Array::from(key).into()
+    };
+    let range = RecordIdKeyRange {
+        start: Bound::Included(bound(Timestamp::MIN)),
+        end: Bound::Excluded(bound(until)),
+    };
+    RecordId::new("edge", range).into_value()
+}
+
+/// What is known before an hour is rolled up.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// The last sample before it.
+    sample: Option<Sample>,
+    kept: HashSet<Kept>,
+    /// Samples that the rollup was made of which is there.
+    samples: u64,
+    /// The first hour behind it that is rolled up already.
+    next: Option<Timestamp>,
+}
+
+/// Rows of the database to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Rolled {
+    rows: Vec<Value>,
+    edges: Option<(Value, Value)>,
+    pub(crate) bytes: usize,
+}
+
+impl Rolled {
+    fn add(&mut self, id: Value, payload: &[u8]) {
+        self.bytes += payload.len();
+        self.rows.push(row(id, payload, None));
+    }
+
+    /// The variables of [`WRITE`].
+    pub(crate) fn variables(self) -> [(&'static str, Value); 3] {
+        let (new, old) = match self.edges {
+            Some((new, old)) => (vec![new], vec![old]),
+            None => (Vec::new(), Vec::new()),
+        };
+        [
+            ("rolled", Value::Array(Array::from(self.rows))),
+            ("edge", Value::Array(Array::from(new))),
+            ("old_edges", Value::Array(Array::from(old))),
+        ]
+    }
+}
+
+/// Statements that write what was rolled up.
+pub(crate) const WRITE: &str =
+    "INSERT INTO rollup $rolled ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
+     DELETE $old_edges RETURN NONE; \
+     INSERT INTO edge $edge ON DUPLICATE KEY UPDATE p = $input.p, k = $input.k RETURN NONE; ";
+
+fn row(id: Value, payload: &[u8], more: Option<Vec<u8>>) -> Value {
+    let bytes = |bytes: Vec<u8>| Value::Bytes(surrealdb::types::Bytes::from(bytes));
+    let fields = [
+        ("id", Some(id)),
+        ("p", Some(bytes(payload.to_vec()))),
+        ("k", more.map(bytes)),
+    ];
+    let fields = fields.map(|(name, value)| Some((name.to_owned(), value?)));
+    fields
+        .into_iter()
+        .flatten()
+        .collect::<Object>()
+        .into_value()
+}
+
+fn take_bytes(row: &mut Object, name: &str) -> Option<Bytes> {
+    match row.remove(name)? {
+        Value::Bytes(bytes) => Some(bytes.into_inner()),
+        _ => None,
+    }
+}
+
+/// What was made of the samples of an hour.
+pub(crate) struct Made {
+    minutes: Rollup,
+    peaks: Peaks,
+    kept: Vec<Kept>,
+}
+
+/// Rolls up an hour, once all its samples were added.
+pub(crate) fn make(roller: Roller, hour: Timestamp, kept: &HashSet<Kept>, samples: u64) -> Made {
+    let (minutes, mut peaks) = roller.finish(hour, kept);
+    peaks.samples = samples;
+    // Of those that ended meanwhile nothing will be seen again.
+    let last = minutes.buckets.last();
+    let living = last.map(|bucket| bucket.processes.iter().map(|(process, _)| process.life()));
+    Made {
+        peaks,
+        kept: living.into_iter().flatten().collect(),
+        minutes,
+    }
+}
+
+impl Made {
+    /// What is known before the next hour that has samples, of which `sample` is the one before.
+    pub(crate) fn before_next(&self, sample: Sample) -> Before {
+        Before {
+            sample: Some(sample),
+            kept: self.kept.iter().cloned().collect(),
+            ..Before::default()
+        }
+    }
+}
+
+/// A roller for the samples of an hour.
+pub(crate) fn roller(before: &mut Before) -> Roller {
+    let mut roller = Roller::new(MINUTE);
+    if let Some(sample) = before.sample.take() {
+        roller.begin_after(sample);
+    }
+    roller
+}
+
+impl Before {
+    /// The processes that were kept.
+    pub(crate) fn kept(&self) -> &HashSet<Kept> {
+        &self.kept
+    }
+
+    /// The first hour behind it that is rolled up already.
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.next
+    }
+
+    /// Whether a rollup of so many samples takes the place of the one that is there: where some of those are
+    /// gone, it does not.
+    pub(crate) fn is_less_than(&self, samples: u64) -> bool {
+        self.samples <= samples
+    }
+}
+
+impl Store {
+    /// What is known before an hour.
+    pub(crate) async fn before_hour(&self, uid: &str, hour: Timestamp) -> Result<Before, Error> {
+        let wanted = vec![edge(uid, hour), record(uid, Level::Minute, PEAKS, hour)];
+        let behind = hour.plus_micros(HOUR);
+        let behind = range(uid, Level::Minute, PEAKS, behind, Timestamp::MAX);
+        let variables = bind([
+            ("rows", Value::Array(Array::from(wanted))),
+            ("behind", behind),
+        ]);
+        let statement = "RETURN [(SELECT p, k, meta::tb(id) AS t FROM $rows), \
+             (SELECT VALUE id FROM $behind ORDER BY id ASC LIMIT 1)]";
+        let answer: Vec<Value> = self
+            .database
+            .select(statement, variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        let mut answer = answer.into_iter();
+        let (Some(Value::Array(rows)), Some(Value::Array(behind))) = (answer.next(), answer.next())
+        else {
+            return Err(Error::Damaged("rollup"));
+        };
+        let mut before = Before {
+            next: behind.into_iter().next().and_then(begin_of),
+            ..Before::default()
+        };
+        let mut payload = None;
+        for row in rows {
+            let Value::Object(mut row) = row else {
+                continue;
+            };
+            let is_edge = row.remove("t").and_then(|t| String::from_value(t).ok());
+            let Some(bytes) = take_bytes(&mut row, "p") else {
+                continue;
+            };
+            if is_edge.as_deref() == Some("edge") {
+                let kept = take_bytes(&mut row, "k");
+                before.kept = kept.map_or_else(HashSet::new, |kept| rollup::decode_kept(&kept));
+                payload = Some(bytes);
+            } else if let Ok(peaks) = Peaks::decode(&bytes) {
+                before.samples = peaks.samples;
+            }
+        }
+        let sample = match payload {
+            Some(payload) => stored::read(&payload).ok(),
+            // What came late, or after a pause.
+            None => {
+                let last = (hour.plus_micros(-HOUR), hour.plus_micros(-1));
+                let of = (Level::Minute, Part::Processes);
+                let last = self.buckets(uid, of, last).await?.pop();
+                let processes = last.map(|bucket| bucket.processes).unwrap_or_default();
+                before.kept = processes.iter().map(|(one, _)| one.life()).collect();
+                self.last_counters(uid, hour).await?
+            }
+        };
+        let counters = sample.as_ref().and_then(Stored::counters);
+        before.sample = counters.and_then(|counters| counters.sample(Wanted::All).ok());
+        Ok(before)
+    }
+
+    /// The last sample of counters before a time, if it is among the last samples.
+    async fn last_counters(&self, uid: &str, end: Timestamp) -> Result<Option<Stored>, Error> {
+        let range = (Timestamp::MIN, end.plus_micros(-1));
+        let mut walk = self.walk(uid, range, Order::Descending, Wanted::All);
+        let mut seen = 0;
+        while seen < LOOK_BACK {
+            let page = walk.page(1).await?;
+            if page.is_empty() {
+                break;
+            }
+            seen += page.len();
+            let found = page.into_iter().find(|sample| sample.counters().is_some());
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The rows of what was made of hours; `last` is the last sample of the first of them, as it was pushed.
+    pub(crate) async fn rolled(
+        &self,
+        uid: &str,
+        made: Vec<(Timestamp, Made)>,
+        last: Option<Bytes>,
+    ) -> Result<Rolled, Error> {
+        let mut rolled = Rolled::default();
+        if let (Some(payload), Some((hour, made))) = (last, made.first()) {
+            let next = hour.plus_micros(HOUR);
+            let kept = rollup::encode_kept(&made.kept);
+            rolled.edges = Some((row(edge(uid, next), &payload, Some(kept)), edges(uid, *hour)));
+        }
+        let made = made.into_iter();
+        let made: Vec<(Timestamp, Made)> = made
+            .filter(|(_, made)| !made.minutes.buckets.is_empty())
+            .collect();
+        let days: BTreeSet<Timestamp> = made.iter().map(|(hour, _)| hour.floor_to(DAY)).collect();
+        let of_days = days.iter().flat_map(|day| {
+            let record = |part| record(uid, Level::Hour, number(part), *day);
+            Part::ALL.map(record)
+        });
+        let of_days: Vec<Value> = of_days.collect();
+        let variables = bind([("rows", Value::Array(Array::from(of_days)))]);
+        let rows: Vec<Value> = self
+            .database
+            .select("SELECT id, p FROM $rows", variables)
+            .await
+            .map_err(Error::Unavailable)?;
+        let mut known = Vec::new();
+        for row in rows {
+            let Value::Object(mut row) = row else {
+                continue;
+            };
+            let payload = take_bytes(&mut row, "p");
+            known.extend(row.remove("id").zip(payload));
+        }
+        let uid = uid.to_owned();
+        let coding = tokio::task::spawn_blocking(move || {
+            let hours = made.iter();
+            let whole: Vec<(Timestamp, Bucket)> = hours
+                .map(|(hour, made)| (*hour, made.minutes.whole(*hour)))
+                .collect();
+            for part in Part::ALL {
+                for (hour, made) in &made {
+                    let bytes = rollup::encode(&made.minutes, part)?;
+                    rolled.add(record(&uid, Level::Minute, number(part), *hour), &bytes);
+                }
+                for day in &days {
+                    let id = record(&uid, Level::Hour, number(part), *day);
+                    let kept = known.iter().find(|(known, _)| *known == id);
+                    let mut rollup = kept.map_or_else(Rollup::default, |(_, bytes)| {
+                        rollup::decode(bytes, part).unwrap_or_else(|error| {
+                            tracing::error!(node = uid, %day, %error, "a rollup cannot be read; it begins anew");
+                            Rollup::default()
+                        })
+                    });
+                    let of_day = whole.iter().filter(|(hour, _)| hour.floor_to(DAY) == *day);
+                    for (hour, bucket) in of_day {
+                        rollup.buckets.retain(|known| known.begin != *hour);
+                        rollup.buckets.push(bucket.clone());
+                    }
+                    rollup.buckets.sort_by_key(|bucket| bucket.begin);
+                    rolled.add(id, &rollup::encode(&rollup, part)?);
+                }
+            }
+            for (hour, made) in &made {
+                let id = record(&uid, Level::Minute, PEAKS, *hour);
+                rolled.add(id, &made.peaks.encode());
+            }
+            Ok(rolled)
+        });
+        let coded: Result<Rolled, block::Error> = coding.await.map_err(|_| Error::Closing)?;
+        coded.map_err(Error::Seal)
+    }
+
+    /// Buckets of a node whose begin is within a span, both ends included, in the order of time, as far as a
+    /// part has them. What cannot be read is told of and left out.
+    pub async fn buckets(
+        &self,
+        uid: &str,
+        (level, part): (Level, Part),
+        (from, to): (Timestamp, Timestamp),
+    ) -> Result<Vec<Bucket>, Error> {
+        let mut all = Vec::new();
+        let mut walk = self.rollups(uid, (level, part), (from, to));
+        loop {
+            let page = walk.page().await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    /// The same page by page.
+    pub fn rollups(
+        &self,
+        uid: &str,
+        (level, part): (Level, Part),
+        (from, to): (Timestamp, Timestamp),
+    ) -> RollupWalk {
+        RollupWalk {
+            store: self.clone(),
+            uid: uid.to_owned(),
+            level,
+            part,
+            from,
+            to,
+            next: Some(from.floor_to(level.span())),
+        }
+    }
+
+    /// From when and until when a node has rollups of a level, the end not included; `None` where it has none.
+    pub async fn rolled_span(
+        &self,
+        uid: &str,
+        level: Level,
+    ) -> Result<Option<(Timestamp, Timestamp)>, Error> {
+        let all = range(uid, level, 0, Timestamp::MIN, Timestamp::MAX);
+        let statement = "RETURN [(SELECT VALUE id FROM $all ORDER BY id ASC LIMIT 1), \
+             (SELECT VALUE id FROM $all ORDER BY id DESC LIMIT 1)]";
+        let ends: Vec<Value> = self
+            .database
+            .select(statement, bind([("all", all)]))
+            .await
+            .map_err(Error::Unavailable)?;
+        let mut ends = ends.into_iter().map(|end| match end {
+            Value::Array(ids) => ids.into_iter().next().and_then(begin_of),
+            _ => None,
+        });
+        let (first, last) = (ends.next().flatten(), ends.next().flatten());
+        Ok(first.zip(last.map(|last| last.plus_micros(level.span()))))
+    }
+
+    /// The peaks of nodes in some hours, in the order of what is asked for.
+    pub async fn peaks(&self, asked: &[(&str, Timestamp)]) -> Result<Vec<Option<Peaks>>, Error> {
+        let mut found = Vec::with_capacity(asked.len());
+        for some in asked.chunks(PEAKS_AT_ONCE) {
+            let ids: Vec<Value> = some
+                .iter()
+                .map(|(uid, hour)| record(uid, Level::Minute, PEAKS, *hour))
+                .collect();
+            let variables = bind([("rows", Value::Array(Array::from(ids.clone())))]);
+            let rows: Vec<Value> = self
+                .database
+                .select("SELECT id, p FROM $rows", variables)
+                .await
+                .map_err(Error::Unavailable)?;
+            // In the order of the records asked for, without those that are not there.
+            let mut rows = rows.into_iter().peekable();
+            for id in ids {
+                let row = rows.next_if(|row| match row {
+                    Value::Object(row) => row.get("id") == Some(&id),
+                    _ => false,
+                });
+                let payload = match row {
+                    Some(Value::Object(mut row)) => take_bytes(&mut row, "p"),
+                    _ => None,
+                };
+                found.push(payload.and_then(|payload| Peaks::decode(&payload).ok()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Deletes rollups of a level before a time, in bounded pieces, and with those of the minutes the peaks.
+    pub(crate) async fn delete_rollups(
+        &self,
+        uid: &str,
+        level: Level,
+        end: Timestamp,
+    ) -> Result<(), Error> {
+        loop {
+            let all = range(uid, level, 0, Timestamp::MIN, end);
+            let first: Vec<Value> = self
+                .database
+                .select(
+                    "SELECT VALUE id FROM $all ORDER BY id ASC LIMIT 1",
+                    bind([("all", all)]),
+                )
+                .await
+                .map_err(Error::Unavailable)?;
+            let Some(first) = first.into_iter().next().and_then(begin_of) else {
+                return Ok(());
+            };
+            // A row goes once all of it is past.
+            let last = first.plus_micros(level.span());
+            if end != Timestamp::MAX && last > end {
+                return Ok(());
+            }
+            let until = first.plus_micros(HOURS * HOUR).min(end.floor_to(level.span()));
+            let until = if end == Timestamp::MAX { end } else { until.max(last) };
+            let ranges = (0..=PEAKS).map(|part| range(uid, level, part, Timestamp::MIN, until));
+            let variables = bind([("ranges", Value::Array(ranges.collect::<Vec<_>>().into()))]);
+            let statement = "FOR $range IN $ranges { DELETE $range RETURN NONE };";
+            let deleted = self.database.delete(statement, variables).await;
+            deleted.map_err(Error::Unavailable)?;
+        }
+    }
+
+    /// Deletes all that was rolled up of a node.
+    pub(crate) async fn purge_rollups(&self, uid: &str) -> Result<(), Error> {
+        for level in Level::ALL {
+            self.delete_rollups(uid, level, Timestamp::MAX).await?;
+        }
+        let edges = bind([("edges", edges(uid, Timestamp::MAX))]);
+        let deleted = self.database.delete("DELETE $edges RETURN NONE", edges).await;
+        deleted.map_err(Error::Unavailable)
+    }
+
+    /// Whether anything is rolled up of a node.
+    pub(crate) async fn has_rollups(&self, uid: &str) -> Result<bool, Error> {
+        for level in Level::ALL {
+            if self.rolled_span(uid, level).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn begin_of(id: Value) -> Option<Timestamp> {
+    let Value::RecordId(RecordId {
+        key: RecordIdKey::Array(key),
+        ..
+    }) = id
+    else {
+        return None;
+    };
+    let begin = key.into_vec().into_iter().nth(3)?;
+    Timestamp::from_micros(i64::from_value(begin).ok()?)
+}
+
+/// A walk through rollups of one level.
+pub struct RollupWalk {
+    store: Store,
+    uid: String,
+    level: Level,
+    part: Part,
+    from: Timestamp,
+    to: Timestamp,
+    /// Where the next page begins; `None` at the end.
+    next: Option<Timestamp>,
+}
+
+impl RollupWalk {
+    /// The next buckets, none where there are no more.
+    pub async fn page(&mut self) -> Result<Vec<Bucket>, Error> {
+        while let Some(next) = self.next {
+            let part = number(self.part);
+            let until = self.to.plus_micros(1);
+            let variables = bind([
+                ("all", range(&self.uid, self.level, part, next, until)),
+                ("limit", (PAGE as i64).into_value()),
+            ]);
+            let statement = "SELECT id, p FROM $all ORDER BY id ASC LIMIT $limit";
+            let rows: Vec<Value> = self
+                .store
+                .database
+                .select(statement, variables)
+                .await
+                .map_err(Error::Unavailable)?;
+            self.next = None;
+            let is_last = rows.len() < PAGE;
+            let mut buckets = Vec::new();
+            for row in rows {
+                let Value::Object(mut row) = row else {
+                    continue;
+                };
+                let payload = take_bytes(&mut row, "p");
+                let begin = row.remove("id").and_then(begin_of);
+                let (Some(payload), Some(begin)) = (payload, begin) else {
+                    continue;
+                };
+                if !is_last {
+                    self.next = Some(begin.plus_micros(1));
+                }
+                match rollup::decode(&payload, self.part) {
+                    Ok(rollup) => buckets.extend(rollup.buckets),
+                    Err(error) => {
+                        self.store.metrics.damaged();
+                        tracing::error!(node = self.uid, %begin, %error, "a rollup cannot be read");
+                    }
+                }
+            }
+            buckets.retain(|bucket| (self.from..=self.to).contains(&bucket.begin));
+            if !buckets.is_empty() {
+                return Ok(buckets);
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// The samples of an hour in a roller.
+pub(crate) fn roll(roller: &mut Roller, samples: &[Stored]) -> Result<(), stored::Error> {
+    for sample in samples {
+        if let Some(counters) = sample.counters() {
+            roller.add(counters.time, counters.sample(Wanted::All)?);
+        }
+    }
+    Ok(())
+}
+
+/// Only as many as are counters.
+pub(crate) fn counted(samples: &[Stored]) -> u64 {
+    samples.iter().filter(|sample| sample.counters().is_some()).count() as u64
+}
