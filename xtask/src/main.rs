@@ -10,6 +10,7 @@ mod jaeger;
 mod measure;
 mod process;
 mod record;
+mod suites;
 mod supply;
 mod test;
 

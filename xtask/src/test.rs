@@ -1,11 +1,14 @@
 //! All checks and tests, one after another, and the count of them.
 
 use std::process::Command;
+use std::sync::mpsc;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
 use nodestats_cluster as cluster;
 
+use crate::suites::{self, Suite};
 use crate::{chart, edges, image, install, process, supply};
 
 /// The package of the database server that tests run.
@@ -35,6 +38,21 @@ impl Count {
         self.failed += 1;
     }
 
+    /// What was counted elsewhere.
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.failures.extend(other.failures);
+    }
+
+    /// Programs of tests in Rust.
+    fn suites(&mut self, ran: Vec<(String, anyhow::Result<(String, bool)>)>) {
+        for (name, ran) in ran {
+            let counted = ran.and_then(|(text, success)| Ok((counted(&text)?, success)));
+            self.suite(&name, counted);
+        }
+    }
+
     /// A runner that counts its tests itself. One that failed without a failed test, or ran none,
     /// is a failure.
     fn suite(&mut self, name: &str, ran: anyhow::Result<(Self, bool)>) {
@@ -43,7 +61,7 @@ impl Count {
                 self.passed += counted.passed;
                 self.failed += counted.failed;
                 self.failures.extend(counted.failures);
-                if counted.failed == 0 && (!success || counted.passed == 0) {
+                if counted.failed == 0 && !success {
                     self.failure(format!("{name} could not run"));
                 }
             }
@@ -53,9 +71,12 @@ impl Count {
 }
 
 /// `cargo xtask test`.
+///
+/// What is built for clusters (Kubernetes, images) and the suites on them go on beside everything else: a
+/// build waits for one long crate, a suite for a cluster, and there are two processors at least.
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut count = Count::default();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let heading = |name: &str| println!("\n== {name} ({} s)", started.elapsed().as_secs());
     heading("format");
     count.step("format", format());
@@ -63,24 +84,40 @@ pub(crate) fn run() -> anyhow::Result<()> {
     count.step("edges", edges::run());
     heading("supply");
     count.step("supply", supply::check());
+    heading("what is installed");
+    count.step("what is installed", installed());
     heading("chart");
     count.step("chart", chart::lint());
-    heading("programs");
-    count.step("programs", programs());
-    heading("Kubernetes");
-    count.step("Kubernetes", kubernetes());
-    heading("observability");
-    count.step("observability", observability());
-    heading("images");
-    count.step("images", image::run(false));
-    heading("tests in Rust");
-    count.suite("tests in Rust", rust());
-    heading("tests in Python");
-    count.suite("tests in Python", python());
-    heading("generated files");
-    count.step("generated files", generate(true));
-    heading("clippy");
-    count.step("clippy", clippy());
+    let (built, suites_on_clusters) = mpsc::channel();
+    let on_clusters = std::thread::scope(|scope| {
+        let beside = scope.spawn(move || on_clusters(&suites_on_clusters));
+        heading("programs");
+        count.step("programs", programs());
+        heading("tests in Rust");
+        match suites::build() {
+            Ok(all) => {
+                let (theirs, ours) = all.into_iter().partition(Suite::is_on_clusters);
+                // Who does not take them has failed, and says so.
+                let _ = built.send(theirs);
+                count.suites(suites::run(&ours));
+            }
+            Err(error) => count.failure(format!("tests in Rust could not run: {error:#}")),
+        }
+        drop(built);
+        heading("tests in Python");
+        count.suite("tests in Python", python());
+        heading("generated files");
+        count.step("generated files", generate(true));
+        heading("examples in documentation");
+        count.step("examples in documentation", examples());
+        heading("clippy");
+        count.step("clippy", clippy());
+        beside.join()
+    });
+    match on_clusters {
+        Ok(theirs) => count.add(theirs),
+        Err(_) => count.failure("the suites on clusters could not run".to_owned()),
+    }
     if !count.failures.is_empty() {
         println!("\n== what failed\n\n{}", count.failures.join("\n\n"));
     }
@@ -94,6 +131,19 @@ pub(crate) fn run() -> anyhow::Result<()> {
         bail!("{} of the tests failed", count.failed);
     }
     Ok(())
+}
+
+/// What clusters need, and then the suites that run on them.
+fn on_clusters(suites: &mpsc::Receiver<Vec<Suite>>) -> Count {
+    let mut count = Count::default();
+    count.step("Kubernetes", kubernetes());
+    count.step("observability", observability());
+    count.step("images", image::run(false));
+    match suites.recv() {
+        Ok(suites) => count.suites(suites::run(&suites)),
+        Err(_) => count.failure("the suites on clusters were not built".to_owned()),
+    }
+    count
 }
 
 /// `cargo xtask e2e`: what runs on whole clusters, with what it prints.
@@ -126,8 +176,16 @@ pub(crate) fn programs() -> anyhow::Result<()> {
     process::run(command.arg("--target-dir").arg(target))
 }
 
-/// What the tests on clusters need: Debian's packages, and each version of Kubernetes, built where
-/// it is not yet.
+/// Debian's packages: one at a time installs some.
+fn installed() -> anyhow::Result<()> {
+    install::cluster()?;
+    install::prometheus()?;
+    install::cpp()?;
+    install::browser()?;
+    install::python().map(drop)
+}
+
+/// What the tests on clusters need: each version of Kubernetes, built where it is not yet.
 fn kubernetes() -> anyhow::Result<()> {
     install::cluster()?;
     cluster::helm()?;
@@ -180,24 +238,25 @@ pub(crate) fn generate(check: bool) -> anyhow::Result<()> {
     chart::generate(check)
 }
 
-fn rust() -> anyhow::Result<(Count, bool)> {
-    let mut command = process::cargo();
-    let (text, success) = process::tee(command.args(["test", "--workspace", "--no-fail-fast"]))?;
+/// What a program of tests in Rust counted: "test result: ok. 12 passed; 0 failed; 0 ignored; …".
+fn counted(text: &str) -> anyhow::Result<Count> {
     let mut count = Count::default();
-    // "test result: ok. 12 passed; 0 failed; 0 ignored; …", one line a program.
-    for line in text
-        .lines()
-        .filter_map(|line| line.strip_prefix("test result: "))
-    {
+    let results = text.lines().filter_map(|line| line.strip_prefix("test result: "));
+    for line in results {
         let number = |word: &str| {
             let before = line.split(word).next()?;
             before.split_whitespace().last()?.parse::<u64>().ok()
         };
-        count.passed += number(" passed").context("cargo test counts")?;
-        count.failed += number(" failed").context("cargo test counts")?;
+        count.passed += number(" passed").context("a program of tests counts")?;
+        count.failed += number(" failed").context("a program of tests counts")?;
     }
-    count.failures = between(&text, "failures:", "test result: ");
-    Ok((count, success))
+    count.failures = between(text, "failures:", "test result: ");
+    Ok(count)
+}
+
+/// Examples in the documentation of crates.
+fn examples() -> anyhow::Result<()> {
+    process::run(process::cargo().args(["test", "--workspace", "--doc", "--quiet"]))
 }
 
 /// The parts of a runner's output that begin with a line `first` and end before one that begins
