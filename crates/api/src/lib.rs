@@ -33,6 +33,7 @@ mod serve;
 mod system;
 mod tls;
 pub mod tokens;
+mod top;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

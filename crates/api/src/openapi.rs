@@ -4,7 +4,7 @@
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use nodestats_wire::v1::GapEntry;
+use nodestats_wire::v1::{GapEntry, Top};
 use nodestats_wire::{Problem, routes};
 
 /// One method of one path.
@@ -28,6 +28,8 @@ pub(crate) struct Answers {
     history: bool,
     /// What stands in the entries of a history, where that is something else.
     entry: Option<SchemaOf>,
+    /// Another shape, which has no history.
+    other: Option<SchemaOf>,
 }
 
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
@@ -41,6 +43,7 @@ impl Answers {
             schemas: Vec::new(),
             history: false,
             entry: None,
+            other: None,
         }
     }
 
@@ -93,6 +96,12 @@ impl Answers {
         self.and_history()
     }
 
+    /// Or what used most.
+    pub(crate) fn or_ranking(mut self) -> Self {
+        self.other = Some(schema_of::<Top>);
+        self
+    }
+
     fn content(&self, generator: &mut SchemaGenerator) -> Value {
         let each: Vec<Value> = self
             .schemas
@@ -115,6 +124,7 @@ impl Answers {
                 "additionalProperties": { "anyOf": [gap, one] },
             }));
         }
+        all.extend(self.other.map(|other| other(generator)));
         let schema = match all.len() {
             0 => json!({}),
             1 => all.remove(0),

@@ -49,10 +49,34 @@ pub(crate) struct ProcessQuery {
     aggregate: Option<String>,
     /// `full` answers rows instead of process ids.
     view: Option<String>,
-    /// Order of the rows: `pid`, or `cpu`, `memory`, `read` or `write`, the highest first.
+    /// Order of the rows: `pid`, or `cpu`, `memory`, `read` or `write`, the highest first. With `from`
+    /// and `to` and without `view`: what used most of `cpu`, `memory` or `io` in the span is ranked.
     sort: Option<String>,
+    /// Ranks what processes have in common: `name`, `user`, `pod`, `container` or `workload`.
+    group: Option<String>,
     /// At most so many rows of each table, 1 to 10000.
     limit: Option<String>,
+}
+
+/// What used most, and when.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TopQuery {
+    /// What is ranked: `process`, all processes of one `name` or one `user`, or `pod`, `container`,
+    /// `workload` or `node`. Without it `process`.
+    by: Option<String>,
+    /// By what: `cpu`, `memory` or `io`. Without it `cpu`.
+    sort: Option<String>,
+    /// At most so many rows, 1 to 1000. Without it 20.
+    limit: Option<String>,
+    /// On this node alone: its name, its address or its UID.
+    pub(crate) node: Option<String>,
+    /// A moment: each node's last sample at or before it. Without it and a span: now.
+    at: Option<String>,
+    /// Begin of a span.
+    from: Option<String>,
+    /// End of the span. Without it now.
+    to: Option<String>,
 }
 
 /// What is asked about a pod: the same as about a node, and of which container.
@@ -242,6 +266,90 @@ pub(crate) enum Sort {
     Write,
 }
 
+/// What is ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Process,
+    Name,
+    User,
+    Pod,
+    Container,
+    Workload,
+    Node,
+}
+
+/// By what something is ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Cpu,
+    Memory,
+    Io,
+}
+
+/// How a ranking is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ranking {
+    pub(crate) by: By,
+    pub(crate) sort: Resource,
+    pub(crate) limit: usize,
+}
+
+/// Rows of a ranking where nothing is said.
+const RANKED: usize = 20;
+/// And at most.
+const RANKED_AT_MOST: usize = 1000;
+
+impl Ranking {
+    fn new(by: Option<&str>, sort: Option<&str>, count: Option<&str>) -> Result<Self, ApiError> {
+        let by = match by {
+            None | Some("process") => By::Process,
+            Some("name") => By::Name,
+            Some("user") => By::User,
+            Some("pod") => By::Pod,
+            Some("container") => By::Container,
+            Some("workload") => By::Workload,
+            Some("node") => By::Node,
+            Some(_) => {
+                let detail = "by is one of process, name, user, pod, container, workload and node";
+                return Err(ApiError::parameter("by", detail));
+            }
+        };
+        let sort = match sort {
+            None | Some("cpu") => Resource::Cpu,
+            Some("memory") => Resource::Memory,
+            Some("io") => Resource::Io,
+            Some(_) => {
+                let detail = "sort is one of cpu, memory and io";
+                return Err(ApiError::parameter("sort", detail));
+            }
+        };
+        let limit = limit(count)?.unwrap_or(RANKED);
+        if limit > RANKED_AT_MOST {
+            let detail = format!("limit is a number from 1 to {RANKED_AT_MOST}");
+            return Err(ApiError::parameter("limit", detail));
+        }
+        Ok(Self { by, sort, limit })
+    }
+}
+
+impl TopQuery {
+    pub(crate) fn ranking(&self) -> Result<Ranking, ApiError> {
+        let text = |text: &Option<String>| text.clone();
+        let (by, sort, limit) = (text(&self.by), text(&self.sort), text(&self.limit));
+        Ranking::new(by.as_deref(), sort.as_deref(), limit.as_deref())
+    }
+
+    pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
+        let times = (
+            self.from.as_deref(),
+            self.to.as_deref(),
+            self.at.as_deref(),
+            None,
+        );
+        samples(times, (None, None), now)
+    }
+}
+
 /// Events that are asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Events {
@@ -324,6 +432,27 @@ impl ProcessQuery {
             self.step.as_deref(),
         );
         samples(times, (None, self.aggregate.as_deref()), now)
+    }
+
+    /// How what used most is ranked, where that is asked for.
+    pub(crate) fn ranking(&self, samples: &Samples) -> Result<Option<Ranking>, ApiError> {
+        let is_span = matches!(samples, Samples::Span(_));
+        let is_ranked = self.group.is_some() || is_span && self.view.is_none() && self.sort.is_some();
+        if !is_ranked {
+            return Ok(None);
+        }
+        if self.group.is_some() && self.view.is_some() {
+            return Err(ApiError::parameter("group", "group goes without view"));
+        }
+        if self.step.is_some() {
+            return Err(ApiError::parameter("step", "step goes with view=full"));
+        }
+        let (group, sort) = (self.group.as_deref(), self.sort.as_deref());
+        if matches!(group, Some("process" | "node")) {
+            let detail = "group is one of name, user, pod, container and workload";
+            return Err(ApiError::parameter("group", detail));
+        }
+        Ranking::new(group, sort, self.limit.as_deref()).map(Some)
     }
 
     pub(crate) fn table(&self) -> Result<Table, ApiError> {

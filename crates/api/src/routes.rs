@@ -14,20 +14,20 @@ use nodestats_wire::v1::{
     ClusterRegistration, Cpu, Disk, Event, Filesystems, Freshness, GroupCpu, GroupDisk,
     GroupMemory, Join, Memory, Network, NodePods, NodeView, PhaseChanges, Pod, PodChanges,
     PodDigest, PodView, Pressure, Process, Processes, Reading, Registration, Stamped, ToldPhases,
-    Units,
+    Top, Units,
 };
 
-use crate::access::{Identity, Want};
+use crate::access::{Identity, PROCESSES, Want};
 use crate::answer::{Detail, PodDetail};
 use crate::openapi::{Answers, Document, Operation};
 use crate::pods::Named;
 use crate::query::{
     DeleteQuery, EventQuery, ExporterQuery, ListQuery, NoQuery, OfPod, PodListQuery, ProcessQuery,
-    Samples, SpanQuery,
+    Samples, SpanQuery, TopQuery,
 };
 use crate::{
     ApiError, App, events, exporter, guard, history, ingest, join, limits, nodes, now, observe,
-    page, pods, query, system,
+    page, pods, query, system, top,
 };
 
 /// The name of a node in a path: a UID, a host name or an address.
@@ -127,6 +127,7 @@ fn table() -> Table {
     node_routes(&mut table);
     pod_routes(&mut table);
     event_routes(&mut table);
+    top_routes(&mut table);
     // The published transcript asks for a history without "/nodes"; both forms are the same.
     for node in ["/nodes/{node}", "/{node}"] {
         detail_routes(&mut table, node);
@@ -376,6 +377,17 @@ fn pod_routes(table: &mut Table) {
     );
 }
 
+fn top_routes(table: &mut Table) {
+    table.add(
+        routes::TOP,
+        get(top::top),
+        Operation::get("top", "What used most on all nodes, now, at a moment or in a span")
+            .query::<TopQuery>()
+            .answers(Answers::json::<Top>())
+            .errors(&[401, 404, 429, 503]),
+    );
+}
+
 fn event_routes(table: &mut Table) {
     let operation = |id: &str, summary: &str| {
         Operation::get(id, summary)
@@ -482,7 +494,7 @@ fn detail_routes(table: &mut Table, node: &str) {
             "The ids of its processes; with view=full their rows",
         )
         .query::<ProcessQuery>()
-        .answers(Answers::either::<Vec<u32>, Processes>().and_history()),
+        .answers(Answers::either::<Vec<u32>, Processes>().and_history().or_ranking()),
     );
     detail_of_process(table, node, operation("process", "One process"));
 }
@@ -516,16 +528,21 @@ async fn processes(
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let query: ProcessQuery = query::parse(uri.query())?;
+    let samples = query.samples(App::now())?;
+    if let Some(ranking) = query.ranking(&samples)? {
+        let want = Want::Read(PROCESSES);
+        let life = app.resolve(&identity, want, &node, samples.when()).await?;
+        identity.audit("processes", &life, uri.query());
+        return match samples {
+            Samples::Now => top::respond_at(&app, vec![life], ranking, None).await,
+            Samples::At(moment) => top::respond_at(&app, vec![life], ranking, Some(moment)).await,
+            Samples::Span(span) => {
+                top::respond_within(&app, vec![life], ranking, (span.from, span.to)).await
+            }
+        };
+    }
     let detail = Detail::Processes(query.table()?);
-    respond(
-        &app,
-        &identity,
-        &node,
-        detail,
-        query.samples(App::now())?,
-        &uri,
-    )
-    .await
+    respond(&app, &identity, &node, detail, samples, &uri).await
 }
 
 async fn respond(

@@ -9,6 +9,8 @@ pub const NODES: &str = "/nodes";
 pub const PODS: &str = "/pods";
 /// What happened, on all nodes.
 pub const EVENTS: &str = "/events";
+/// What used most on all nodes.
+pub const TOP: &str = "/top";
 /// An agent at its first start exchanges a join token for one of its own.
 pub const JOIN: &str = "/join";
 /// Tokens of hosts and people; at the server's own socket only.
@@ -102,6 +104,7 @@ pub fn template(path: &str) -> String {
             NODES,
             PODS,
             EVENTS,
+            TOP,
             JOIN,
             TOKENS,
             HEALTHZ,

@@ -10,6 +10,7 @@ mod node;
 mod pod;
 mod process;
 mod token;
+mod top;
 
 pub use cgroup::{
     Container, GroupCpu, GroupDevice, GroupDisk, GroupMemory, NodeCpu, NodePods, Pod, Unit,
@@ -33,3 +34,4 @@ pub use pod::{
 };
 pub use process::{CpuBooks, MemoryBooks, OtherProcesses, Process, Processes};
 pub use token::{Issued, Join, Purpose, ServerAddress, Token, TokenRequest};
+pub use top::{Top, TopRow};

@@ -4,7 +4,7 @@
 use nodestats_wire::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Bucket, MINUTE, Row, process};
+use super::{Bucket, CPU_UNITS, MINUTE, Row, Together, process};
 use crate::block;
 
 /// The highest of a minute.
@@ -12,12 +12,17 @@ use crate::block;
 pub struct Peak {
     /// Number of the minute in its hour.
     pub minute: u8,
-    /// CPU of a process, in [`CPU_UNITS`](super::CPU_UNITS).
+    /// CPU of a process, in [`CPU_UNITS`].
     pub cpu: u64,
     /// Resident memory of a process in bytes.
     pub memory: u64,
     /// Bytes that a process read and wrote a second, or more.
     pub io: u64,
+    /// What all processes had on the mean: CPU and memory in the same units, bytes read and bytes written a
+    /// second.
+    pub all: [u64; 4],
+    /// How many processes there were.
+    pub processes: u64,
 }
 
 /// Of those minutes of an hour that have samples, in the order of time.
@@ -30,10 +35,11 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    /// Of a minute's processes.
+    /// Of a minute's processes; `ticks` are those of the counters a second.
     pub(super) fn note<'a>(
         &mut self,
         (hour, bucket): (Timestamp, &Bucket),
+        ticks: f64,
         rows: impl Iterator<Item = &'a Row>,
     ) {
         let minute = (bucket.begin.micros() - hour.micros()).div_euclid(MINUTE);
@@ -41,7 +47,10 @@ impl Peaks {
             minute: minute as u8,
             ..Peak::default()
         };
+        let mut all = Together::default();
         for row in rows {
+            all.add(row, bucket.covered);
+            peak.processes += 1;
             let flow = |at: usize| row.flows.get(at).copied().flatten().unwrap_or_default().max;
             let level = row.levels.get(process::RESIDENT).copied().flatten();
             peak.cpu = peak.cpu.max(flow(process::CPU));
@@ -49,6 +58,15 @@ impl Peaks {
             let io = flow(process::READ).saturating_add(flow(process::WRITTEN));
             peak.io = peak.io.max(io);
         }
+        let all = all.row(bucket.covered);
+        let rate = |at: usize, unit: f64| {
+            let rate = all.mean_rate(at).unwrap_or_default();
+            (rate / unit).round() as u64
+        };
+        let resident = all.levels.get(process::RESIDENT).copied().flatten();
+        let io = [process::READ, process::WRITTEN].map(|at| rate(at, 1.0));
+        let cpu = rate(process::CPU, ticks / CPU_UNITS);
+        peak.all = [cpu, resident.unwrap_or_default().mean, io[0], io[1]];
         self.minutes.push(peak);
     }
 

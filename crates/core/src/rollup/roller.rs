@@ -204,7 +204,10 @@ impl Roller {
         let mut peaks = Peaks::default();
         for (bucket, others) in rollup.buckets.iter().zip(&rest) {
             let rows = bucket.processes.iter().map(|(_, row)| row);
-            peaks.note((hour, bucket), rows.chain(others));
+            let own = bucket.host(&Thing::Own);
+            let ticks = own.and_then(|own| own.levels.get(host::TICKS).copied().flatten());
+            let ticks = ticks.map_or(100, |level| level.last.max(1)) as f64;
+            peaks.note((hour, bucket), ticks, rows.chain(others));
         }
         (rollup, peaks)
     }

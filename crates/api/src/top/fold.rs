@@ -1,0 +1,285 @@
+//! What nodes tell, put together by what it has in common.
+
+use std::collections::{BTreeMap, HashMap};
+
+use nodestats_core::rollup::{CPU_UNITS, Peak};
+use nodestats_wire::v1::TopRow;
+
+use super::rank;
+use super::read::{Entry, Told};
+use crate::query::{By, Ranking, Resource};
+use crate::{ApiError, App};
+
+/// Figures that add up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sum {
+    pub(super) count: u64,
+    pub(super) cpu_percent: f64,
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) memory: f64,
+    pub(super) read: Option<f64>,
+    pub(super) written: Option<f64>,
+}
+
+impl Sum {
+    /// Of all processes of a minute.
+    pub(super) fn of_peak(peak: &Peak) -> Self {
+        let [cpu, memory, read, written] = peak.all;
+        Self {
+            count: peak.processes,
+            cpu_percent: cpu as f64 * 100.0 / CPU_UNITS,
+            cpu_seconds: None,
+            memory: memory as f64,
+            read: Some(read as f64),
+            written: Some(written as f64),
+        }
+    }
+
+    /// Of a row.
+    fn of_row(row: &TopRow) -> Self {
+        Self {
+            count: row.count.unwrap_or_default(),
+            cpu_percent: row.cpu_percent.unwrap_or_default(),
+            cpu_seconds: row.cpu_seconds,
+            memory: row.memory_bytes.unwrap_or_default() as f64,
+            read: row.read_bytes_per_second,
+            written: row.write_bytes_per_second,
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        let both = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(|a, b| a + b);
+        self.count += other.count;
+        self.cpu_percent += other.cpu_percent;
+        self.cpu_seconds = both(self.cpu_seconds, other.cpu_seconds);
+        self.memory += other.memory;
+        self.read = both(self.read, other.read);
+        self.written = both(self.written, other.written);
+    }
+
+    /// Says it of a row.
+    pub(super) fn fill(&self, row: &mut TopRow) {
+        let rounded = |value: f64| (value * 100.0).round() / 100.0;
+        row.count = Some(self.count);
+        row.cpu_percent = Some(rounded(self.cpu_percent));
+        row.cpu_seconds = self.cpu_seconds.map(rounded);
+        row.memory_bytes = Some(self.memory.round() as u64);
+        row.read_bytes_per_second = self.read.map(rounded);
+        row.write_bytes_per_second = self.written.map(rounded);
+    }
+}
+
+/// What a row has of a resource.
+pub(super) fn value(row: &TopRow, resource: Resource) -> f64 {
+    match resource {
+        Resource::Cpu => row.cpu_percent.unwrap_or_default(),
+        Resource::Memory => row.memory_bytes.unwrap_or_default() as f64,
+        Resource::Io => {
+            row.read_bytes_per_second.unwrap_or_default()
+                + row.write_bytes_per_second.unwrap_or_default()
+        }
+    }
+}
+
+/// Rows under way.
+#[derive(Debug)]
+pub(super) struct Fold {
+    ranking: Ranking,
+    /// Of processes or nodes: the highest so far.
+    rows: Vec<TopRow>,
+    /// Of what they have in common: all.
+    groups: HashMap<String, Group>,
+    /// All that has no row.
+    others: Sum,
+    nodes: usize,
+    /// How many rows there would be.
+    total: usize,
+    has_samples: bool,
+    has_minutes: bool,
+    has_hours: bool,
+}
+
+#[derive(Debug)]
+struct Group {
+    row: TopRow,
+    sum: Sum,
+    /// The last node that told of it, and how many did.
+    node: String,
+    nodes: usize,
+}
+
+/// What was found.
+pub(super) struct Found {
+    pub(super) rows: Vec<TopRow>,
+    pub(super) others: Sum,
+    pub(super) total: usize,
+    pub(super) nodes: usize,
+}
+
+impl Fold {
+    pub(super) fn new(ranking: Ranking) -> Self {
+        Self {
+            ranking,
+            rows: Vec::new(),
+            groups: HashMap::new(),
+            others: Sum::default(),
+            nodes: 0,
+            total: 0,
+            has_samples: false,
+            has_minutes: false,
+            has_hours: false,
+        }
+    }
+
+    /// Which levels answered.
+    pub(super) fn resolution(&self) -> &'static str {
+        match (self.has_hours, self.has_minutes, self.has_samples) {
+            (true, false, false) => "hour",
+            (true, true, false) => "hour, minute",
+            (true, false, true) => "hour, raw",
+            (true, true, true) => "hour, minute, raw",
+            (false, true, false) => "minute",
+            (false, true, true) => "minute, raw",
+            (false, false, _) => "raw",
+        }
+    }
+
+    /// Whether nothing that has at most so much can be among the highest any more.
+    pub(super) fn is_settled(&self, highest: f64) -> bool {
+        let last = self.rows.get(self.ranking.limit - 1);
+        last.is_some_and(|last| value(last, self.ranking.sort) > highest)
+    }
+
+    /// A node that was passed over: it has no row among the highest.
+    pub(super) fn pass_over(&mut self, all: &Sum) {
+        self.nodes += 1;
+        self.total += usize::try_from(all.count).unwrap_or(usize::MAX);
+        self.others.add(all);
+    }
+
+    /// Adds what a node tells.
+    pub(super) async fn add(&mut self, app: &App, told: Told) -> Result<(), ApiError> {
+        self.nodes += 1;
+        self.has_samples |= told.has_samples;
+        self.has_minutes |= told.has_minutes;
+        self.has_hours |= told.has_hours;
+        self.others.add(&told.others);
+        self.total += usize::try_from(told.others.count).unwrap_or(usize::MAX);
+        let by = self.ranking.by;
+        let known = match by {
+            By::Pod | By::Container | By::Workload => {
+                let pods = told.entries.iter().map(|entry| &entry.row);
+                let uids: Vec<&str> = pods.filter_map(|row| row.pod.as_deref()).collect();
+                app.store.pods_of(&uids).await?
+            }
+            _ => BTreeMap::new(),
+        };
+        for Entry { mut row, sum } in told.entries {
+            if by == By::Process || by == By::Node {
+                sum.fill(&mut row);
+                self.rows.push(row);
+                self.total += 1;
+                continue;
+            }
+            let pod = row.pod.as_ref().and_then(|uid| known.get(uid));
+            if let Some(pod) = pod {
+                row.namespace = Some(pod.namespace.clone());
+                row.pod = Some(pod.name.clone());
+                row.workload.clone_from(&pod.workload);
+                row.name = row.name.map(|id| match pod.container(&id) {
+                    Some(container) => container.name.clone(),
+                    None => id,
+                });
+            }
+            match key(by, &row) {
+                Some(key) => self.add_to_group(key, by, row, &sum),
+                None => self.others.add(&sum),
+            }
+        }
+        self.cut();
+        Ok(())
+    }
+
+    fn add_to_group(&mut self, key: String, by: By, mut row: TopRow, sum: &Sum) {
+        let node = row.node.clone().unwrap_or_default();
+        // What tells members apart is not said of all.
+        match by {
+            By::Name => (row.pid, row.user, row.command_line) = (None, None, None),
+            By::User => (row.pid, row.name, row.command_line) = (None, None, None),
+            By::Workload if row.workload.is_some() => row.pod = None,
+            _ => {}
+        }
+        if matches!(by, By::Name | By::User) {
+            (row.started_at, row.pod) = (None, None);
+        }
+        let group = self.groups.entry(key).or_insert_with(|| Group {
+            row,
+            sum: Sum::default(),
+            node: String::new(),
+            nodes: 0,
+        });
+        group.sum.add(sum);
+        if group.node != node {
+            group.nodes += 1;
+            group.node = node;
+        }
+        if group.nodes > 1 {
+            group.row.node = None;
+        }
+    }
+
+    /// Keeps the highest alone: what is below them counts in the rest.
+    fn cut(&mut self) {
+        let ranking = self.ranking;
+        self.rows.sort_by(|a, b| rank(a, b, ranking));
+        let length = self.rows.len();
+        for row in self.rows.drain(ranking.limit.min(length)..) {
+            self.others.add(&Sum::of_row(&row));
+        }
+    }
+
+    /// The highest, all others together, and how many there were.
+    pub(super) fn finish(mut self) -> Found {
+        let is_grouped = !matches!(self.ranking.by, By::Process | By::Node);
+        for group in std::mem::take(&mut self.groups).into_values() {
+            let mut row = group.row;
+            group.sum.fill(&mut row);
+            row.nodes = Some(group.nodes);
+            self.rows.push(row);
+            self.total += 1;
+        }
+        self.cut();
+        if !is_grouped {
+            for row in &mut self.rows {
+                row.count = None;
+            }
+        }
+        Found {
+            rows: self.rows,
+            others: self.others,
+            total: self.total,
+            nodes: self.nodes,
+        }
+    }
+}
+
+/// What rows of a group have in common.
+fn key(by: By, row: &TopRow) -> Option<String> {
+    let namespace = row.namespace.as_deref().unwrap_or_default();
+    let pod = row.pod.as_deref().unwrap_or_default();
+    match by {
+        By::Name => row.name.clone(),
+        By::User => row.user.clone(),
+        By::Pod => Some(format!("{namespace}/{pod}")),
+        By::Container => {
+            let name = row.name.as_deref().unwrap_or_default();
+            Some(format!("{namespace}/{pod}/{name}"))
+        }
+        By::Workload => Some(match &row.workload {
+            Some(owner) => format!("{namespace}/{}/{}", owner.kind, owner.name),
+            // A pod that nothing controls is what was deployed.
+            None => format!("{namespace}//{pod}"),
+        }),
+        By::Process | By::Node => None,
+    }
+}
