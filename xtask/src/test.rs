@@ -235,7 +235,9 @@ pub(crate) fn generate(check: bool) -> anyhow::Result<()> {
 /// What a program of tests in Rust counted: "test result: ok. 12 passed; 0 failed; 0 ignored; …".
 fn counted(text: &str) -> anyhow::Result<Count> {
     let mut count = Count::default();
-    let results = text.lines().filter_map(|line| line.strip_prefix("test result: "));
+    let results = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("test result: "));
     for line in results {
         let number = |word: &str| {
             let before = line.split(word).next()?;
@@ -250,7 +252,14 @@ fn counted(text: &str) -> anyhow::Result<Count> {
 
 /// Examples in the documentation of crates, if there are any.
 fn examples() -> anyhow::Result<()> {
-    let fences = ["grep", "-q", "-E", "^ *//[/!] *```", "--", "crates/*/src/*.rs"];
+    let fences = [
+        "grep",
+        "-q",
+        "-E",
+        "^ *//[/!] *```",
+        "--",
+        "crates/*/src/*.rs",
+    ];
     if process::git(&fences).is_err() {
         return Ok(());
     }

@@ -82,7 +82,7 @@ async fn only_reading(request: Request, next: Next) -> Response {
     }
     let path = request.extensions().get::<MatchedPath>();
     if !path.is_some_and(|path| is_below(path.as_str())) {
-        return ApiError::missing("there are nodes, pods and events here, and nothing else")
+        return ApiError::missing("there are nodes, pods, events and top here, and nothing else")
             .into_response();
     }
     next.run(request).await
@@ -113,7 +113,7 @@ fn group() -> Value {
 
 /// Whether a route of the API is one of the group's too.
 fn is_below(route: &str) -> bool {
-    let first = ["/nodes", "/pods", "/namespaces", "/events"];
+    let first = ["/nodes", "/pods", "/namespaces", "/events", "/top"];
     first.iter().any(|first| {
         route
             .strip_prefix(first)
@@ -132,7 +132,7 @@ struct Resource {
     details: &'static [&'static str],
 }
 
-const RESOURCES: [Resource; 3] = [
+const RESOURCES: [Resource; 4] = [
     Resource {
         name: "nodes",
         singular: "node",
@@ -153,6 +153,14 @@ const RESOURCES: [Resource; 3] = [
         name: "events",
         singular: "event",
         kind: "NodeEvent",
+        namespaced: false,
+        verbs: &["list"],
+        details: &[],
+    },
+    Resource {
+        name: "top",
+        singular: "top",
+        kind: "Top",
         namespaced: false,
         verbs: &["list"],
         details: &[],

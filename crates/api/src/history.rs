@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri, header};
-use nodestats_core::{Life, Stored};
 use nodestats_core::rollup::MINUTE;
+use nodestats_core::{Life, Stored};
 use nodestats_runtime::telemetry;
 use nodestats_store::{Order, Walk};
 use nodestats_wire::v1::{Gap, GapEntry};
@@ -71,7 +71,11 @@ pub(crate) async fn respond(
     if let Some((from, to)) = coarse {
         let how = (span.step, span.aggregate);
         let coarse = Coarse::new(app, life, &detail, (from, to), how);
-        answer.coarse = Some(if samples.is_some() { coarse.of_rollups() } else { coarse });
+        answer.coarse = Some(if samples.is_some() {
+            coarse.of_rollups()
+        } else {
+            coarse
+        });
     }
     if let Some(from) = samples {
         let span = Span { from, ..span };

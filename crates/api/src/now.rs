@@ -114,7 +114,10 @@ async fn find_rolled(
     while part == Part::Processes
         && let Some(page) = hosts.page(1).await?
     {
-        host = page.into_iter().find(|host| host.begin == bucket.begin).or(host);
+        host = page
+            .into_iter()
+            .find(|host| host.begin == bucket.begin)
+            .or(host);
     }
     let answer = rolled_answer(detail, &bucket, host.as_ref(), Aggregate::Mean);
     Ok(answer.map(|answer| (bucket.begin, answer)))

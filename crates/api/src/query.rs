@@ -437,7 +437,8 @@ impl ProcessQuery {
     /// How what used most is ranked, where that is asked for.
     pub(crate) fn ranking(&self, samples: &Samples) -> Result<Option<Ranking>, ApiError> {
         let is_span = matches!(samples, Samples::Span(_));
-        let is_ranked = self.group.is_some() || is_span && self.view.is_none() && self.sort.is_some();
+        let is_ranked =
+            self.group.is_some() || is_span && self.view.is_none() && self.sort.is_some();
         if !is_ranked {
             return Ok(None);
         }

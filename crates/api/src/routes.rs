@@ -381,10 +381,13 @@ fn top_routes(table: &mut Table) {
     table.add(
         routes::TOP,
         get(top::top),
-        Operation::get("top", "What used most on all nodes, now, at a moment or in a span")
-            .query::<TopQuery>()
-            .answers(Answers::json::<Top>())
-            .errors(&[401, 404, 429, 503]),
+        Operation::get(
+            "top",
+            "What used most on all nodes, now, at a moment or in a span",
+        )
+        .query::<TopQuery>()
+        .answers(Answers::json::<Top>())
+        .errors(&[401, 429, 503]),
     );
 }
 
@@ -494,7 +497,11 @@ fn detail_routes(table: &mut Table, node: &str) {
             "The ids of its processes; with view=full their rows",
         )
         .query::<ProcessQuery>()
-        .answers(Answers::either::<Vec<u32>, Processes>().and_history().or_ranking()),
+        .answers(
+            Answers::either::<Vec<u32>, Processes>()
+                .and_history()
+                .or_ranking(),
+        ),
     );
     detail_of_process(table, node, operation("process", "One process"));
 }

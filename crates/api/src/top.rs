@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::access::{Identity, PROCESSES};
 use crate::query::{self, By, Ranking, Samples, TopQuery};
 use crate::{ApiError, App};
-use fold::{Found, Fold, Sum, value};
+use fold::{Fold, Found, Sum, value};
 use read::{Reader, Told};
 
 /// A node whose last sample is older than this is not there at a moment.
@@ -54,14 +54,22 @@ pub(crate) async fn top(
     };
     // Nobody can have used anything before it was known or after it was gone.
     let lived = |life: &Life| {
-        life.is_live() || life.gone_at.is_none_or(|gone| gone.plus_micros(LOOK_BACK) >= from)
+        life.is_live()
+            || life
+                .gone_at
+                .is_none_or(|gone| gone.plus_micros(LOOK_BACK) >= from)
     };
     let asked = lives.iter().map(|life| Life::clone(life)).filter(|life| {
-        lived(life) && query.node.as_ref().is_none_or(|name| life.was_called(name) || life.uid == *name)
+        lived(life)
+            && query
+                .node
+                .as_ref()
+                .is_none_or(|name| life.was_called(name) || life.uid == *name)
     });
     let asked: Vec<Life> = asked.collect();
     if let Some(name) = query.node.as_ref().filter(|_| asked.is_empty()) {
-        return Err(ApiError::missing(format!("no node was called {name:?} then")));
+        let detail = format!("no node was called {name:?} then");
+        return Err(ApiError::parameter("node", detail));
     }
     let lives = app.readable(&identity, subresource, asked).await?;
     if subresource == PROCESSES {
@@ -154,7 +162,10 @@ pub(crate) async fn respond_within(
 
 fn answer(top: &Top, resolution: &'static str) -> Response {
     let mut headers = HeaderMap::new();
-    headers.insert(routes::RESOLUTION_HEADER, HeaderValue::from_static(resolution));
+    headers.insert(
+        routes::RESOLUTION_HEADER,
+        HeaderValue::from_static(resolution),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     (headers, Json(top)).into_response()
 }
@@ -222,8 +233,7 @@ async fn bounds(
     }
     let mut bounds: HashMap<String, Bound> = HashMap::new();
     for (number, hour) in hours.iter().enumerate() {
-        let asked: Vec<(&str, Timestamp)> =
-            lives.iter().map(|life| (&*life.uid, *hour)).collect();
+        let asked: Vec<(&str, Timestamp)> = lives.iter().map(|life| (&*life.uid, *hour)).collect();
         let found = app.store.peaks(&asked).await?;
         for (life, peaks) in lives.iter().zip(found) {
             // Where the moment's own hour is not sealed, nothing is known.
@@ -242,7 +252,9 @@ async fn bounds(
                     query::Resource::Io => peak.io as f64 + 1.0,
                 };
                 let all = Sum::of_peak(peak);
-                let known = bounds.entry(life.uid.clone()).or_insert(Bound { highest, all });
+                let known = bounds
+                    .entry(life.uid.clone())
+                    .or_insert(Bound { highest, all });
                 known.highest = known.highest.max(highest);
                 known.all = all;
             }

@@ -21,8 +21,8 @@ pub(crate) use process::Pair;
 pub use process::{process_rows, process_table};
 
 pub use rolled::{
-    Aggregate, rolled_cpu, rolled_disk, rolled_filesystems, rolled_memory, rolled_network, rolled_pods,
-    rolled_pressure, rolled_processes, rolled_summary, rolled_units,
+    Aggregate, rolled_cpu, rolled_disk, rolled_filesystems, rolled_memory, rolled_network,
+    rolled_pods, rolled_pressure, rolled_processes, rolled_summary, rolled_units,
 };
 
 #[cfg(test)]

@@ -375,17 +375,27 @@ pub struct Sum {
 impl Sum {
     /// Adds a row that is later than those before it.
     pub fn add(&mut self, row: &Row) {
-        merge(&mut self.totals, &row.totals, |total| *total, |own, later| {
-            *own = own.saturating_add(*later);
-        });
-        merge(&mut self.flows, &row.flows, |flow| *flow, |own, later| {
-            *own = Flow {
-                total: own.total.saturating_add(later.total),
-                min: own.min.min(later.min),
-                max: own.max.max(later.max),
-                last: later.last,
-            };
-        });
+        merge(
+            &mut self.totals,
+            &row.totals,
+            |total| *total,
+            |own, later| {
+                *own = own.saturating_add(*later);
+            },
+        );
+        merge(
+            &mut self.flows,
+            &row.flows,
+            |flow| *flow,
+            |own, later| {
+                *own = Flow {
+                    total: own.total.saturating_add(later.total),
+                    min: own.min.min(later.min),
+                    max: own.max.max(later.max),
+                    last: later.last,
+                };
+            },
+        );
         // What was seen once, and not watched, has a mean too.
         let weight = row.covered.max(1);
         let first = |level: &Level| (*level, u128::from(level.mean) * u128::from(weight), weight);
@@ -454,13 +464,20 @@ impl Together {
     pub fn add(&mut self, row: &Row, covered: u64) {
         let sum = |own: &mut u64, more: &u64| *own = own.saturating_add(*more);
         merge(&mut self.totals, &row.totals, |total| *total, sum);
-        merge(&mut self.flows, &row.flows, |flow| flow.total, |own, more| {
-            *own = own.saturating_add(more.total);
-        });
+        merge(
+            &mut self.flows,
+            &row.flows,
+            |flow| flow.total,
+            |own, more| {
+                *own = own.saturating_add(more.total);
+            },
+        );
         // What was there for a part of the time had less on the whole.
         let share = row.covered.min(covered).max(1) as f64 / covered.max(1) as f64;
         let part = |level: &Level| level.mean as f64 * share;
-        merge(&mut self.levels, &row.levels, part, |own, more| *own += part(more));
+        merge(&mut self.levels, &row.levels, part, |own, more| {
+            *own += part(more)
+        });
     }
 
     /// All of them as one.
@@ -481,8 +498,16 @@ impl Together {
         Row {
             covered,
             totals: self.totals,
-            flows: self.flows.into_iter().map(|total| total.map(flow)).collect(),
-            levels: self.levels.into_iter().map(|mean| mean.map(level)).collect(),
+            flows: self
+                .flows
+                .into_iter()
+                .map(|total| total.map(flow))
+                .collect(),
+            levels: self
+                .levels
+                .into_iter()
+                .map(|mean| mean.map(level))
+                .collect(),
             sketches: None,
         }
     }

@@ -3,7 +3,7 @@
 use jiff::tz::TimeZone;
 use nodestats_wire::{routes, time};
 
-use crate::{Events, Get, PodState, Sort, times};
+use crate::{Aggregate, Events, Get, PodState, Ranked, Resource, Sort, Top, times};
 
 /// Which shape the answer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub(crate) enum Kind {
     PodMemory,
     PodDisk,
     Events,
+    Top,
 }
 
 /// Whether this is about pods and not about nodes.
@@ -126,6 +127,38 @@ impl Question {
         })
     }
 
+    /// What uses most.
+    pub(crate) fn about_top(top: &Top, zone: &TimeZone) -> anyhow::Result<Self> {
+        let by = match top.what {
+            Ranked::Processes => "process",
+            Ranked::Names => "name",
+            Ranked::Users => "user",
+            Ranked::Pods => "pod",
+            Ranked::Containers => "container",
+            Ranked::Workloads => "workload",
+            Ranked::Nodes => "node",
+        };
+        let sort = match top.sort {
+            Resource::Cpu => "cpu",
+            Resource::Memory => "memory",
+            Resource::Io => "io",
+        };
+        let mut query = vec![
+            ("by", by.to_owned()),
+            ("sort", sort.to_owned()),
+            ("limit", top.limit.to_string()),
+        ];
+        query.extend(top.node.clone().map(|node| ("node", node)));
+        query.extend(moment(top.at.as_deref(), zone)?);
+        query.extend(times_of(top.from.as_deref(), top.to.as_deref(), zone)?);
+        Ok(Self {
+            kind: Kind::Top,
+            path: routes::TOP.to_owned(),
+            query,
+            history: false,
+        })
+    }
+
     fn about_pods(get: &Get, namespace: Option<&str>, zone: &TimeZone) -> anyhow::Result<Self> {
         let (mut query, mut history) = span(get, zone)?;
         let Some(name) = &get.name else {
@@ -207,15 +240,31 @@ fn times_of(
     Ok(query)
 }
 
+/// A moment, as the server takes it.
+fn moment(at: Option<&str>, zone: &TimeZone) -> anyhow::Result<Option<(&'static str, String)>> {
+    let at = at.map(|at| times::parse(at, zone)).transpose()?;
+    Ok(at.map(|at| ("at", at.to_string())))
+}
+
 /// The span that is asked about, and whether there is one.
 fn span(get: &Get, zone: &TimeZone) -> anyhow::Result<(Vec<(&'static str, String)>, bool)> {
     let mut query = times_of(get.from.as_deref(), get.to.as_deref(), zone)?;
     let history = !query.is_empty();
+    query.extend(moment(get.at.as_deref(), zone)?);
     if let Some(step) = &get.step {
-        time::parse_span(step)?;
+        if step != "auto" {
+            time::parse_span(step)?;
+        }
         anyhow::ensure!(history, "--step goes with --from or --to");
         query.push(("step", step.clone()));
     }
+    let aggregate = get.aggregate.map(|aggregate| match aggregate {
+        Aggregate::Mean => "mean",
+        Aggregate::Min => "min",
+        Aggregate::Max => "max",
+        Aggregate::Last => "last",
+    });
+    query.extend(aggregate.map(|aggregate| ("aggregate", aggregate.to_owned())));
     Ok((query, history))
 }
 
@@ -317,6 +366,42 @@ mod tests {
         ] {
             assert_eq!(asked(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn what_uses_most_is_of_all_nodes_or_of_one_now_or_then() {
+        let asked = |line: &str| {
+            let words = ["kubectl-nodestats", "top"].into_iter();
+            let words = words.chain(line.split_whitespace());
+            let Command::Top(top) = Arguments::try_parse_from(words).ok()?.command else {
+                return None;
+            };
+            Question::about_top(&top, &TimeZone::UTC).ok()
+        };
+        let query = |line| asked(line).map(|question| question.query);
+        let begin = [
+            ("by", "process".to_owned()),
+            ("sort", "cpu".to_owned()),
+            ("limit", "20".to_owned()),
+        ];
+        assert_eq!(query(""), Some(begin.to_vec()));
+        let at = query("pods --sort memory --at 2026-03-01T03:12 --node a").expect("a question");
+        assert!(at.contains(&("by", "pod".to_owned())) && at.contains(&("node", "a".to_owned())));
+        assert!(at.contains(&("at", "2026-03-01T03:12:00Z".to_owned())));
+        let span = query("workloads --from 2026-03-01 --to 2026-03-08").expect("a question");
+        assert!(span.contains(&("from", "2026-03-01T00:00:00Z".to_owned())));
+        for line in [
+            "threads",
+            "--at now --from 2026-03-01",
+            "--limit 0",
+            "--sort pid",
+        ] {
+            assert_eq!(asked(line), None, "{line}");
+        }
+        let at = question("a --processes --at 2026-03-01T03:12");
+        assert!(!at.history && at.query.iter().any(|(name, _)| *name == "at"));
+        let step = question("a --cpu --from 2026-03-01 --step auto --aggregate max");
+        assert!(step.query.contains(&("aggregate", "max".to_owned())));
     }
 
     #[test]

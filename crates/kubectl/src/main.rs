@@ -62,6 +62,7 @@ struct Arguments {
 enum Command {
     Get(Box<Get>),
     Events(Box<Events>),
+    Top(Box<Top>),
     /// Looks at the way to nodestats in a cluster step by step, and says what to do about the first
     /// thing that is not right.
     Doctor,
@@ -77,6 +78,7 @@ enum Command {
   kubectl nodestats get web-1 --processes --sort memory --limit 10
   kubectl nodestats get pods -n shop -l app=web
   kubectl nodestats get pod web-6d4cf56db6-x2x7k -n shop --memory --from '2026-03-01 13:45'
+  kubectl nodestats get web-1 --processes --at '2026-03-01 03:12'
   kubectl nodestats get web-1 --memory --from '2026-03-01 13:45' --to '2026-03-01 14:45' --step 5m")]
 #[command(group = ArgGroup::new("detail").multiple(false))]
 pub(crate) struct Get {
@@ -128,15 +130,21 @@ pub(crate) struct Get {
     /// One of its processes.
     #[arg(long, group = "detail", requires = "node", value_name = "N")]
     pid: Option<u32>,
+    /// A moment: as it was then.
+    #[arg(long, requires = "node", value_name = "TIME", conflicts_with_all = ["from", "to", "step"])]
+    at: Option<String>,
     /// Begin of a span of history.
     #[arg(long, requires = "node", value_name = "TIME")]
     from: Option<String>,
     /// End of the span [default: now].
     #[arg(long, requires = "node", value_name = "TIME")]
     to: Option<String>,
-    /// One entry for each step of the span, such as 60s or 5m.
+    /// One entry for each step of the span, such as 60s or 5m, or auto.
     #[arg(long, requires = "node", value_name = "TIME")]
     step: Option<String>,
+    /// What stands for a step [default: rates over all of it, and gauges as they were last].
+    #[arg(long, requires = "step", value_enum)]
+    aggregate: Option<Aggregate>,
     /// Order of processes, the highest first.
     #[arg(long, value_enum, requires = "processes")]
     sort: Option<Sort>,
@@ -187,12 +195,91 @@ pub(crate) struct Events {
     output: Output,
 }
 
+/// Shows what uses most on all nodes, or on one: now, at a moment, or over a span.
+///
+/// Times without a zone are your local time; write Z behind a time for UTC.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl nodestats top processes
+  kubectl nodestats top processes --at '2026-03-01 03:12' --sort memory
+  kubectl nodestats top workloads --from '2026-03-01' --to '2026-03-08'
+  kubectl nodestats top names --node web-1 --sort io")]
+pub(crate) struct Top {
+    /// What is ranked.
+    #[arg(value_enum, value_name = "WHAT", default_value_t = Ranked::Processes)]
+    what: Ranked,
+    /// On this node alone.
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// A moment: as it was then.
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["from", "to"])]
+    at: Option<String>,
+    /// Begin of a span: what used most in it.
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// End of the span [default: now].
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// By what.
+    #[arg(long, value_enum, default_value_t = Resource::Cpu)]
+    sort: Resource,
+    /// At most so many rows.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Form of the answer; json is the API's own bytes.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// What is ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Ranked {
+    /// Each process.
+    #[value(alias = "process")]
+    Processes,
+    /// All processes of a name.
+    #[value(alias = "name")]
+    Names,
+    /// All processes of a user.
+    #[value(alias = "user")]
+    Users,
+    /// Each pod.
+    #[value(alias = "pod")]
+    Pods,
+    /// Each container.
+    #[value(alias = "container")]
+    Containers,
+    /// All pods of what was deployed.
+    #[value(alias = "workload")]
+    Workloads,
+    /// Each node.
+    #[value(alias = "node")]
+    Nodes,
+}
+
+/// By what something is ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Resource {
+    Cpu,
+    Memory,
+    Io,
+}
+
 /// Which pods are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PodState {
     Live,
     Gone,
     All,
+}
+
+/// What stands for a step.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Aggregate {
+    Mean,
+    Min,
+    Max,
+    Last,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -265,6 +352,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let question = ask::Question::new(get, namespace.as_deref(), &zone)?;
             (question, get.output)
         }
+        Command::Top(top) => (ask::Question::about_top(top, &zone)?, top.output),
         Command::Events(events) => {
             let about_pod = events.pod.is_some();
             let namespace = namespace(&arguments, events.namespace.as_ref(), about_pod).await?;

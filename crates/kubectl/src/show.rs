@@ -2,6 +2,7 @@
 
 mod events;
 mod groups;
+mod top;
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -100,6 +101,11 @@ fn render(question: &Question, body: &[u8], wide: bool, zone: &TimeZone) -> anyh
             |rows| groups::pods(rows, wide),
         )?,
         Kind::Events => events::render(&serde_json::from_slice::<Vec<_>>(body)?, wide, zone),
+        Kind::Top => {
+            let by = question.query.iter().find(|(name, _)| *name == "by");
+            let by = by.map_or("process", |(_, by)| by);
+            top::render(&serde_json::from_slice(body)?, by, wide, zone)
+        }
         Kind::PodList => {
             groups::pod_list(&serde_json::from_slice::<Vec<PodView>>(body)?, wide).render()
         }

@@ -88,10 +88,7 @@ fn record(uid: &str, level: Level, part: i64, begin: Timestamp) -> Value {
 }
 
 fn edge(uid: &str, hour: Timestamp) -> Value {
-    let key = vec![
-        uid.to_owned().into_value(),
-        hour.micros().into_value(),
-    ];
+    let key = vec![uid.to_owned().into_value(), hour.micros().into_value()];
     RecordId::new("edge", Array::from(key)).into_value()
 }
 
@@ -116,10 +113,7 @@ fn range(uid: &str, level: Level, part: i64, from: Timestamp, until: Timestamp) 
 /// All edges of a node before a time.
 fn edges(uid: &str, until: Timestamp) -> Value {
     let bound = |time: Timestamp| -> RecordIdKey {
-        let key = vec![
-            uid.to_owned().into_value(),
-            time.micros().into_value(),
-        ];
+        let key = vec![uid.to_owned().into_value(), time.micros().into_value()];
         Array::from(key).into()
     };
     let range = RecordIdKeyRange {
@@ -170,8 +164,7 @@ impl Rolled {
 }
 
 /// Statements that write what was rolled up.
-pub(crate) const WRITE: &str =
-    "INSERT INTO rollup $rolled ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
+pub(crate) const WRITE: &str = "INSERT INTO rollup $rolled ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
      DELETE $old_edges RETURN NONE; \
      INSERT INTO edge $edge ON DUPLICATE KEY UPDATE p = $input.p, k = $input.k RETURN NONE; ";
 
@@ -346,7 +339,10 @@ impl Store {
         if let (Some(payload), Some((hour, made))) = (last, made.first()) {
             let next = hour.plus_micros(HOUR);
             let kept = rollup::encode_kept(&made.kept);
-            rolled.edges = Some((row(edge(uid, next), &payload, Some(kept)), edges(uid, *hour)));
+            rolled.edges = Some((
+                row(edge(uid, next), &payload, Some(kept)),
+                edges(uid, *hour),
+            ));
         }
         let made = made.into_iter();
         let made: Vec<(Timestamp, Made)> = made
@@ -526,8 +522,14 @@ impl Store {
             if end != Timestamp::MAX && last > end {
                 return Ok(());
             }
-            let until = first.plus_micros(HOURS * HOUR).min(end.floor_to(level.span()));
-            let until = if end == Timestamp::MAX { end } else { until.max(last) };
+            let until = first
+                .plus_micros(HOURS * HOUR)
+                .min(end.floor_to(level.span()));
+            let until = if end == Timestamp::MAX {
+                end
+            } else {
+                until.max(last)
+            };
             let ranges = (0..=PEAKS).map(|part| range(uid, level, part, Timestamp::MIN, until));
             let variables = bind([("ranges", Value::Array(ranges.collect::<Vec<_>>().into()))]);
             let statement = "FOR $range IN $ranges { DELETE $range RETURN NONE };";
@@ -542,7 +544,10 @@ impl Store {
             self.delete_rollups(uid, level, Timestamp::MAX).await?;
         }
         let edges = bind([("edges", edges(uid, Timestamp::MAX))]);
-        let deleted = self.database.delete("DELETE $edges RETURN NONE", edges).await;
+        let deleted = self
+            .database
+            .delete("DELETE $edges RETURN NONE", edges)
+            .await;
         deleted.map_err(Error::Unavailable)
     }
 
@@ -642,5 +647,8 @@ pub(crate) fn roll(roller: &mut Roller, samples: &[Stored]) -> Result<(), stored
 
 /// Only as many as are counters.
 pub(crate) fn counted(samples: &[Stored]) -> u64 {
-    samples.iter().filter(|sample| sample.counters().is_some()).count() as u64
+    samples
+        .iter()
+        .filter(|sample| sample.counters().is_some())
+        .count() as u64
 }

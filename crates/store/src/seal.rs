@@ -171,9 +171,12 @@ impl Store {
         // The whole hour is rolled up, also what stays in other blocks.
         let all = self.whole_hour(uid, &beside, &samples).await?;
         let mut before_hour = self.before_hour(uid, hour).await?;
-        let is_whole = before_hour.is_less_than(rollups::counted(all.as_deref().unwrap_or(&samples)));
+        let is_whole =
+            before_hour.is_less_than(rollups::counted(all.as_deref().unwrap_or(&samples)));
         let mut counters = all.as_deref().unwrap_or(&samples).iter();
-        let last_of_hour = counters.rfind(|sample| sample.counters().is_some()).cloned();
+        let last_of_hour = counters
+            .rfind(|sample| sample.counters().is_some())
+            .cloned();
         let last_key = last_of_hour.as_ref().map(Stored::key);
         // One that is in a block was the last before.
         let last_row = rows.iter().find(|row| Some(row.sample.key()) == last_key);

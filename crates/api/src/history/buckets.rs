@@ -72,7 +72,7 @@ impl Source {
             step,
             with_samples: true,
             from: from.floor_to(step),
-            to,
+            to: to.floor_to(step).plus_micros(step - 1),
             next: from.floor_to(HOUR),
         }
     }

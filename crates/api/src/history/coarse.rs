@@ -168,12 +168,18 @@ impl Coarse {
         };
         let samples = |range, order| {
             let wanted = nodestats_core::Wanted::Host;
-            self.app.store.samples(&self.life.uid, range, order, wanted, 1)
+            self.app
+                .store
+                .samples(&self.life.uid, range, order, wanted, 1)
         };
         let before = samples((Timestamp::MIN, end.plus_micros(-1)), Order::Descending);
         let before = before.await?.pop();
         let after = samples((end, Timestamp::MAX), Order::Ascending);
-        let Some(after) = after.await?.pop().filter(|after| after.time() >= next.begin) else {
+        let Some(after) = after
+            .await?
+            .pop()
+            .filter(|after| after.time() >= next.begin)
+        else {
             return Ok(());
         };
         let mut gaps = Gaps::new(&self.life, before.as_ref());

@@ -72,20 +72,30 @@ impl Kept {
         })
     }
 
-    /// The first rollup.
+    /// The first rollup, where there is one of a time before the samples: rows of rollups begin with the hour or
+    /// the day of their first sample.
     fn first_rolled(&self) -> Option<Timestamp> {
-        let begins = [self.minutes, self.hours].into_iter().flatten();
-        begins.map(|(begin, _)| begin).min()
+        let mut first = self.samples;
+        for (kept, span) in [(self.minutes, HOUR), (self.hours, 24 * HOUR)] {
+            let begin = kept.map(|(begin, _)| begin);
+            let is_before =
+                |begin: &Timestamp| first.is_none_or(|first| *begin < first.floor_to(span));
+            first = begin.filter(is_before).or(first);
+        }
+        first
     }
 
     /// The part of a span that is answered by buckets, and where the part begins that is answered by samples.
     pub(super) fn parts(&self, span: &Span) -> (Option<(Timestamp, Timestamp)>, Option<Timestamp>) {
-        let begin = [self.samples, self.first_rolled()];
-        let begin = begin.into_iter().flatten().min();
-        let from = begin.map_or(span.from, |begin| span.from.max(begin));
+        let from = self
+            .first_rolled()
+            .map_or(span.from, |begin| span.from.max(begin));
         if is_of_buckets(span) && !self.is_gauges {
             let to = span.to.min(App::now().plus_micros(HOUR));
-            return ((from <= to).then_some((from, to)), (from > to).then_some(span.from));
+            return (
+                (from <= to).then_some((from, to)),
+                (from > to).then_some(span.from),
+            );
         }
         // Where samples are gone.
         let samples = self.samples.unwrap_or(Timestamp::MAX);
@@ -95,7 +105,12 @@ impl Kept {
         }
         let end = span.to.min(samples.plus_micros(-1)).min(App::now());
         let coarse = (from <= end).then_some((from, end));
-        (coarse, (samples <= span.to).then_some(samples).or(coarse.is_none().then_some(span.from)))
+        (
+            coarse,
+            (samples <= span.to)
+                .then_some(samples)
+                .or(coarse.is_none().then_some(span.from)),
+        )
     }
 
     /// Which level answers from when to when; `None` where samples alone do.

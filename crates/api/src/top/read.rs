@@ -219,7 +219,10 @@ impl Reader {
         let uid = &self.life.uid;
         let oldest = self.app.store.oldest(uid).await?;
         if is_short && oldest.is_some_and(|oldest| oldest <= to) {
-            let rolled = self.app.store.rolled_span(uid, nodestats_store::Level::Hour);
+            let rolled = self
+                .app
+                .store
+                .rolled_span(uid, nodestats_store::Level::Hour);
             let begin = rolled.await?.map(|(begin, _)| begin);
             // Where samples are gone of what is asked for, rollups have more.
             if oldest <= Some(from) || begin.is_none_or(|begin| Some(begin) >= oldest) {

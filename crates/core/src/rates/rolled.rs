@@ -115,17 +115,22 @@ pub fn rolled_cpu(bucket: &Bucket, aggregate: Aggregate) -> Option<v1::Cpu> {
     let modes: Option<Vec<u64>> = modes.collect();
     let all: f64 = modes.iter().flatten().map(|ticks| *ticks as f64).sum();
     let share = |mode: usize| percent(modes.as_ref()?[mode] as f64, all);
-    let modes = share(host::USER).filter(|_| own.is_mean()).map(|user| v1::CpuModes {
-        user: Some(user),
-        nice: share(host::NICE),
-        system: share(host::SYSTEM),
-        idle: share(host::IDLE),
-        iowait: share(host::IOWAIT),
-        irq: share(host::IRQ),
-        softirq: share(host::SOFTIRQ),
-        steal: share(host::STEAL),
-    });
-    let cpus = own.whole_level(host::CPUS).map_or(1, |level| level.last).max(1) as f64;
+    let modes = share(host::USER)
+        .filter(|_| own.is_mean())
+        .map(|user| v1::CpuModes {
+            user: Some(user),
+            nice: share(host::NICE),
+            system: share(host::SYSTEM),
+            idle: share(host::IDLE),
+            iowait: share(host::IOWAIT),
+            irq: share(host::IRQ),
+            softirq: share(host::SOFTIRQ),
+            steal: share(host::STEAL),
+        });
+    let cpus = own
+        .whole_level(host::CPUS)
+        .map_or(1, |level| level.last)
+        .max(1) as f64;
     // Rates between two samples are in parts of one CPU, and ticks of all CPUs are all of the time.
     let usage = match aggregate {
         Aggregate::Natural | Aggregate::Mean => modes.as_ref().and_then(|modes| {
@@ -244,8 +249,12 @@ pub fn rolled_filesystems(bucket: &Bucket, aggregate: Aggregate) -> Option<v1::F
         let total = view.whole_level(filesystem::TOTAL).map(|level| level.last);
         // What is left is least where most is used.
         let available = match aggregate {
-            Aggregate::Min => view.whole_level(filesystem::AVAILABLE).map(|level| level.max),
-            Aggregate::Max => view.whole_level(filesystem::AVAILABLE).map(|level| level.min),
+            Aggregate::Min => view
+                .whole_level(filesystem::AVAILABLE)
+                .map(|level| level.max),
+            Aggregate::Max => view
+                .whole_level(filesystem::AVAILABLE)
+                .map(|level| level.min),
             _ => view.level(filesystem::AVAILABLE),
         };
         Some(v1::Filesystem {
@@ -305,9 +314,13 @@ pub fn rolled_summary(bucket: &Bucket, aggregate: Aggregate) -> Option<v1::Readi
 
 fn group_cpu(view: View<'_>) -> Option<v1::GroupCpu> {
     let micros = view.rate(group::CPU, 1e6 / CPU_UNITS)?;
-    let limit = view.level(group::CPU_LIMIT).map(|limit| limit as f64 * 1000.0 / CPU_UNITS);
+    let limit = view
+        .level(group::CPU_LIMIT)
+        .map(|limit| limit as f64 * 1000.0 / CPU_UNITS);
     let usage = micros / 1000.0;
-    let periods = view.total(group::THROTTLED_PERIODS).zip(view.total(group::PERIODS));
+    let periods = view
+        .total(group::THROTTLED_PERIODS)
+        .zip(view.total(group::PERIODS));
     Some(v1::GroupCpu {
         usage_millicores: Some(round(usage)),
         limit_millicores: limit.map(round),
@@ -324,7 +337,9 @@ fn group_cpu(view: View<'_>) -> Option<v1::GroupCpu> {
 
 fn group_memory(view: View<'_>) -> Option<v1::GroupMemory> {
     let working_set = view.level(group::WORKING_SET)?;
-    let limit = view.whole_level(group::MEMORY_LIMIT).map(|level| level.last);
+    let limit = view
+        .whole_level(group::MEMORY_LIMIT)
+        .map(|level| level.last);
     Some(v1::GroupMemory {
         current_bytes: view.level(group::MEMORY),
         working_set_bytes: Some(working_set),
@@ -484,15 +499,17 @@ pub fn rolled_processes(
         row: &bucket.others,
         aggregate: Aggregate::Mean,
     };
-    let others = others.level(process::LEVELS).map(|count| v1::OtherProcesses {
-        processes: Some(count),
-        cpu_percent: others
-            .rate(process::CPU, 1.0)
-            .map(|used| round(used * 100.0 / ticks)),
-        rss_bytes: others.level(process::RESIDENT),
-        read_bytes_per_second: others.bytes(process::READ),
-        write_bytes_per_second: others.bytes(process::WRITTEN),
-    });
+    let others = others
+        .level(process::LEVELS)
+        .map(|count| v1::OtherProcesses {
+            processes: Some(count),
+            cpu_percent: others
+                .rate(process::CPU, 1.0)
+                .map(|used| round(used * 100.0 / ticks)),
+            rss_bytes: others.level(process::RESIDENT),
+            read_bytes_per_second: others.bytes(process::READ),
+            write_bytes_per_second: others.bytes(process::WRITTEN),
+        });
     v1::Processes {
         cpu: hosts.and_then(|hosts| books(bucket, hosts, ticks)),
         processes: Some(rows),

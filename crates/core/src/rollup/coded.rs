@@ -72,8 +72,16 @@ impl Coded {
             missing: covered.saturating_sub(row.covered / MILLI),
             known,
             totals: row.totals.iter().map(|total| total.unwrap_or(0)).collect(),
-            flows: row.flows.iter().map(|flow| flow.unwrap_or_default()).collect(),
-            levels: row.levels.iter().map(|level| level.unwrap_or_default()).collect(),
+            flows: row
+                .flows
+                .iter()
+                .map(|flow| flow.unwrap_or_default())
+                .collect(),
+            levels: row
+                .levels
+                .iter()
+                .map(|level| level.unwrap_or_default())
+                .collect(),
             has_sketches: row.sketches.is_some(),
         }
     }
@@ -92,7 +100,9 @@ impl Coded {
 }
 
 fn known<T>(all: Vec<T>, is_known: &mut impl FnMut() -> bool) -> Vec<Option<T>> {
-    all.into_iter().map(|one| is_known().then_some(one)).collect()
+    all.into_iter()
+        .map(|one| is_known().then_some(one))
+        .collect()
 }
 
 /// A part of a rollup.
@@ -190,8 +200,12 @@ pub fn decode(bytes: &Bytes, part: Part) -> Result<Rollup, Error> {
         }
         // As they were written: rows of different widths stand apart from each other.
         bucket.hosts.sort_by(|(a, _), (b, _)| a.cmp(b));
-        bucket.groups.sort_by(|(a, _), (b, _)| (&a.path, a.id).cmp(&(&b.path, b.id)));
-        bucket.processes.sort_by(|(a, _), (b, _)| super::roller::order(a, b));
+        bucket
+            .groups
+            .sort_by(|(a, _), (b, _)| (&a.path, a.id).cmp(&(&b.path, b.id)));
+        bucket
+            .processes
+            .sort_by(|(a, _), (b, _)| super::roller::order(a, b));
         let hosts = bucket.hosts.iter_mut().map(|(_, row)| row);
         let groups = bucket.groups.iter_mut().map(|(_, row)| row);
         for row in hosts.chain(groups) {
@@ -217,7 +231,9 @@ fn infos<T: DeserializeOwned>(
 
 /// Writes the distributions of a row: of each how many classes it has, and those with what they count.
 fn write_sketches(bytes: &mut Vec<u8>, row: &Row) {
-    let Some(sketches) = &row.sketches else { return };
+    let Some(sketches) = &row.sketches else {
+        return;
+    };
     for sketch in sketches {
         write(bytes, sketch.0.len() as u64);
         let mut before = 0;

@@ -355,20 +355,26 @@ impl Filling {
         for disk in now.disks.iter().flatten() {
             let known = before.and_then(|before| before.disks.as_ref());
             let known = known.and_then(|all| all.iter().find(|known| known.device == disk.device));
-            let grown = |field: fn(&sample::DiskCounters) -> u64| Some(since(field(known?), field(disk)));
+            let grown =
+                |field: fn(&sample::DiskCounters) -> u64| Some(since(field(known?), field(disk)));
             let mut point = Point::new(known.map_or(0, |_| span));
             point.total(grown(|disk| disk.reads));
             point.total(grown(|disk| disk.writes));
             point.total(grown(|disk| disk.busy_millis));
             point.flow(grown(|disk| disk.read_bytes), BYTES);
             point.flow(grown(|disk| disk.written_bytes), BYTES);
-            debug_assert_eq!((point.row.totals.len(), point.row.flows.len()), (disk::TOTALS, disk::FLOWS));
+            debug_assert_eq!(
+                (point.row.totals.len(), point.row.flows.len()),
+                (disk::TOTALS, disk::FLOWS)
+            );
             self.add(Thing::Disk(disk.device.clone()), &point);
         }
         for now in now.interfaces.iter().flatten() {
             let known = before.and_then(|before| before.interfaces.as_ref());
-            let known = known.and_then(|all| all.iter().find(|known| known.interface == now.interface));
-            let grown = |field: fn(&InterfaceCounters) -> u64| Some(since(field(known?), field(now)));
+            let known =
+                known.and_then(|all| all.iter().find(|known| known.interface == now.interface));
+            let grown =
+                |field: fn(&InterfaceCounters) -> u64| Some(since(field(known?), field(now)));
             let mut point = Point::new(known.map_or(0, |_| span));
             point.total(grown(|both| both.receive.packets));
             point.total(grown(|both| both.transmit.packets));
@@ -476,7 +482,11 @@ fn of_group(before: Option<(u64, Option<&Cgroup>)>, now: &Cgroup, cpus: usize) -
     point.total(of_cpu(|cpu| cpu.throttled_periods));
     let kills = |group: &Cgroup| Some(group.memory.as_ref()?.events.oom_kill);
     let kills_before = before.and_then(|(_, before)| before.map_or(Some(0), kills));
-    point.total(kills(now).zip(kills_before).map(|(now, before)| now.saturating_sub(before)));
+    point.total(
+        kills(now)
+            .zip(kills_before)
+            .map(|(now, before)| now.saturating_sub(before)),
+    );
     point.flow(of_cpu(|cpu| cpu.usage_micros), 1e6 / CPU_UNITS);
     let of_disks = |field: fn(&sample::cgroup::Disk) -> u64| {
         let (_, before) = before?;
@@ -488,7 +498,13 @@ fn of_group(before: Option<(u64, Option<&Cgroup>)>, now: &Cgroup, cpus: usize) -
             let known = known.iter().find(|known| known.device == now.device);
             since(known.map_or(0, field), field(now))
         };
-        Some(now.disks.as_ref()?.iter().map(growth).fold(0, u64::saturating_add))
+        Some(
+            now.disks
+                .as_ref()?
+                .iter()
+                .map(growth)
+                .fold(0, u64::saturating_add),
+        )
     };
     point.flow(of_disks(|disk| disk.read_bytes), BYTES);
     point.flow(of_disks(|disk| disk.written_bytes), BYTES);
@@ -538,7 +554,9 @@ fn of_process(
     let bytes = |known: Option<u64>, field: fn(&sample::Process) -> u64| {
         known.and(pair).and_then(|pair| pair.growth(now, field))
     };
-    let read = bytes(now.read_bytes, |process| process.read_bytes.unwrap_or_default());
+    let read = bytes(now.read_bytes, |process| {
+        process.read_bytes.unwrap_or_default()
+    });
     let written = bytes(now.written_bytes, |process| {
         process.written_bytes.unwrap_or_default()
     });
@@ -554,9 +572,9 @@ fn of_process(
 }
 
 fn process_of(now: &sample::Process, boot: &Arc<str>, host: &sample::Host) -> Process {
-    let started = host.boot_time_seconds.and_then(|boot| {
-        Timestamp::from_seconds(boot + now.start_ticks as f64 / ticks(host))
-    });
+    let started = host
+        .boot_time_seconds
+        .and_then(|boot| Timestamp::from_seconds(boot + now.start_ticks as f64 / ticks(host)));
     Process {
         pid: now.pid,
         start_ticks: now.start_ticks,

@@ -99,7 +99,11 @@ fn roll(samples: &[(Timestamp, Sample)], step: i64) -> (Rollup, Peaks) {
 }
 
 fn cpu(row: &Row) -> u64 {
-    row.flows.first().copied().flatten().map_or(0, |flow| flow.total)
+    row.flows
+        .first()
+        .copied()
+        .flatten()
+        .map_or(0, |flow| flow.total)
 }
 
 proptest! {
@@ -200,7 +204,11 @@ fn what_was_kept_stays_until_it_ends_and_what_mattered_is_kept() {
     doing.push(vec![(500, 4096, true); 30]);
     doing.push(vec![(0, 1 << 40, true); 30]);
     doing.push((0..30).map(|step| (0, 4096 + step * 8192, true)).collect());
-    doing.push((0..30).map(|step| (u64::from(step == 11) * 3, 4096, (9..13).contains(&step))).collect());
+    doing.push(
+        (0..30)
+            .map(|step| (u64::from(step == 11) * 3, 4096, (9..13).contains(&step)))
+            .collect(),
+    );
     let samples = history(&doing);
     let mut roller = Roller::new(MINUTE);
     for (time, sample) in &samples {
@@ -209,14 +217,23 @@ fn what_was_kept_stays_until_it_ends_and_what_mattered_is_kept() {
     let kept = HashSet::from([("a".into(), 5, 7), ("a".into(), 999, 7)]);
     let (rollup, _) = roller.finish(samples[0].0.floor_to(HOUR), &kept);
     let first = &rollup.buckets[2];
-    let pids: HashSet<u32> = first.processes.iter().map(|(process, _)| process.pid).collect();
+    let pids: HashSet<u32> = first
+        .processes
+        .iter()
+        .map(|(process, _)| process.pid)
+        .collect();
     for pid in [5, 61, 62, 63, 64] {
         assert!(pids.contains(&pid), "{pid} of {pids:?}");
     }
     assert!(!pids.contains(&999));
     let count = first.others.levels[process::LEVELS].map(|level| level.mean);
     assert_eq!(count.unwrap_or_default() + pids.len() as u64, 64);
-    let row = &first.processes.iter().find(|(process, _)| process.pid == 61).expect("it works").1;
+    let row = &first
+        .processes
+        .iter()
+        .find(|(process, _)| process.pid == 61)
+        .expect("it works")
+        .1;
     assert_eq!(row.mean_rate(process::CPU), Some(50.0));
     assert_eq!(row.flows[process::CPU].map(|flow| flow.max), Some(5000));
 }

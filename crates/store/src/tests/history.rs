@@ -284,19 +284,29 @@ impl History {
                     sealed.iter().map(|bucket| bucket.begin).collect::<Vec<_>>(),
                 );
                 for (read, made) in read.iter().zip(&sealed) {
-                    assert_eq!((read.samples, read.covered / 1000), (made.samples, made.covered / 1000));
+                    assert_eq!(
+                        (read.samples, read.covered / 1000),
+                        (made.samples, made.covered / 1000)
+                    );
                     match part {
                         Part::Hosts => assert_eq!(in_millis(&read.hosts), in_millis(&made.hosts)),
-                        Part::Groups => assert_eq!(in_millis(&read.groups), in_millis(&made.groups)),
+                        Part::Groups => {
+                            assert_eq!(in_millis(&read.groups), in_millis(&made.groups))
+                        }
                         // Those that are not kept are together: what they used is.
                         Part::Processes => assert_eq!(ticks(read), ticks(made)),
                     }
                 }
             }
-            let hours = self.store.buckets(&uid, (Level::Hour, Part::Processes), range);
+            let hours = self
+                .store
+                .buckets(&uid, (Level::Hour, Part::Processes), range);
             let hours = hours.await.expect("read");
             let of_hours: u64 = hours.iter().map(ticks).sum();
-            assert_eq!(of_hours, sealed.iter().map(|bucket| ticks(bucket)).sum::<u64>());
+            assert_eq!(
+                of_hours,
+                sealed.iter().map(|bucket| ticks(bucket)).sum::<u64>()
+            );
         }
     }
 

@@ -448,7 +448,9 @@ async fn what_was_purged_while_it_was_sealed_does_not_come_again() {
     let rows = store.rows_to_seal("a", hour).await.expect("read");
     assert_eq!(rows.len(), 300);
     store.purge("a").await.expect("purged");
-    let replaced = store.replace("a", &rows, &[], (&[], Rolled::default()), now).await;
+    let replaced = store
+        .replace("a", &rows, &[], (&[], Rolled::default()), now)
+        .await;
     assert!(
         matches!(replaced, Err(Error::Unavailable(_))),
         "{replaced:?}"

@@ -1,0 +1,293 @@
+//! What is answered from rollups and by rankings: the same as from samples where those are there, and the best
+//! that is kept where they are gone.
+
+mod server;
+
+use nodestats_testkit::Frames;
+use nodestats_wire::{Timestamp, routes};
+use serde_json::{Value, json};
+use server::Server;
+
+const POD: &str = "3c1f5a52-8e37-4c5e-9f5d-0a2b3c4d5e6f";
+const CONTAINER: &str = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1";
+
+/// Whenever the tests run, their samples are not too old to be taken.
+const AGES: u64 = 3_000_000_000;
+const DAY: u64 = 86_400;
+
+fn time(text: &str) -> Timestamp {
+    text.parse().expect("a time")
+}
+
+/// Nodes with ten minutes of samples each second; the first one's process is in a pod.
+async fn with_nodes(count: u32) -> Server {
+    let server = Server::new().await;
+    for node in 0..count {
+        let uid = format!("uid-{node}");
+        let registration = json!({
+            "hostname": format!("node-{node}"), "ip": format!("192.168.2.{}", 10 + node),
+            "interval_seconds": 1, "retention_seconds": AGES,
+            "retention_minute_seconds": AGES + 10 * DAY, "retention_hour_seconds": AGES + 100 * DAY,
+            "deletion_policy": "retain",
+        });
+        let path = routes::registration(&uid);
+        assert_eq!(server.put(&path, &registration).await.status, 204);
+        let mut frames = Frames::new(time("2026-03-01 12:00:00Z"))
+            .punctual()
+            .of_whole_host();
+        if node == 0 {
+            frames = frames.in_pod(POD, CONTAINER);
+        }
+        for _ in 0..10 {
+            let mut body = Vec::new();
+            for _ in 0..60 {
+                body.extend(frames.next_frame());
+            }
+            assert_eq!(server.put_frames(&uid, body).await.status, 204);
+        }
+    }
+    let pod = json!({
+        "uid": POD, "namespace": "team-a", "name": "web-1", "created_at": "2026-03-01T11:00:00Z",
+        "ended_at": "2026-03-01T13:00:00Z",
+        "node": "node-0", "node_uid": "uid-0", "phase": "Running",
+        "workload": {"kind": "Deployment", "name": "web"},
+        "containers": [{"name": "app", "image": "web:1", "runs": [{"container_id": CONTAINER}]}],
+    });
+    let told = json!({"pods": [{"digest": "d", "pod": pod}]});
+    assert_eq!(server.put("/pods", &told).await.status, 204);
+    server
+}
+
+async fn seal(server: &Server) {
+    let sealed = server.store.seal(time("2026-03-01 14:00:00Z")).await;
+    sealed.expect("sealed");
+}
+
+/// So many days later than samples are kept.
+async fn retain(server: &Server, days: u64) {
+    let later = i64::try_from(AGES + days * DAY).expect("small") * 1_000_000;
+    let now = time("2026-03-01 13:00:00Z").plus_micros(later);
+    server.store.retain(now).await.expect("done");
+}
+
+const SPAN: &str = "from=2026-03-01T12:00:00Z&to=2026-03-01T12:09:59Z";
+
+#[tokio::test]
+async fn a_step_of_minutes_says_the_same_of_samples_of_rollups_and_when_samples_are_gone() {
+    let server = with_nodes(1).await;
+    let mut questions = Vec::new();
+    for detail in [
+        "",
+        "/cpu",
+        "/memory",
+        "/disk",
+        "/network",
+        "/filesystems",
+        "/pressure",
+        "/pods",
+        "/proc?view=full&",
+        "/proc/7",
+    ] {
+        let separator = if detail.ends_with('&') { "" } else { "?" };
+        for more in [
+            "step=60",
+            "step=5m&aggregate=max",
+            "step=1h",
+            "step=2m&aggregate=min",
+        ] {
+            questions.push(format!("/nodes/uid-0{detail}{separator}{SPAN}&{more}"));
+        }
+    }
+    for detail in ["/cpu", "/memory", "/proc?view=full&"] {
+        let separator = if detail.ends_with('&') { "" } else { "?" };
+        questions.push(format!(
+            "/namespaces/team-a/pods/web-1{detail}{separator}{SPAN}&step=60"
+        ));
+    }
+    let ask = async || {
+        let mut answers = Vec::new();
+        for question in &questions {
+            let answer = server.get(question).await;
+            assert_eq!(answer.status, 200, "{question}");
+            answers.push(answer.json());
+        }
+        answers
+    };
+    let of_samples = ask().await;
+    for (question, answer) in questions.iter().zip(&of_samples) {
+        let entries = answer.as_object().map_or(0, serde_json::Map::len);
+        assert!(entries > 0, "{question}");
+    }
+    seal(&server).await;
+    let of_rollups = ask().await;
+    retain(&server, 1).await;
+    assert_eq!(server.store.oldest("uid-0").await.expect("read"), None);
+    let of_rollups_alone = ask().await;
+    for (number, question) in questions.iter().enumerate() {
+        assert_eq!(of_samples[number], of_rollups[number], "{question}");
+        assert_eq!(of_samples[number], of_rollups_alone[number], "{question}");
+    }
+    let fine = server.get(&format!("/nodes/uid-0/cpu?{SPAN}")).await;
+    let resolution = fine.header(routes::RESOLUTION_HEADER).to_owned();
+    assert!(resolution.starts_with("minute;from="), "{resolution}");
+    assert_eq!(fine.json().as_object().map(serde_json::Map::len), Some(10));
+    // As it was, of the minute that is kept.
+    let at = "at=2026-03-01T12:05:30Z";
+    let table = server
+        .get(&format!("/nodes/uid-0/proc?view=full&{at}"))
+        .await;
+    assert_eq!(table.status, 200);
+    assert_eq!(table.json()["time"], "2026-03-01T12:05:00Z");
+    assert_eq!(table.json()["processes"][0]["pid"], 7);
+    assert_eq!(
+        server.get(&format!("/nodes/uid-0/cpu?{at}")).await.status,
+        200
+    );
+    // Minutes go in their turn, and the hour stays.
+    retain(&server, 20).await;
+    let hour = server
+        .get(&format!("/nodes/uid-0/cpu?{SPAN}&step=60"))
+        .await;
+    let keys = hour.json();
+    let keys: Vec<&String> = keys.as_object().expect("an object").keys().collect();
+    assert_eq!(keys, ["2026-03-01 12:00:00"]);
+    assert!(
+        hour.header(routes::RESOLUTION_HEADER)
+            .starts_with("hour;from=")
+    );
+    let last = server.get(&format!("/nodes/uid-0/cpu?{SPAN}")).await.json();
+    assert_eq!(last.as_object().map(serde_json::Map::len), Some(1));
+    retain(&server, 200).await;
+    let gone = server.get(&format!("/nodes/uid-0/cpu?{SPAN}")).await;
+    assert_eq!((gone.status, gone.json()), (200, json!({})));
+}
+
+#[tokio::test]
+async fn an_automatic_step_has_some_five_hundred_points() {
+    let server = with_nodes(1).await;
+    let answer = server
+        .get(&format!("/nodes/uid-0/cpu?{SPAN}&step=auto"))
+        .await
+        .json();
+    // Ten minutes by two seconds.
+    assert_eq!(answer.as_object().map(serde_json::Map::len), Some(300));
+}
+
+/// The rows of a ranking, by what tells them apart.
+fn names(top: &Value, field: &str) -> Vec<String> {
+    let rows = top["rows"].as_array().expect("rows").iter();
+    rows.map(|row| row[field].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn what_used_most_is_ranked_over_all_nodes_at_any_moment_and_in_any_span() {
+    let server = with_nodes(3).await;
+    let at = "at=2026-03-01T12:05:30Z";
+    let mut questions = Vec::new();
+    for by in [
+        "process",
+        "name",
+        "user",
+        "pod",
+        "container",
+        "workload",
+        "node",
+    ] {
+        for sort in ["cpu", "memory", "io"] {
+            questions.push(format!("/top?by={by}&sort={sort}&{at}"));
+            questions.push(format!("/top?by={by}&sort={sort}&{SPAN}"));
+        }
+    }
+    let ask = async || {
+        let mut answers = Vec::new();
+        for question in &questions {
+            let answer = server.get(question).await;
+            assert_eq!(answer.status, 200, "{question}");
+            answers.push(answer.json());
+        }
+        answers
+    };
+    let before = ask().await;
+    let of = |question: &str| {
+        let place = questions
+            .iter()
+            .position(|asked| asked.starts_with(question));
+        &before[place.expect("asked")]
+    };
+    let processes = of("/top?by=process&sort=cpu&at");
+    assert_eq!(processes["nodes"], 3);
+    assert_eq!(names(processes, "node"), ["node-0", "node-1", "node-2"]);
+    assert_eq!(processes["rows"][0]["pod"], "web-1");
+    let workloads = of("/top?by=workload&sort=cpu&from");
+    assert_eq!(workloads["rows"][0]["workload"]["name"], "web");
+    assert!(
+        workloads["rows"][0]["cpu_seconds"]
+            .as_f64()
+            .is_some_and(|seconds| seconds > 0.0)
+    );
+    let containers = of("/top?by=container&sort=cpu&at");
+    assert_eq!(names(containers, "name"), ["app"]);
+    assert_eq!(of("/top?by=name&sort=cpu&at")["rows"][0]["nodes"], 3);
+    seal(&server).await;
+    assert_eq!(ask().await, before);
+    // Where few are wanted, the others are not read and counted all the same.
+    let one = server.get(&format!("/top?limit=1&{at}")).await.json();
+    assert_eq!(names(&one, "node"), ["node-0"]);
+    assert_eq!(
+        (&one["nodes"], &one["total"]),
+        (&processes["nodes"], &processes["total"])
+    );
+    // Samples are gone.
+    retain(&server, 1).await;
+    for question in &questions {
+        let top = server.get(question).await;
+        let rows = top.json()["rows"].as_array().map_or(0, Vec::len);
+        let before = of(question)["rows"].as_array().map_or(0, Vec::len);
+        assert_eq!(rows, before, "{question}");
+    }
+    for wrong in [
+        "by=pid",
+        "sort=name",
+        "limit=0",
+        "limit=1001",
+        "at=0&from=0",
+    ] {
+        assert_eq!(
+            server.get(&format!("/top?{wrong}")).await.status,
+            400,
+            "{wrong}"
+        );
+    }
+    assert_eq!(server.get("/top?node=nobody").await.status, 400);
+    // On one node.
+    let ranked = server
+        .get(&format!("/nodes/uid-1/proc?{SPAN}&sort=cpu&limit=5"))
+        .await
+        .json();
+    assert_eq!(
+        names(&ranked, "node").first().map(String::as_str),
+        Some("node-1")
+    );
+    let grouped = server
+        .get(&format!("/nodes/uid-1/proc?{SPAN}&group=user&sort=memory"))
+        .await;
+    assert_eq!(grouped.status, 200);
+}
+
+#[tokio::test]
+async fn a_process_table_has_its_books() {
+    let server = with_nodes(1).await;
+    let table = server
+        .get("/nodes/uid-0/proc?view=full&at=2026-03-01T12:05:30Z")
+        .await
+        .json();
+    let cpu = &table["cpu"];
+    let of = |name: &str| {
+        cpu[name]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{name} of {table}"))
+    };
+    let shown = of("processes_percent") + of("ended_children_percent") + of("unaccounted_percent");
+    assert!((shown - of("busy_percent")).abs() < 0.05, "{cpu}");
+}
