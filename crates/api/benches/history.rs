@@ -4,7 +4,7 @@
 //! hours. With `--copies N` all is asked again where as many more have that day, after the server was killed.
 //! `--times N` makes each process so many. Prints one line of JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,8 @@ use futures_util::StreamExt as _;
 use nodestats_api::{App, Limits, Options, router};
 use nodestats_core::block::{self, Block, Entry, Parts, Reader, Sealer, Series};
 use nodestats_core::frame::{self, Pushed, delta};
+use nodestats_core::rates::cpu_books;
+use nodestats_core::rollup::{self, Part, Roller, Rollup};
 use nodestats_core::{FrameId, Sample, Timestamp, Wanted};
 use nodestats_runtime::metrics::Registry;
 use nodestats_store::{Location, MemoryBudget, Store};
@@ -80,6 +82,7 @@ fn main() {
     let mut figures = Map::new();
     codec(&mut figures, &entries, &series);
     figures.insert("times".to_owned(), json!(times));
+    rollups(&mut figures, &entries);
     let load = Load {
         nodes: number("--nodes", 20),
         others: number("--others", 0),
@@ -176,6 +179,56 @@ fn codec(figures: &mut Map<String, Value>, entries: &[Entry], series: &[Series])
         ("bytes_per_value", json!(block.len() as f64 / values)),
         ("seal_micros_per_sample", json!(each(seal))),
         ("unseal_micros_per_sample", json!(each(unseal))),
+    ] {
+        figures.insert(name.to_owned(), figure);
+    }
+}
+
+/// What is kept of a day when its samples are gone, and how the books close.
+fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
+    const HOUR: usize = DAY / 24;
+    let end = Timestamp::from_micros(1_700_000_000_000_000).expect("a time");
+    let all: Vec<Entry> = day(entries, end.floor_to(24 * rollup::HOUR)).collect();
+    let begin = Instant::now();
+    let (mut minutes, mut peaks) = (0, 0);
+    let mut hours = Rollup::default();
+    let mut kept = HashSet::new();
+    let mut before: Option<&Entry> = None;
+    for of_hour in all.chunks(HOUR) {
+        let hour = of_hour[0].time.floor_to(rollup::HOUR);
+        let mut roller = Roller::new(rollup::MINUTE);
+        if let Some(before) = before {
+            roller.begin_after(before.sample.clone());
+        }
+        for entry in of_hour {
+            roller.add(entry.time, entry.sample.clone());
+        }
+        let (of_minutes, of_peaks) = roller.finish(hour, &kept);
+        let last = of_minutes.buckets.last().expect("a minute");
+        kept = last.processes.iter().map(|(one, _)| one.life()).collect();
+        let bytes = Part::ALL.map(|part| rollup::encode(&of_minutes, part).expect("small").len());
+        minutes += bytes.iter().sum::<usize>();
+        peaks += of_peaks.encode().len();
+        hours.buckets.push(of_minutes.whole(hour));
+        before = of_hour.last();
+    }
+    let hours = Part::ALL.map(|part| rollup::encode(&hours, part).expect("small").len());
+    let hours: usize = hours.iter().sum();
+    let micros = begin.elapsed().as_secs_f64() * 1e6 / all.len() as f64;
+    let pairs = entries.windows(2);
+    let books = pairs.filter_map(|pair| cpu_books(&pair[0].sample, &pair[1].sample));
+    let (busy, left) = books.fold((0, 0), |(busy, left), books| {
+        (busy + books.busy, left + books.unaccounted)
+    });
+    for (name, figure) in [
+        ("rollup_bytes_per_node_day", json!(minutes + peaks + hours)),
+        ("rollup_minute_bytes_per_node_day", json!(minutes)),
+        ("rollup_hour_bytes_per_node_day", json!(hours)),
+        ("roll_micros_per_sample", json!(micros)),
+        (
+            "unaccounted_percent",
+            json!(left as f64 * 100.0 / busy.max(1) as f64),
+        ),
     ] {
         figures.insert(name.to_owned(), figure);
     }
@@ -589,9 +642,9 @@ async fn ask(
         .iter()
         .map(|process| process.pid);
     let pids: Vec<u32> = long_lived.collect();
-    let p99 = async |path: &dyn Fn(usize) -> String| {
+    let p99_of = async |questions: usize, path: &dyn Fn(usize) -> String| {
         let mut times = Vec::new();
-        for number in 0..QUESTIONS {
+        for number in 0..questions {
             let path = path(number);
             let begin = Instant::now();
             let answer = server.client.get(&path, &[]).await.expect("an answer");
@@ -603,8 +656,9 @@ async fn ask(
             );
         }
         times.sort_by(f64::total_cmp);
-        times[QUESTIONS * 99 / 100]
+        times[questions * 99 / 100]
     };
+    let p99 = async |path: &dyn Fn(usize) -> String| p99_of(QUESTIONS, path).await;
     // As people call them: by name or address, and not by UID.
     let node = |number: usize| address(FIRST + number * 7 % nodes);
     let cpu_day = p99(&|number| format!("/nodes/{}/cpu?{range}&step=60", node(number))).await;
@@ -615,7 +669,14 @@ async fn ask(
     .await;
     let at = from.plus_micros(DAY as i64 / 2 * INTERVAL).to_string();
     let table = p99(&|number| format!("/nodes/{}/proc?view=full&at={at}", node(number))).await;
+    // Moments when all nodes were there, and that are sealed.
+    let top = |number: usize| {
+        let at = end.plus_micros(-rollup::HOUR * 3 / 2 + number as i64 * INTERVAL);
+        format!("/top?limit=10&at={at}")
+    };
+    let cluster = p99_of(QUESTIONS / 10, &top).await;
     for (name, figure) in [
+        ("cluster_top_at_p99_ms", json!(cluster)),
         ("cpu_day_p99_ms", json!(cpu_day)),
         ("process_day_p99_ms", json!(process_day)),
         ("table_at_p99_ms", json!(table)),

@@ -53,14 +53,14 @@ pub(crate) async fn top(
         Samples::Span(span) => (span.from, span.to),
     };
     // Nobody can have used anything before it was known or after it was gone.
-    let lived = |life: &Life| {
+    let was_there = |life: &Life| {
         life.is_live()
             || life
                 .gone_at
                 .is_none_or(|gone| gone.plus_micros(LOOK_BACK) >= from)
     };
     let asked = lives.iter().map(|life| Life::clone(life)).filter(|life| {
-        lived(life)
+        was_there(life)
             && query
                 .node
                 .as_ref()

@@ -31,7 +31,6 @@ use crate::sample::Sample;
 pub use open::Block;
 pub(crate) use open::unpack;
 pub use seal::Sealer;
-pub(crate) use seal::{pack, pack_texts};
 pub use table::{Reader, Run, Series, encode};
 
 /// The version that this code writes.
@@ -40,8 +39,8 @@ const VERSION: u8 = 1;
 const CHECKSUM: usize = 8;
 /// Most bytes that a list of texts, notes or readings unpacks to, and most of each: one frame of the
 /// largest has less.
-const PLAIN_LIMIT: usize = 64 << 20;
-const TEXTS: usize = 1 << 21;
+pub(crate) const PLAIN_LIMIT: usize = 64 << 20;
+pub(crate) const TEXTS: usize = 1 << 21;
 /// Columns of a header: time, what the sample is, which start of which agent, sequence, and interval in
 /// milliseconds.
 const HEADER: usize = 5;

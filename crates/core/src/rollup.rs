@@ -476,7 +476,7 @@ impl Together {
         let share = row.covered.min(covered).max(1) as f64 / covered.max(1) as f64;
         let part = |level: &Level| level.mean as f64 * share;
         merge(&mut self.levels, &row.levels, part, |own, more| {
-            *own += part(more)
+            *own += part(more);
         });
     }
 

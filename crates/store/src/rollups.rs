@@ -292,17 +292,16 @@ impl Store {
                 before.samples = peaks.samples;
             }
         }
-        let sample = match payload {
-            Some(payload) => stored::read(&payload).ok(),
+        let sample = if let Some(payload) = payload {
+            stored::read(&payload).ok()
+        } else {
             // What came late, or after a pause.
-            None => {
-                let last = (hour.plus_micros(-HOUR), hour.plus_micros(-1));
-                let of = (Level::Minute, Part::Processes);
-                let last = self.buckets(uid, of, last).await?.pop();
-                let processes = last.map(|bucket| bucket.processes).unwrap_or_default();
-                before.kept = processes.iter().map(|(one, _)| one.life()).collect();
-                self.last_counters(uid, hour).await?
-            }
+            let last = (hour.plus_micros(-HOUR), hour.plus_micros(-1));
+            let of = (Level::Minute, Part::Processes);
+            let last = self.buckets(uid, of, last).await?.pop();
+            let processes = last.map(|bucket| bucket.processes).unwrap_or_default();
+            before.kept = processes.iter().map(|(one, _)| one.life()).collect();
+            self.last_counters(uid, hour).await?
         };
         let counters = sample.as_ref().and_then(Stored::counters);
         before.sample = counters.and_then(|counters| counters.sample(Wanted::All).ok());
@@ -368,7 +367,7 @@ impl Store {
             let payload = take_bytes(&mut row, "p");
             known.extend(row.remove("id").zip(payload));
         }
-        let uid = uid.to_owned();
+        let (of_node, uid) = (uid, uid.to_owned());
         let coding = tokio::task::spawn_blocking(move || {
             let hours = made.iter();
             let whole: Vec<(Timestamp, Bucket)> = hours
@@ -404,7 +403,11 @@ impl Store {
             Ok(rolled)
         });
         let coded: Result<Rolled, block::Error> = coding.await.map_err(|_| Error::Closing)?;
-        coded.map_err(Error::Seal)
+        // More groups than a rollup takes: samples are sealed all the same.
+        Ok(coded.unwrap_or_else(|error| {
+            tracing::error!(node = of_node, %error, "an hour is not rolled up");
+            Rolled::default()
+        }))
     }
 
     /// Buckets of a node whose begin is within a span, both ends included, in the order of time, as far as a

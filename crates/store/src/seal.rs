@@ -546,7 +546,7 @@ fn code(
     let mut coded = Vec::new();
     let mut rest = samples;
     // Samples that were given to the roller: of a block that is too large some come again.
-    let mut rolled = 0;
+    let mut given = 0;
     while let Some(first) = rest.first() {
         let mut limit = rest.len();
         loop {
@@ -556,10 +556,10 @@ fn code(
                 let added = sample.seal(&mut sealer);
                 let entry = added.map_err(|_| Failure::Sample(sample.key()))?;
                 if let (Some(roller), Some(entry)) = (&mut roller, entry)
-                    && at >= rolled
+                    && at >= given
                 {
                     roller.add(entry.time, entry.sample);
-                    rolled = at + 1;
+                    given = at + 1;
                 }
                 if sealer.weight() >= WEIGHT {
                     break;

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import requests
@@ -81,6 +82,47 @@ def test_the_busiest_process_is_at_the_top_and_columns_sort(standalone, browser)
     finally:
         busy.kill()
         busy.wait()
+
+
+def test_a_moment_of_the_past_is_shown_as_it_was_and_can_be_sent(standalone, browser):
+    gone = subprocess.Popen([sys.executable, "-c", "import sys\nname = 'the-gone-one'\nwhile True: pass"])
+    browser.get(standalone)
+    wait(browser, lambda: any("the-gone-one" in row[-1] for row in rows(browser)))
+    moment = int(time.time())
+    gone.kill()
+    gone.wait()
+    wait(browser, lambda: rows(browser) and not any("the-gone-one" in row[-1] for row in rows(browser)))
+    # As somebody would open it who was sent a link.
+    browser.execute_script(f"location.hash = '#at={moment}&span=3600';")
+    wait(browser, lambda: any("the-gone-one" in row[-1] for row in rows(browser)))
+    assert "as it was then" in browser.find_element(By.ID, "state").text
+    link = browser.find_element(By.ID, "link").get_attribute("href")
+    assert f"at={moment}" in link and "node=" in link, link
+    for chart in ["chart-cpu", "chart-memory"]:
+        wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, f"#{chart} canvas"))
+        points = f"return Number(document.getElementById('{chart}').dataset.points);"
+        wait(browser, lambda: browser.execute_script(points) > 1)
+    # The lines of a process, of one that is gone too.
+    browser.execute_script(
+        "[...document.querySelectorAll('#processes tr')]"
+        ".find((row) => row.lastChild.textContent.includes('the-gone-one')).click();"
+    )
+    points = "const drawn = document.getElementById('chart-process-cpu'); return drawn ? Number(drawn.dataset.points) : 0;"
+    wait(browser, lambda: browser.execute_script(points) > 0)
+    assert f"pid={gone.pid}" in browser.find_element(By.ID, "link").get_attribute("href")
+    # The slider goes through the span, and the button back to now.
+    browser.execute_script(
+        "const slider = document.getElementById('slider'); slider.value = 1000;"
+        "slider.dispatchEvent(new Event('input'));"
+    )
+    wait(browser, lambda: f"at={moment}" in browser.find_element(By.ID, "link").get_attribute("href"))
+    browser.find_element(By.ID, "live").click()
+    wait(browser, lambda: "at=" not in browser.find_element(By.ID, "link").get_attribute("href"))
+    wait(browser, lambda: rows(browser) and not any("the-gone-one" in row[-1] for row in rows(browser)))
+    errors = [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+    # Before it is asked about again, a process that is gone has no figures of now.
+    errors = [entry for entry in errors if "/proc/" not in entry["message"]]
+    assert errors == [], errors
 
 
 def test_hostile_names_are_shown_and_do_nothing(api, browser):

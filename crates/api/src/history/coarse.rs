@@ -22,6 +22,9 @@ use crate::{ApiError, App};
 /// Buckets that lie so far apart have something missing in between.
 const APART: i64 = 2 * MINUTE;
 
+/// A bucket, and where it has processes the host's own beside it.
+type Beside = (Bucket, Option<Bucket>);
+
 /// A walk through buckets that writes JSON as it goes.
 pub(super) struct Coarse {
     app: App,
@@ -33,9 +36,9 @@ pub(super) struct Coarse {
     source: Source,
     /// The host's buckets beside those of processes.
     hosts: Option<Source>,
-    page: VecDeque<(Bucket, Option<Bucket>)>,
+    page: VecDeque<Beside>,
     /// Those of the step under way.
-    held: Option<(Timestamp, Vec<(Bucket, Option<Bucket>)>)>,
+    held: Option<(Timestamp, Vec<Beside>)>,
     /// The end of the last bucket.
     end: Option<Timestamp>,
     names: Names,
@@ -138,7 +141,7 @@ impl Coarse {
         &mut self,
         piece: &mut Vec<u8>,
         entries: &mut Entries,
-        (key, buckets): (Timestamp, Vec<(Bucket, Option<Bucket>)>),
+        (key, buckets): (Timestamp, Vec<Beside>),
     ) -> Result<(), ApiError> {
         let (buckets, hosts): (Vec<_>, Vec<_>) = buckets.into_iter().unzip();
         let hosts: Vec<Bucket> = hosts.into_iter().flatten().collect();

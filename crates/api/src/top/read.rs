@@ -72,14 +72,13 @@ impl Reader {
     pub(super) async fn at(&self, moment: Option<Timestamp>) -> Result<Option<Told>, ApiError> {
         let _turn = self.app.reading.acquire().await;
         let store = &self.app.store;
-        let until = match moment {
-            Some(moment) => moment,
-            None => {
-                // By the node's own clock.
-                let seen = store.seen_of(&self.life.uid).await?;
-                let offset = seen.and_then(|seen| seen.clock_offset_micros);
-                App::now().plus_micros(offset.unwrap_or_default() + MINUTE)
-            }
+        let until = if let Some(moment) = moment {
+            moment
+        } else {
+            // By the node's own clock.
+            let seen = store.seen_of(&self.life.uid).await?;
+            let offset = seen.and_then(|seen| seen.clock_offset_micros);
+            App::now().plus_micros(offset.unwrap_or_default() + MINUTE)
         };
         let range = (until.plus_micros(-LOOK_BACK), until);
         let (wanted, _) = self.wanted();
@@ -257,8 +256,8 @@ impl Reader {
             }
         }
         Ok(whole.pop().map(|bucket| Told {
-            has_hours,
             has_minutes,
+            has_hours,
             ..self.told(&bucket, of_hosts.first())
         }))
     }

@@ -237,11 +237,11 @@ fn row(value: &impl Serialize, texts: &mut Texts) -> Vec<u64> {
     flatten(value, texts).expect("samples are plain data")
 }
 
-pub(crate) fn pack_texts(texts: Texts) -> Result<Vec<u8>, Error> {
+fn pack_texts(texts: Texts) -> Result<Vec<u8>, Error> {
     pack(&texts.into_list())
 }
 
-pub(crate) fn pack<T: Serialize>(list: &Vec<T>) -> Result<Vec<u8>, Error> {
+fn pack<T: Serialize>(list: &Vec<T>) -> Result<Vec<u8>, Error> {
     let plain = postcard::to_stdvec(list).expect("plain data");
     if plain.len() > PLAIN_LIMIT || list.len() > TEXTS {
         return Err(Error::TooLarge);

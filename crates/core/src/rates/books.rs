@@ -172,10 +172,10 @@ mod tests {
 
     use super::*;
 
-    fn process(pid: u32, ppid: u32, ticks: u64, children: u64) -> Process {
+    fn process(pid: u32, parent: u32, ticks: u64, children: u64) -> Process {
         Process {
             pid,
-            ppid,
+            ppid: parent,
             start_ticks: u64::from(pid),
             user_ticks: ticks,
             children_user_ticks: children,
@@ -232,7 +232,7 @@ mod tests {
         prop::collection::vec(one, 0..8).prop_map(|all| {
             let mut made: Vec<Process> = all
                 .into_iter()
-                .map(|(pid, ppid, ticks, children)| process(pid, ppid, ticks, children))
+                .map(|(pid, parent, ticks, children)| process(pid, parent, ticks, children))
                 .collect();
             made.sort_by_key(|process| process.pid);
             made.dedup_by_key(|process| process.pid);

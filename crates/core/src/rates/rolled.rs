@@ -34,7 +34,7 @@ struct View<'a> {
     aggregate: Aggregate,
 }
 
-impl<'a> View<'a> {
+impl View<'_> {
     fn flow(self, at: usize) -> Option<Flow> {
         self.row.flows.get(at).copied().flatten()
     }

@@ -13,7 +13,8 @@ use super::sketch::class;
 use super::{Bucket, Flow, Level, Rollup, Row, Sketch};
 use crate::block::cells::{Texts, flatten, restore};
 use crate::block::rows::{Decoded, Rows};
-use crate::block::{Error, envelope, pack, pack_texts, sections, unpack};
+use crate::block::{Error, PLAIN_LIMIT, TEXTS, envelope, sections, unpack};
+use crate::pack;
 
 /// Sections of a part.
 const SECTIONS: usize = 4;
@@ -149,12 +150,21 @@ pub fn encode(rollup: &Rollup, part: Part) -> Result<Bytes, Error> {
         return Err(Error::TooLarge);
     }
     let sections = [
-        pack(&headers)?,
-        pack_texts(texts)?,
+        packed(&headers)?,
+        packed(&texts.into_list())?,
         rows.encode(),
-        pack(&sketches)?,
+        packed(&sketches)?,
     ];
     Ok(envelope(sections).into())
+}
+
+/// A list, packed as frames are: it is small, and to begin at a higher level takes longer than it saves.
+fn packed<T: Serialize>(list: &Vec<T>) -> Result<Vec<u8>, Error> {
+    let plain = postcard::to_stdvec(list).expect("plain data");
+    if plain.len() > PLAIN_LIMIT || list.len() > TEXTS {
+        return Err(Error::TooLarge);
+    }
+    Ok(pack::pack(&plain))
 }
 
 /// What a row is of, whatever that is.

@@ -81,8 +81,12 @@ mod tests {
         ) {
             let (mut first, mut second) = (Sketch::default(), Sketch::default());
             let (left, right) = values.split_at(at.index(values.len()));
-            left.iter().for_each(|value| first.add(*value));
-            right.iter().for_each(|value| second.add(*value));
+            for value in left {
+                first.add(*value);
+            }
+            for value in right {
+                second.add(*value);
+            }
             first.merge(&second);
             prop_assert_eq!(first.count(), values.len() as u64);
             values.sort_unstable();

@@ -291,7 +291,7 @@ impl History {
                     match part {
                         Part::Hosts => assert_eq!(in_millis(&read.hosts), in_millis(&made.hosts)),
                         Part::Groups => {
-                            assert_eq!(in_millis(&read.groups), in_millis(&made.groups))
+                            assert_eq!(in_millis(&read.groups), in_millis(&made.groups));
                         }
                         // Those that are not kept are together: what they used is.
                         Part::Processes => assert_eq!(ticks(read), ticks(made)),
