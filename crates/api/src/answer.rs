@@ -38,8 +38,8 @@ pub(crate) enum Detail {
     Pods,
     /// The process table.
     Processes(Table),
-    /// One process.
-    Process(u32),
+    /// One process: of several that had the pid one after another the one that started then.
+    Process(u32, Option<Timestamp>),
     /// A pod, or one container of it.
     Pod(Arc<PodRecord>, Option<String>, PodDetail),
 }
@@ -82,7 +82,10 @@ impl Detail {
             Self::Pod(_, Some(container), _) => {
                 format!("there is no sample of a container {container:?} of the pod at that time")
             }
-            Self::Process(pid) => format!("no process has the pid {pid} at that time"),
+            Self::Process(pid, None) => format!("no process has the pid {pid} at that time"),
+            Self::Process(pid, Some(started)) => {
+                format!("no process that started at {started} has the pid {pid} at that time")
+            }
             Self::Processes(_) => "there is no sample with processes at that time".to_owned(),
             _ => "there is no sample with these figures at that time".to_owned(),
         }
@@ -101,14 +104,14 @@ impl Detail {
             Self::Pressure => "pressure",
             Self::Units => "units",
             Self::Pods => "pods",
-            Self::Processes(_) | Self::Process(_) => PROCESSES,
+            Self::Processes(_) | Self::Process(..) => PROCESSES,
         }
     }
 
     pub(crate) fn wants_processes(&self) -> bool {
         matches!(
             self,
-            Self::Processes(_) | Self::Process(_) | Self::Pod(_, _, PodDetail::Processes(_))
+            Self::Processes(_) | Self::Process(..) | Self::Pod(_, _, PodDetail::Processes(_))
         )
     }
 
@@ -131,7 +134,7 @@ impl Detail {
     pub(crate) fn wanted(&self) -> Wanted {
         match self {
             Self::Cpu => Wanted::Cpu,
-            Self::Process(pid) => Wanted::Process(*pid),
+            Self::Process(pid, _) => Wanted::Process(*pid),
             Self::Processes(_) => Wanted::Processes,
             _ if self.wants_groups() => Wanted::All,
             _ => Wanted::Host,
@@ -245,17 +248,19 @@ pub(crate) fn rolled_answer(
             })
         }
         Detail::Processes(table) => arrange(rolled_processes(bucket, hosts, aggregate), *table),
-        Detail::Process(0) => {
+        Detail::Process(0, _) => {
             let mut idle = rolled_processes(bucket, hosts, aggregate).cpu?;
             Answer::Process(Box::new(Process {
                 cpu_percent: idle.idle_percent.take(),
                 ..Process::default()
             }))
         }
-        Detail::Process(pid) => {
-            let rows = rolled_processes(bucket, hosts, aggregate).processes?;
-            // Of several that had the pid in the span the one that is told first used most.
-            let of_pid = rows.into_iter().filter(|row| row.pid == *pid);
+        Detail::Process(pid, started) => {
+            let rows = rolled_processes(bucket, hosts, aggregate)
+                .processes?
+                .into_iter();
+            // Of several that had the pid in the span the one that used most is told of.
+            let of_pid = rows.filter(|row| is_meant(row, *pid, *started));
             let used = |row: &Process| row.span_cpu_seconds.unwrap_or_default();
             let row = of_pid.max_by(|a, b| used(a).total_cmp(&used(b)))?;
             Answer::Process(Box::new(row))
@@ -284,7 +289,7 @@ pub(crate) fn answer(
         Some(Unpacked::Counters(sample)) => Some(&**sample),
         Some(Unpacked::Gauges(_)) | None => None,
     };
-    if let &Detail::Processes(_) | &Detail::Process(_) = detail {
+    if let &Detail::Processes(_) | &Detail::Process(..) = detail {
         let listed = || match current {
             Unpacked::Gauges(reading) => Some(Processes {
                 processes: Some(reading.processes.clone()?),
@@ -293,14 +298,14 @@ pub(crate) fn answer(
             Unpacked::Counters(sample) => Some(process_table(previous, sample)),
         };
         return match (detail, current) {
-            (Detail::Process(pid), Unpacked::Counters(sample)) => {
-                let rows = process_rows(previous, sample);
-                let row = rows.into_iter().find(|row| row.pid == *pid)?;
+            (Detail::Process(pid, started), Unpacked::Counters(sample)) => {
+                let mut rows = process_rows(previous, sample).into_iter();
+                let row = rows.find(|row| is_meant(row, *pid, *started))?;
                 Some(Answer::Process(Box::new(row)))
             }
-            (Detail::Process(pid), Unpacked::Gauges(reading)) => {
+            (Detail::Process(pid, started), Unpacked::Gauges(reading)) => {
                 let mut rows = reading.processes.iter().flatten();
-                let row = rows.find(|row| row.pid == *pid)?;
+                let row = rows.find(|row| is_meant(row, *pid, *started))?;
                 Some(Answer::Process(Box::new(row.clone())))
             }
             (Detail::Processes(table), _) => Some(arrange(listed()?, *table)),
@@ -346,8 +351,18 @@ pub(crate) fn answer(
         | Detail::Pods
         | Detail::Pod(..)
         | Detail::Processes(_)
-        | Detail::Process(_) => None,
+        | Detail::Process(..) => None,
     }
+}
+
+/// Whether a row is of the process of this pid that started then. Starts are counted in ticks from a boot
+/// whose time is told in seconds.
+fn is_meant(row: &Process, pid: u32, started: Option<Timestamp>) -> bool {
+    let is_near = |started: Timestamp| {
+        let of_row = row.started_at;
+        of_row.is_some_and(|of_row| of_row.seconds_since(started).abs() < 1.0)
+    };
+    row.pid == pid && started.is_none_or(is_near)
 }
 
 /// What a sample says of a pod, or of one container of it.

@@ -91,22 +91,53 @@ pub(crate) struct OfPod<T> {
 impl<T: DeserializeOwned> OfPod<T> {
     /// As [`parse`] does.
     pub(crate) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
-        let pairs: Vec<(String, String)> = parse(query)?;
-        let (container, others): (Vec<_>, Vec<_>) =
-            pairs.into_iter().partition(|(name, _)| name == "container");
-        let others = serde_urlencoded::to_string(others).unwrap_or_default();
-        let mut container = container.into_iter().map(|(_, container)| container);
-        let parsed = Self {
-            container: container.next(),
-            of_node: parse(Some(&others))?,
-        };
-        match container.next() {
-            Some(_) => Err(ApiError::parameter(
-                "container",
-                "container stands there twice",
-            )),
-            None => Ok(parsed),
+        let (container, of_node) = parse_beside("container", query)?;
+        Ok(Self { container, of_node })
+    }
+}
+
+/// What is asked about a process: the same as about a node, and of which life of its pid.
+#[derive(Debug, Clone, Default, JsonSchema)]
+pub(crate) struct OfProcess<T> {
+    /// Of several processes that had the pid one after another the one that started then, to a second.
+    started_at: Option<String>,
+    #[schemars(flatten)]
+    pub(crate) of_node: T,
+}
+
+impl<T: DeserializeOwned> OfProcess<T> {
+    /// As [`parse`] does.
+    pub(crate) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
+        let (started_at, of_node) = parse_beside("started_at", query)?;
+        Ok(Self {
+            started_at,
+            of_node,
+        })
+    }
+
+    pub(crate) fn started_at(&self) -> Result<Option<Timestamp>, ApiError> {
+        let parsed = self.started_at.as_deref().map(str::parse::<Timestamp>);
+        let parsed = parsed.transpose();
+        parsed.map_err(|error| ApiError::parameter("started_at", error.to_string()))
+    }
+}
+
+/// Reads a query string that may have one parameter beside those of `T`.
+fn parse_beside<T: DeserializeOwned>(
+    name: &str,
+    query: Option<&str>,
+) -> Result<(Option<String>, T), ApiError> {
+    let pairs: Vec<(String, String)> = parse(query)?;
+    let (own, others): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(given, _)| given == name);
+    let others = serde_urlencoded::to_string(others).unwrap_or_default();
+    let mut own = own.into_iter().map(|(_, value)| value);
+    let parsed = (own.next(), parse(Some(&others))?);
+    match own.next() {
+        Some(_) => {
+            let detail = format!("{name} stands there twice");
+            Err(ApiError::parameter(name, detail))
         }
+        None => Ok(parsed),
     }
 }
 

@@ -22,8 +22,8 @@ use crate::answer::{Detail, PodDetail};
 use crate::openapi::{Answers, Document, Operation};
 use crate::pods::Named;
 use crate::query::{
-    DeleteQuery, EventQuery, ExporterQuery, ListQuery, NoQuery, OfPod, PodListQuery, ProcessQuery,
-    Samples, SpanQuery, TopQuery,
+    DeleteQuery, EventQuery, ExporterQuery, ListQuery, NoQuery, OfPod, OfProcess, PodListQuery,
+    ProcessQuery, Samples, SpanQuery, TopQuery,
 };
 use crate::{
     ApiError, App, events, exporter, guard, history, ingest, join, limits, nodes, now, observe,
@@ -509,22 +509,16 @@ fn detail_routes(table: &mut Table, node: &str) {
 fn detail_of_process(table: &mut Table, node: &str, operation: Operation) {
     let handler =
         async |State(app): State<App>, who: Identity, node: Node, Pid(pid): Pid, uri: Uri| {
-            let query: SpanQuery = query::parse(uri.query())?;
-            respond(
-                &app,
-                &who,
-                &node,
-                Detail::Process(pid),
-                query.samples(App::now())?,
-                &uri,
-            )
-            .await
+            let query = OfProcess::<SpanQuery>::parse(uri.query())?;
+            let detail = Detail::Process(pid, query.started_at()?);
+            let samples = query.of_node.samples(App::now())?;
+            respond(&app, &who, &node, detail, samples, &uri).await
         };
     let answers = Answers::or_history::<Process>();
     table.add(
         &format!("{node}/proc/{{pid}}"),
         get(handler),
-        operation.answers(answers),
+        operation.query::<OfProcess<SpanQuery>>().answers(answers),
     );
 }
 

@@ -276,6 +276,29 @@ async fn what_used_most_is_ranked_over_all_nodes_at_any_moment_and_in_any_span()
 }
 
 #[tokio::test]
+async fn of_several_processes_that_had_a_pid_one_is_chosen_by_its_start() {
+    let server = with_nodes(1).await;
+    let at = "at=2026-03-01T12:05:30Z";
+    let process = server
+        .get(&format!("/nodes/uid-0/proc/7?{at}"))
+        .await
+        .json();
+    let started = process["started_at"].as_str().expect("a time").to_owned();
+    let path = format!("/nodes/uid-0/proc/7?{at}&started_at={started}");
+    assert_eq!(server.get(&path).await.json(), process);
+    let history = format!("/nodes/uid-0/proc/7?{SPAN}&step=60&started_at={started}");
+    let entries = server.get(&history).await.json();
+    assert_eq!(entries.as_object().map(serde_json::Map::len), Some(10));
+    for other in ["2026-02-01T00:00:00Z", "x"] {
+        let path = format!("/nodes/uid-0/proc/7?{at}&started_at={other}");
+        assert!(
+            [400, 404].contains(&server.get(&path).await.status),
+            "{other}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_process_table_has_its_books() {
     let server = with_nodes(1).await;
     let table = server

@@ -409,6 +409,7 @@ async fn a_job_of_three_seconds_is_remembered(scene: &Scene) {
     // The last sample before its end is up to a second and a collection older.
     assert!((0.5..4.5).contains(&cpu), "{pod}");
     let name = pod["name"].as_str().expect("a name");
+    it_is_found_by_its_time(scene, name, run);
     let events = scene.cluster.events(&["--pod", name, "-n", "shop"]);
     let events = events.expect("events");
     let told: Vec<(&Value, &Value)> = events
@@ -426,6 +427,45 @@ async fn a_job_of_three_seconds_is_remembered(scene: &Scene) {
     ];
     let said = said.map(|(kind, message)| (json!(kind), json!(message)));
     assert_eq!(told, said.each_ref().map(|(kind, message)| (kind, message)));
+}
+
+/// Whoever knows no more than when finds what ran, and what it was part of.
+fn it_is_found_by_its_time(scene: &Scene, name: &str, run: &Value) {
+    let time = |field: &str| -> Timestamp {
+        let text = run[field].as_str().expect("a time");
+        text.parse().expect("a time")
+    };
+    let (from, to) = (time("started_at"), time("ended_at").plus_micros(999_999));
+    let (from_text, to_text) = (from.to_string(), to.to_string());
+    let span = ["--from", &from_text, "--to", &to_text];
+    let is_of_job = |row: &Value| row["pod"] == name && row["namespace"] == "shop";
+    let find = |what: &str| {
+        let top = scene.cluster.top(&[&[what][..], &span].concat());
+        let top = top.expect("a ranking");
+        let rows = top["rows"].as_array().expect("rows");
+        let found = rows.iter().find(|row| is_of_job(row)).cloned();
+        found.unwrap_or_else(|| panic!("{what}: {top}"))
+    };
+    let process = find("processes");
+    assert_eq!(
+        (&process["name"], &process["node"]),
+        (&json!("work"), &json!("node-2"))
+    );
+    println!("found by its time: {process}");
+    assert_eq!(find("pods")["node"], "node-2");
+    let moment = from.plus_micros(2_000_000).to_string();
+    let table = scene.ask(&["node-2", "--processes", "--at", &moment]);
+    let table = table.expect("the table as it was");
+    let pid = &process["pid"];
+    let rows = table["processes"].as_array().expect("rows");
+    assert!(rows.iter().any(|row| row["pid"] == *pid), "{table}");
+    let cpu = &table["cpu"];
+    let of = |name: &str| number(&cpu[name]);
+    let shown = of("processes_percent") + of("ended_children_percent");
+    assert!(
+        (shown + of("unaccounted_percent") - of("busy_percent")).abs() < 0.05,
+        "{cpu}"
+    );
 }
 
 /// Ordinary RBAC of one namespace.

@@ -13,7 +13,7 @@ use crate::blocks::{BlockKey, HOUR, blocks_within, hour_of};
 use crate::database::bind;
 use crate::rollups::Level;
 use crate::samples::{Order, key_of_row, time_range};
-use crate::usage::day;
+use crate::usage::{SAMPLES, Slot, day};
 use crate::{Error, Store};
 
 /// Names of blocks that are looked at for the last sample: more than an hour has as a rule.
@@ -96,20 +96,26 @@ impl Store {
             }
             let oldest = self.oldest(&uid).await?;
             let Some(hour) = oldest.map(hour_of).filter(|hour| *hour < last) else {
-                spared.insert(uid);
+                // Samples first, and then what was made of them.
+                if let Some((day, bytes)) = self.delete_oldest_rollups(&uid, now).await? {
+                    tracing::info!(node = uid, %day, bytes, "rollups go before their time: histories are too large");
+                    self.metrics.deleted_early(bytes);
+                } else {
+                    spared.insert(uid);
+                }
                 continue;
             };
             let bytes = self.bytes_of_hour(&uid, hour).await?;
             tracing::info!(node = uid, %hour, bytes, "an hour goes before its time: histories are too large");
             self.delete_before(&uid, hour.plus_micros(HOUR)).await?;
-            self.usage.deleted(&uid, hour, bytes);
+            self.usage.deleted(&uid, SAMPLES, hour, bytes);
             self.metrics.deleted_early(bytes);
         }
         Ok(())
     }
 
-    /// Bytes of the samples of a node, by the days that they are of.
-    async fn bytes_by_day(&self, uid: &str) -> Result<BTreeMap<i64, u64>, Error> {
+    /// Bytes of the samples of a node and of its rollups, by the days that they are of.
+    async fn bytes_by_day(&self, uid: &str) -> Result<BTreeMap<Slot, u64>, Error> {
         let end = Timestamp::MAX.plus_micros(1);
         let variables = bind([
             ("range", time_range(uid, Timestamp::MIN, end)),
@@ -132,7 +138,10 @@ impl Store {
         let blocks = blocks.map(|block| (block.hour, block.bytes));
         let mut days = BTreeMap::new();
         for (time, bytes) in rows.chain(blocks) {
-            *days.entry(day(time)).or_default() += bytes;
+            *days.entry((SAMPLES, day(time))).or_default() += bytes;
+        }
+        for (slot, bytes) in self.bytes_rolled(uid).await? {
+            *days.entry(slot).or_default() += bytes;
         }
         Ok(days)
     }

@@ -20,6 +20,7 @@ use surrealdb::types::{
 use crate::blocks::HOUR;
 use crate::database::bind;
 use crate::samples::Order;
+use crate::usage::{Slot, day};
 use crate::{Error, Store};
 
 /// The hours of a day are kept together.
@@ -64,7 +65,8 @@ impl Level {
         }
     }
 
-    fn seconds(self) -> i64 {
+    /// By which keys name it.
+    pub(crate) fn seconds(self) -> i64 {
         self.micros() / 1_000_000
     }
 }
@@ -141,6 +143,8 @@ pub(crate) struct Rolled {
     rows: Vec<Value>,
     edges: Option<(Value, Value)>,
     pub(crate) bytes: usize,
+    /// What rollups take, and took before.
+    pub(crate) usage: Vec<(Slot, u64, u64)>,
 }
 
 impl Rolled {
@@ -376,29 +380,40 @@ impl Store {
             for part in Part::ALL {
                 for (hour, made) in &made {
                     let bytes = rollup::encode(&made.minutes, part)?;
+                    let slot = (Level::Minute.seconds(), day(*hour));
+                    rolled.usage.push((slot, 0, bytes.len() as u64));
                     rolled.add(record(&uid, Level::Minute, number(part), *hour), &bytes);
                 }
-                for day in &days {
-                    let id = record(&uid, Level::Hour, number(part), *day);
+                for begin in &days {
+                    let id = record(&uid, Level::Hour, number(part), *begin);
                     let kept = known.iter().find(|(known, _)| *known == id);
                     let mut rollup = kept.map_or_else(Rollup::default, |(_, bytes)| {
                         rollup::decode(bytes, part).unwrap_or_else(|error| {
-                            tracing::error!(node = uid, %day, %error, "a rollup cannot be read; it begins anew");
+                            tracing::error!(node = uid, day = %begin, %error, "a rollup cannot be read; it begins anew");
                             Rollup::default()
                         })
                     });
-                    let of_day = whole.iter().filter(|(hour, _)| hour.floor_to(DAY) == *day);
+                    let of_day = whole
+                        .iter()
+                        .filter(|(hour, _)| hour.floor_to(DAY) == *begin);
                     for (hour, bucket) in of_day {
                         rollup.buckets.retain(|known| known.begin != *hour);
                         rollup.buckets.push(bucket.clone());
                     }
                     rollup.buckets.sort_by_key(|bucket| bucket.begin);
-                    rolled.add(id, &rollup::encode(&rollup, part)?);
+                    let bytes = rollup::encode(&rollup, part)?;
+                    let before = kept.map_or(0, |(_, bytes)| bytes.len() as u64);
+                    let slot = (Level::Hour.seconds(), day(*begin));
+                    rolled.usage.push((slot, before, bytes.len() as u64));
+                    rolled.add(id, &bytes);
                 }
             }
             for (hour, made) in &made {
                 let id = record(&uid, Level::Minute, PEAKS, *hour);
-                rolled.add(id, &made.peaks.encode());
+                let bytes = made.peaks.encode();
+                let slot = (Level::Minute.seconds(), day(*hour));
+                rolled.usage.push((slot, 0, bytes.len() as u64));
+                rolled.add(id, &bytes);
             }
             Ok(rolled)
         });
@@ -539,6 +554,58 @@ impl Store {
             let deleted = self.database.delete(statement, variables).await;
             deleted.map_err(Error::Unavailable)?;
         }
+    }
+
+    /// What rollups of a node take, by level and day.
+    pub(crate) async fn bytes_rolled(&self, uid: &str) -> Result<Vec<(Slot, u64)>, Error> {
+        let mut found = Vec::new();
+        for level in Level::ALL {
+            for part in 0..=PEAKS {
+                let all = range(uid, level, part, Timestamp::MIN, Timestamp::MAX);
+                let statement = "SELECT VALUE [id, bytes::len(p)] FROM $all";
+                let rows: Vec<Value> = self
+                    .database
+                    .select(statement, bind([("all", all)]))
+                    .await
+                    .map_err(Error::Unavailable)?;
+                found.extend(rows.into_iter().filter_map(|row| {
+                    let mut pair = Vec::<Value>::from_value(row).ok()?.into_iter();
+                    let begin = begin_of(pair.next()?)?;
+                    let bytes = i64::from_value(pair.next()?).ok()?;
+                    Some(((level.seconds(), day(begin)), bytes.unsigned_abs()))
+                }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Deletes the oldest day of rollups of a node, those of minutes before those of hours, and says of which
+    /// day and how much that was; `None` where there is none before `today`.
+    pub(crate) async fn delete_oldest_rollups(
+        &self,
+        uid: &str,
+        today: Timestamp,
+    ) -> Result<Option<(Timestamp, u64)>, Error> {
+        for level in Level::ALL {
+            let Some((first, _)) = self.rolled_span(uid, level).await? else {
+                continue;
+            };
+            let begin = first.floor_to(DAY);
+            let end = begin.plus_micros(DAY);
+            if end > today.floor_to(DAY) {
+                continue;
+            }
+            let slot = (level.seconds(), day(begin));
+            let of_day = self.bytes_rolled(uid).await?.into_iter();
+            let bytes = of_day
+                .filter(|(of, _)| *of == slot)
+                .map(|(_, bytes)| bytes)
+                .sum();
+            self.delete_rollups(uid, level, end).await?;
+            self.usage.deleted(uid, level.seconds(), begin, bytes);
+            return Ok(Some((begin, bytes)));
+        }
+        Ok(None)
     }
 
     /// Deletes all that was rolled up of a node.

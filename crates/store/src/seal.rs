@@ -229,6 +229,7 @@ impl Store {
         } else {
             Rolled::default()
         };
+        let of_rollups = rolled.usage.clone();
         reached("coded");
         self.replace(uid, &rows, &merged, (&coded, rolled), now)
             .await?;
@@ -236,6 +237,7 @@ impl Store {
         let after: u64 = coded.iter().map(|coded| coded.key.bytes).sum();
         let merged: u64 = merged.iter().map(|block| block.bytes).sum();
         self.usage.sealed(uid, hour, before + merged, after);
+        self.usage.rolled(uid, &of_rollups);
         self.metrics.sealed(count, after);
         Ok(Some(last))
     }

@@ -2,8 +2,9 @@
 //! takes what it needs, and when it becomes scarce those that have more than an equal share are
 //! refused first, so that one that floods uses up its own share and not the others'.
 //!
-//! Rows `usage:[uid, day]` hold bytes of payload by the day that samples are of. They are written with
-//! each look at the retention and at the end: a crash forgets what was stored since, a minute at most.
+//! Rows `usage:[uid, day]` hold bytes of payload by the day that samples are of, and `usage:[uid, day, level]`
+//! those of rollups. They are written with each look at the retention and at the end: a crash forgets what was
+//! stored since, a minute at most.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use nodestats_wire::Timestamp;
 use surrealdb::types::{Array, Object, RecordId, RecordIdKey, SurrealValue, Value};
 
 use crate::database::{Database, bind};
+use crate::rollups::Level;
 use crate::samples::NewSample;
 use crate::{Error, Store};
 
@@ -36,38 +38,47 @@ struct Kept {
 
 #[derive(Debug, Default)]
 struct Node {
-    days: BTreeMap<i64, u64>,
+    days: BTreeMap<Slot, u64>,
     bytes: u64,
     /// Not yet in the rows: what came, less what became smaller.
-    unwritten: BTreeMap<i64, i64>,
+    unwritten: BTreeMap<Slot, i64>,
 }
+
+/// What is counted together: the length of a rollup's buckets in seconds, 0 of samples, and the day.
+pub(crate) type Slot = (i64, i64);
+
+/// The first part of a [`Slot`] of samples.
+pub(crate) const SAMPLES: i64 = 0;
 
 pub(crate) fn day(time: Timestamp) -> i64 {
     time.micros().div_euclid(DAY_MICROS)
 }
 
-fn record(uid: &str, day: i64) -> RecordId {
-    let key = Array::from(vec![uid.to_owned().into_value(), day.into_value()]);
-    RecordId::new("usage", key)
+fn record(uid: &str, (level, day): Slot) -> RecordId {
+    let mut key = vec![uid.to_owned().into_value(), day.into_value()];
+    if level != SAMPLES {
+        key.push(level.into_value());
+    }
+    RecordId::new("usage", Array::from(key))
 }
 
 impl Kept {
-    fn add(&mut self, uid: &str, day: i64, bytes: u64, is_written: bool) {
+    fn add(&mut self, uid: &str, slot: Slot, bytes: u64, is_written: bool) {
         let node = self.nodes.entry(uid.to_owned()).or_default();
-        *node.days.entry(day).or_default() += bytes;
+        *node.days.entry(slot).or_default() += bytes;
         node.bytes += bytes;
         self.bytes += bytes;
         if !is_written {
-            *node.unwritten.entry(day).or_default() += bytes as i64;
+            *node.unwritten.entry(slot).or_default() += bytes as i64;
         }
     }
 
     /// Takes away what a day has no more.
-    fn subtract(&mut self, uid: &str, day: i64, bytes: u64) {
+    fn subtract(&mut self, uid: &str, slot: Slot, bytes: u64) {
         let Some(node) = self.nodes.get_mut(uid) else {
             return;
         };
-        let Some(of_day) = node.days.get_mut(&day) else {
+        let Some(of_day) = node.days.get_mut(&slot) else {
             return;
         };
         // What a crash forgot was never counted.
@@ -75,24 +86,25 @@ impl Kept {
         *of_day -= bytes;
         node.bytes -= bytes;
         self.bytes -= bytes;
-        *node.unwritten.entry(day).or_default() -= bytes as i64;
+        *node.unwritten.entry(slot).or_default() -= bytes as i64;
     }
 
-    /// Forgets the days before `first`, and says which they were.
-    fn forget(&mut self, uid: &str, first: i64) -> Vec<i64> {
+    /// Forgets the days of a level before `first`, and says which they were.
+    fn forget(&mut self, uid: &str, level: i64, first: i64) -> Vec<Slot> {
         let Some(node) = self.nodes.get_mut(uid) else {
             return Vec::new();
         };
-        let later = node.days.split_off(&first);
-        let gone = std::mem::replace(&mut node.days, later);
-        let bytes: u64 = gone.values().sum();
+        let days = node.days.range((level, i64::MIN)..(level, first));
+        let gone: Vec<Slot> = days.map(|(slot, _)| *slot).collect();
+        let bytes: u64 = gone.iter().filter_map(|slot| node.days.remove(slot)).sum();
         node.bytes -= bytes;
         self.bytes -= bytes;
-        node.unwritten = node.unwritten.split_off(&first);
+        node.unwritten
+            .retain(|(of, day), _| *of != level || *day >= first);
         if node.days.is_empty() {
             self.nodes.remove(uid);
         }
-        gone.into_keys().collect()
+        gone
     }
 
     /// What one node may have where the disk has `available` bytes left; `None` while it has room.
@@ -124,8 +136,8 @@ impl Usage {
         let rows: Vec<Value> = database.select("SELECT * FROM usage", bind([])).await?;
         let usage = Self::default();
         for row in rows {
-            if let Some((uid, day, bytes)) = read(row) {
-                usage.kept().add(&uid, day, bytes, true);
+            if let Some((uid, slot, bytes)) = read(row) {
+                usage.kept().add(&uid, slot, bytes, true);
             }
         }
         Ok(usage)
@@ -139,7 +151,7 @@ impl Usage {
     }
 
     fn add(&self, uid: &str, time: Timestamp, bytes: u64) {
-        self.kept().add(uid, day(time), bytes, false);
+        self.kept().add(uid, (SAMPLES, day(time)), bytes, false);
     }
 
     /// Which node has most where all take more than `max_size` on the disk, if that is more than an equal
@@ -161,15 +173,16 @@ impl Usage {
     }
 
     /// Counts a node anew, by the days that its samples are of.
-    pub(crate) fn recounted(&self, uid: &str, days: BTreeMap<i64, u64>) {
+    pub(crate) fn recounted(&self, uid: &str, days: BTreeMap<Slot, u64>) {
         let mut kept = self.kept();
         let before = kept.nodes.remove(uid).unwrap_or_default();
         kept.bytes -= before.bytes;
         let all = before.days.keys().chain(days.keys()).copied();
-        let unwritten = all.map(|day| {
-            let of = |days: &BTreeMap<i64, u64>| days.get(&day).copied().unwrap_or_default() as i64;
-            let unwritten = before.unwritten.get(&day).copied().unwrap_or_default();
-            (day, of(&days) - of(&before.days) + unwritten)
+        let unwritten = all.map(|slot| {
+            let of =
+                |days: &BTreeMap<Slot, u64>| days.get(&slot).copied().unwrap_or_default() as i64;
+            let unwritten = before.unwritten.get(&slot).copied().unwrap_or_default();
+            (slot, of(&days) - of(&before.days) + unwritten)
         });
         let unwritten = unwritten.collect();
         let bytes = days.values().sum();
@@ -182,16 +195,26 @@ impl Usage {
         kept.nodes.insert(uid.to_owned(), node);
     }
 
-    /// Counts that samples of a time are gone.
-    pub(crate) fn deleted(&self, uid: &str, time: Timestamp, bytes: u64) {
-        self.kept().subtract(uid, day(time), bytes);
+    /// Counts that samples of a time, or rollups of a level, are gone.
+    pub(crate) fn deleted(&self, uid: &str, level: i64, time: Timestamp, bytes: u64) {
+        self.kept().subtract(uid, (level, day(time)), bytes);
+    }
+
+    /// Counts that rollups took the place of others.
+    pub(crate) fn rolled(&self, uid: &str, changes: &[(Slot, u64, u64)]) {
+        let mut kept = self.kept();
+        for (slot, before, after) in changes {
+            kept.subtract(uid, *slot, *before);
+            kept.add(uid, *slot, *after, false);
+        }
     }
 
     /// Counts that samples of a time became smaller by being sealed.
     pub(crate) fn sealed(&self, uid: &str, time: Timestamp, before: u64, after: u64) {
         let mut kept = self.kept();
-        kept.subtract(uid, day(time), before);
-        kept.add(uid, day(time), after, false);
+        let slot = (SAMPLES, day(time));
+        kept.subtract(uid, slot, before);
+        kept.add(uid, slot, after, false);
     }
 
     /// What a node has beyond its share, with the share: then it may store nothing.
@@ -216,7 +239,7 @@ impl Usage {
     }
 }
 
-fn read(row: Value) -> Option<(String, i64, u64)> {
+fn read(row: Value) -> Option<(String, Slot, u64)> {
     let Value::Object(mut row) = row else {
         return None;
     };
@@ -231,7 +254,11 @@ fn read(row: Value) -> Option<(String, i64, u64)> {
     let mut key = key.into_vec().into_iter();
     let uid = String::from_value(key.next()?).ok()?;
     let day = i64::from_value(key.next()?).ok()?;
-    Some((uid, day, u64::try_from(bytes).ok()?))
+    let level = match key.next() {
+        Some(level) => i64::from_value(level).ok()?,
+        None => SAMPLES,
+    };
+    Some((uid, (level, day), u64::try_from(bytes).ok()?))
 }
 
 impl Store {
@@ -255,9 +282,12 @@ impl Store {
     ) -> Result<(), Error> {
         for life in lives {
             // A day that is partly kept counts whole.
-            let first = day(self.horizon(life, now));
-            let gone = self.usage.kept().forget(&life.uid, first);
-            self.delete_usage(&life.uid, &gone).await?;
+            let of_level = |level: Level| (level.seconds(), self.horizon_of(life, level, now));
+            let [minutes, hours] = Level::ALL.map(of_level);
+            for (level, horizon) in [(SAMPLES, self.horizon(life, now)), minutes, hours] {
+                let gone = self.usage.kept().forget(&life.uid, level, day(horizon));
+                self.delete_usage(&life.uid, &gone).await?;
+            }
         }
         self.write_usage().await
     }
@@ -267,13 +297,13 @@ impl Store {
         let mut rows = Vec::new();
         let mut written = Vec::new();
         for (uid, node) in &mut self.usage.kept().nodes {
-            for (day, bytes) in std::mem::take(&mut node.unwritten) {
+            for (slot, bytes) in std::mem::take(&mut node.unwritten) {
                 let object = Object::from_iter([
-                    ("id".to_owned(), record(uid, day).into_value()),
+                    ("id".to_owned(), record(uid, slot).into_value()),
                     ("bytes".to_owned(), bytes.into_value()),
                 ]);
                 rows.push(object.into_value());
-                written.push((uid.clone(), day, bytes));
+                written.push((uid.clone(), slot, bytes));
             }
         }
         if rows.is_empty() {
@@ -285,9 +315,9 @@ impl Store {
         let done = self.database.write(statement, variables, 0).await;
         if done.is_err() {
             let mut kept = self.usage.kept();
-            for (uid, day, bytes) in written {
+            for (uid, slot, bytes) in written {
                 if let Some(node) = kept.nodes.get_mut(&uid) {
-                    *node.unwritten.entry(day).or_default() += bytes;
+                    *node.unwritten.entry(slot).or_default() += bytes;
                 }
             }
         }
@@ -296,13 +326,16 @@ impl Store {
 
     /// Forgets a node that is purged.
     pub(crate) async fn purge_usage(&self, uid: &str) -> Result<(), Error> {
-        let gone = self.usage.kept().forget(uid, i64::MAX);
-        self.delete_usage(uid, &gone).await
+        for level in [SAMPLES, Level::Minute.seconds(), Level::Hour.seconds()] {
+            let gone = self.usage.kept().forget(uid, level, i64::MAX);
+            self.delete_usage(uid, &gone).await?;
+        }
+        Ok(())
     }
 
-    async fn delete_usage(&self, uid: &str, days: &[i64]) -> Result<(), Error> {
-        for day in days {
-            let variables = bind([("row", record(uid, *day).into_value())]);
+    async fn delete_usage(&self, uid: &str, slots: &[Slot]) -> Result<(), Error> {
+        for slot in slots {
+            let variables = bind([("row", record(uid, *slot).into_value())]);
             let deleted = self.database.delete("DELETE $row RETURN NONE", variables);
             deleted.await.map_err(Error::Unavailable)?;
         }
@@ -356,8 +389,14 @@ mod tests {
         // What is past the retention counts no more.
         let early = Timestamp::from_micros(DAY_MICROS).expect("a time");
         usage.add("small", early, MIB);
-        assert_eq!(usage.kept().forget("small", 2), [1]);
+        assert_eq!(usage.kept().forget("small", SAMPLES, 2), [(SAMPLES, 1)]);
         assert_eq!(usage.kept().nodes["small"].bytes, 5 * MIB);
+        assert_eq!(usage.kept().bytes, 100 * MIB);
+        // Rollups count too, and stay longer.
+        usage.rolled("small", &[((60, 1), 0, 2 * MIB), ((60, 1), MIB, 3 * MIB)]);
+        assert_eq!(usage.kept().forget("small", SAMPLES, 2), []);
+        assert_eq!(usage.kept().bytes, 104 * MIB);
+        assert_eq!(usage.kept().forget("small", 60, 2), [(60, 1)]);
         assert_eq!(usage.kept().bytes, 100 * MIB);
     }
 }

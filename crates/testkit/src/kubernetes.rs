@@ -391,6 +391,14 @@ impl FullCluster {
         self.plugin("events", words)
     }
 
+    /// The same of `kubectl nodestats top`.
+    ///
+    /// # Panics
+    /// Where an answer is no JSON.
+    pub fn top(&self, words: &[&str]) -> Result<serde_json::Value, String> {
+        self.plugin("top", words)
+    }
+
     fn plugin(&self, command: &str, words: &[&str]) -> Result<serde_json::Value, String> {
         let kubeconfig = self.kubeconfig().display().to_string();
         let mut arguments = vec!["--kubeconfig", &kubeconfig, command, "-o", "json"];

@@ -310,7 +310,13 @@ async fn beyond_the_size_the_oldest_hours_of_the_largest_nodes_go_first() {
         (store.usage.bytes(), state(&store, "large").await.0.len()),
         (before, 10)
     );
-    store.max_size = Some(3 * (before * 6 / 10));
+    let mut of_blocks = 0;
+    for uid in ["large", "small"] {
+        let blocks = state(&store, uid).await.0;
+        of_blocks += blocks.iter().map(|block| block.bytes).sum::<u64>();
+    }
+    let limit = before - of_blocks * 4 / 10;
+    store.max_size = Some(3 * limit);
     store.retain(at(now)).await.expect("done");
     let left = state(&store, "large").await;
     assert!((3..7).contains(&left.0.len()), "{left:?}");
@@ -320,10 +326,16 @@ async fn beyond_the_size_the_oldest_hours_of_the_largest_nodes_go_first() {
     );
     assert_eq!((left.1, state(&store, "small").await.0.len()), (10, 2));
     let bytes: u64 = left.0.iter().map(|block| block.bytes).sum();
-    assert!(store.usage.bytes() <= before * 6 / 10 && store.usage.bytes() > bytes);
-    // What is of the last hour stays, however little may.
+    assert!(store.usage.bytes() <= limit && store.usage.bytes() > bytes);
+    // Samples go before what was made of them.
+    let span = async |store: &Store| store.rolled_span("large", Level::Minute).await;
+    let (first, _) = span(&store).await.expect("read").expect("rollups");
+    assert_eq!(first, at(BEGIN));
+    // What is of the last hour stays, however little may, and rollups of the last day.
     store.max_size = Some(0);
     store.retain(at(now)).await.expect("done");
+    let (first, _) = span(&store).await.expect("read").expect("rollups");
+    assert_eq!(first, at(now).floor_to(24 * 3_600_000_000));
     assert_eq!(state(&store, "large").await, (vec![], 10));
     assert_eq!(state(&store, "small").await, (vec![], 0));
 }
