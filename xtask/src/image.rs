@@ -30,17 +30,22 @@ pub(crate) fn build(dist: bool) -> anyhow::Result<Vec<(PathBuf, String)>> {
     } else {
         ["release", "release"]
     };
-    if !dist {
-        // Together: what both use is built once.
-        static_programs("release", &IMAGES)?;
-    }
+    // Together: what both use is built once. Each alone would have other features of what they share.
+    let together = if dist {
+        None
+    } else {
+        Some(static_programs("release", &IMAGES)?)
+    };
     let folder = process::target_dir("xtask-images")?;
     let context = folder.join("context");
     fs::create_dir_all(&context)?;
     let revision = revision();
     let mut archives = Vec::new();
     for (name, profile) in IMAGES.into_iter().zip(profiles) {
-        let programs = static_programs(profile, &[name])?;
+        let programs = match &together {
+            Some(programs) => programs.clone(),
+            None => static_programs(profile, &[name])?,
+        };
         fs::copy(programs.join(name), context.join(name))?;
         let archive = folder.join(format!("{name}.tar"));
         let image = Image {

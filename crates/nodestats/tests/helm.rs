@@ -822,7 +822,8 @@ async fn the_cluster_s_own_api_asks_rbac(scene: &Scene) {
         [
             "events.stats.nodestats.dev",
             "nodes.stats.nodestats.dev",
-            "pods.stats.nodestats.dev"
+            "pods.stats.nodestats.dev",
+            "top.stats.nodestats.dev"
         ]
     );
     // Another group's events have not taken the name of Kubernetes' own.
