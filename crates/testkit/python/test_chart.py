@@ -510,7 +510,7 @@ def test_viewer_roles_tell_processes_from_the_rest():
         assert rule["verbs"] == whole.get(rule["resources"][0], ["get"])
     code = (ROOT / "crates/wire/src/routes.rs").read_text()
     # The last is no path of the cluster's own API.
-    wanted = {"nodes", "pods", "events", "nodes/metrics"}
+    wanted = {"nodes", "pods", "events", "top", "nodes/metrics"}
     for resource, constant in [("nodes", "DETAILS"), ("pods", "POD_DETAILS")]:
         details = re.search(rf"const {constant}: .*? = \[(.*?)\]", code, re.DOTALL)[1]
         wanted |= {f"{resource}/{detail}" for detail in re.findall(r'"(\w+)"', details)}
