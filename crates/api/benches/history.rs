@@ -2,7 +2,7 @@
 //! its database on the disk, asked by HTTP. `--corpus FILE` is a recording of `/proc` of 25 minutes, of which
 //! a day is made; `--nodes N` are as many that have that day, and `--others N` as many that push its last two
 //! hours. With `--copies N` all is asked again where as many more have that day, after the server was killed.
-//! `--times N` makes each process so many. Prints one line of JSON.
+//! `--times N` makes each process so many. `--codec` leaves the server out. Prints one line of JSON.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead as _, BufReader};
@@ -83,6 +83,10 @@ fn main() {
     codec(&mut figures, &entries, &series);
     figures.insert("times".to_owned(), json!(times));
     rollups(&mut figures, &entries);
+    if arguments.iter().any(|argument| argument == "--codec") {
+        println!("{}", Value::Object(figures));
+        return;
+    }
     let load = Load {
         nodes: number("--nodes", 20),
         others: number("--others", 0),
