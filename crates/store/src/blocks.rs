@@ -287,7 +287,7 @@ impl Store {
             ("parts", before("block_part")),
             ("aside", before("damaged")),
         ]);
-        let deleted = self.database.delete(statements, variables).await;
+        let deleted = self.database.delete_patiently(statements, variables).await;
         deleted.map_err(Error::Unavailable)
     }
 

@@ -307,6 +307,19 @@ impl Database {
         self.query(statements, variables).await.map(drop)
     }
 
+    /// The same for upkeep, which may take its time.
+    pub(crate) async fn delete_patiently(
+        &self,
+        statements: &str,
+        variables: Variables,
+    ) -> Result<(), Error> {
+        self.check_room(ROOM_FOR_DELETES)?;
+        let span = query_span(statements);
+        self.query_within(span, statements, variables, UPKEEP_TIMEOUT)
+            .await
+            .map(drop)
+    }
+
     /// Bytes that its disk has left, where it is embedded and on a disk that says so.
     pub(crate) fn available(&self) -> Option<u64> {
         available(self.directory.as_ref()?.path())

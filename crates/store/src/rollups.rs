@@ -551,7 +551,7 @@ impl Store {
             let ranges = (0..=PEAKS).map(|part| range(uid, level, part, Timestamp::MIN, until));
             let variables = bind([("ranges", Value::Array(ranges.collect::<Vec<_>>().into()))]);
             let statement = "FOR $range IN $ranges { DELETE $range RETURN NONE };";
-            let deleted = self.database.delete(statement, variables).await;
+            let deleted = self.database.delete_patiently(statement, variables).await;
             deleted.map_err(Error::Unavailable)?;
         }
     }
