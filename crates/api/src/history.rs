@@ -49,10 +49,7 @@ pub(crate) async fn respond(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    if span.is_auto {
-        span.step = Some(plan::automatic_step(app, life, &span).await?);
-    }
-    let kept = plan::Kept::of(app, life, &span).await?;
+    let kept = plan::Kept::of(app, life, &mut span).await?;
     let next = next_page(app, &life.uid, &span, &kept).await?;
     if let Some(next) = next {
         // The page ends before the next one begins.

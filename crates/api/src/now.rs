@@ -28,15 +28,12 @@ pub(crate) async fn respond(
     let now = App::now();
     // A host whose clock is ahead has its newest sample in the future.
     let until = moment.map_or(Timestamp::MAX, |moment| moment);
-    let rolled = match moment {
-        Some(moment) => find_rolled(app, life, detail, moment).await?,
-        None => None,
-    };
-    let is_rolled = rolled.is_some();
-    let found = match rolled {
-        Some(found) => Some(found),
-        None => find(app, &life.uid, detail, until).await?,
-    };
+    let mut found = find(app, &life.uid, detail, until).await?;
+    let mut is_rolled = false;
+    if let (None, Some(moment)) = (&found, moment) {
+        found = find_rolled(app, life, detail, moment).await?;
+        is_rolled = found.is_some();
+    }
     let (time, mut answer) = match found {
         Some((time, answer)) => (Some(time), answer),
         // A node that registered a moment ago exists, and has nothing to say yet.

@@ -371,13 +371,7 @@ impl TopQuery {
     }
 
     pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
-        let times = (
-            self.from.as_deref(),
-            self.to.as_deref(),
-            self.at.as_deref(),
-            None,
-        );
-        samples(times, (None, None), now)
+        moments((&self.from, &self.to, &self.at), now)
     }
 }
 
@@ -531,13 +525,7 @@ pub(crate) enum ListView {
 
 impl PodListQuery {
     pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
-        let times = (
-            self.from.as_deref(),
-            self.to.as_deref(),
-            self.at.as_deref(),
-            None,
-        );
-        samples(times, (None, None), now)
+        moments((&self.from, &self.to, &self.at), now)
     }
 
     pub(crate) fn state(&self, samples: &Samples) -> Result<State, ApiError> {
@@ -654,6 +642,15 @@ type Texts<'a> = (
     Option<&'a str>,
     Option<&'a str>,
 );
+
+/// A moment, a span or now, of which there is nothing else to say.
+fn moments(
+    (from, to, at): (&Option<String>, &Option<String>, &Option<String>),
+    now: Timestamp,
+) -> Result<Samples, ApiError> {
+    let times = (from.as_deref(), to.as_deref(), at.as_deref(), None);
+    samples(times, (None, None), now)
+}
 
 fn samples(
     (from, to, at, step): Texts,

@@ -7,7 +7,7 @@
 mod fold;
 mod read;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use nodestats_core::Life;
 use nodestats_core::rollup::{CPU_UNITS, HOUR, MINUTE};
-use nodestats_wire::v1::{PodRecord, Top, TopRow};
+use nodestats_wire::v1::{Top, TopRow};
 use nodestats_wire::{Timestamp, routes};
 use tokio::task::JoinSet;
 
@@ -292,12 +292,10 @@ async fn name_pods(app: &App, rows: &mut [TopRow]) -> Result<(), ApiError> {
     if uids.is_empty() {
         return Ok(());
     }
-    let known: BTreeMap<String, PodRecord> = app.store.pods_of(&uids).await?;
+    let known = app.store.pods_of(&uids).await?;
     for row in rows {
         if let Some(pod) = row.pod.as_ref().and_then(|uid| known.get(uid)) {
-            row.namespace = Some(pod.namespace.clone());
-            row.pod = Some(pod.name.clone());
-            row.workload.clone_from(&pod.workload);
+            fold::name(row, pod);
         }
     }
     Ok(())

@@ -63,6 +63,17 @@ async fn seal(server: &Server) {
     sealed.expect("sealed");
 }
 
+/// What is answered to each question.
+async fn ask_all(server: &Server, questions: &[String]) -> Vec<Value> {
+    let mut answers = Vec::new();
+    for question in questions {
+        let answer = server.get(question).await;
+        assert_eq!(answer.status, 200, "{question}");
+        answers.push(answer.json());
+    }
+    answers
+}
+
 /// So many days later than samples are kept.
 async fn retain(server: &Server, days: u64) {
     let later = i64::try_from(AGES + days * DAY).expect("small") * 1_000_000;
@@ -104,15 +115,7 @@ async fn a_step_of_minutes_says_the_same_of_samples_of_rollups_and_when_samples_
             "/namespaces/team-a/pods/web-1{detail}{separator}{SPAN}&step=60"
         ));
     }
-    let ask = async || {
-        let mut answers = Vec::new();
-        for question in &questions {
-            let answer = server.get(question).await;
-            assert_eq!(answer.status, 200, "{question}");
-            answers.push(answer.json());
-        }
-        answers
-    };
+    let ask = async || ask_all(&server, &questions).await;
     let of_samples = ask().await;
     for (question, answer) in questions.iter().zip(&of_samples) {
         let entries = answer.as_object().map_or(0, serde_json::Map::len);
@@ -199,15 +202,7 @@ async fn what_used_most_is_ranked_over_all_nodes_at_any_moment_and_in_any_span()
             questions.push(format!("/top?by={by}&sort={sort}&{SPAN}"));
         }
     }
-    let ask = async || {
-        let mut answers = Vec::new();
-        for question in &questions {
-            let answer = server.get(question).await;
-            assert_eq!(answer.status, 200, "{question}");
-            answers.push(answer.json());
-        }
-        answers
-    };
+    let ask = async || ask_all(&server, &questions).await;
     let before = ask().await;
     let of = |question: &str| {
         let place = questions

@@ -13,7 +13,7 @@ mod process;
 mod rolled;
 
 pub use books::{CpuBooks, cpu_books};
-pub(crate) use books::{Life, busy, ended_children};
+pub(crate) use books::{Life, ended_children};
 pub use cgroup::{node_pods, node_units, pods};
 pub(crate) use counter::percent;
 pub use host::{host_reading, summary};

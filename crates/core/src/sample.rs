@@ -180,6 +180,44 @@ pub struct CpuTimes {
     pub steal: u64,
 }
 
+impl CpuTimes {
+    /// Each mode, in the order of `/proc/stat`.
+    pub fn modes(&self) -> [u64; 8] {
+        [
+            self.user,
+            self.nice,
+            self.system,
+            self.idle,
+            self.iowait,
+            self.irq,
+            self.softirq,
+            self.steal,
+        ]
+    }
+
+    /// By how much each mode grew: one that is less than before is the kernel's own rounding (`iowait` is
+    /// known for it), and did not.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            user: self.user.saturating_sub(before.user),
+            nice: self.nice.saturating_sub(before.nice),
+            system: self.system.saturating_sub(before.system),
+            idle: self.idle.saturating_sub(before.idle),
+            iowait: self.iowait.saturating_sub(before.iowait),
+            irq: self.irq.saturating_sub(before.irq),
+            softirq: self.softirq.saturating_sub(before.softirq),
+            steal: self.steal.saturating_sub(before.steal),
+        }
+    }
+
+    /// What was worked: user, nice, system, irq and softirq; guest time is inside user and nice.
+    pub fn busy(&self) -> u64 {
+        let modes = [self.user, self.nice, self.system, self.irq, self.softirq];
+        modes.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 /// One CPU.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CpuCounters {

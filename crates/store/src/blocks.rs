@@ -13,7 +13,7 @@ use surrealdb::types::{
     Array, Bytes, Object, RecordId, RecordIdKey, RecordIdKeyRange, SurrealValue, Value,
 };
 
-use crate::database::{self, bind};
+use crate::database::{self, bind, object};
 use crate::{Error, Store};
 
 /// The span of time that a block is of.
@@ -310,15 +310,7 @@ impl Store {
             .await
             .map_err(Error::Unavailable)?;
         for other in others {
-            let row = |id: Value, more: Option<Value>| {
-                let fields = [("id", Some(id)), ("p", more)];
-                let fields = fields.map(|(name, value)| Some((name.to_owned(), value?)));
-                fields
-                    .into_iter()
-                    .flatten()
-                    .collect::<Object>()
-                    .into_value()
-            };
+            let row = |id: Value, more: Option<Value>| object([("id", Some(id)), ("p", more)]);
             let blocks = keys
                 .iter()
                 .map(|key| row(key.record(other).into_value(), None));

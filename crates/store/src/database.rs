@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use surrealdb::engine::local::Db;
 use surrealdb::engine::remote::ws::{self, Ws, Wss};
 use surrealdb::opt::auth::Root;
-use surrealdb::types::{RecordId, SurrealValue, Value, Variables};
+use surrealdb::types::{Object, RecordId, SurrealValue, Value, Variables};
 use surrealdb::{IndexedResults, Surreal};
 use surrealdb_cnf::ConfigMap;
 use surrealdb_core::kvs::Datastore;
@@ -468,6 +468,16 @@ fn query_span(statements: &str) -> Span {
         span.record("db.collection.name", table);
     }
     span
+}
+
+/// An object of those fields that there are.
+pub(crate) fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    let fields = fields.map(|(name, value)| Some((name.to_owned(), value?)));
+    fields
+        .into_iter()
+        .flatten()
+        .collect::<Object>()
+        .into_value()
 }
 
 /// Variables of a statement.

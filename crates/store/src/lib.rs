@@ -37,7 +37,7 @@ pub use events::{EventKey, EventPage, EventRange, NewEvent};
 pub use location::{Credentials, Location, LocationError};
 pub use memory::MemoryBudget;
 pub use pods::PodKey;
-pub use rollups::{Level, RollupWalk};
+pub use rollups::Level;
 pub use samples::{NewSample, Order};
 pub use seen::Seen;
 pub use tokens::Joined;

@@ -18,7 +18,7 @@ use surrealdb::types::{
 };
 
 use crate::blocks::HOUR;
-use crate::database::bind;
+use crate::database::{bind, object};
 use crate::samples::Order;
 use crate::usage::{Slot, day};
 use crate::{Error, Store};
@@ -79,48 +79,45 @@ fn number(part: Part) -> i64 {
     }
 }
 
-fn record(uid: &str, level: Level, part: i64, begin: Timestamp) -> Value {
-    let key = Array::from(vec![
+/// The key of a part of a rollup.
+fn key(uid: &str, level: Level, part: i64, begin: Timestamp) -> RecordIdKey {
+    let key = vec![
         uid.to_owned().into_value(),
         level.seconds().into_value(),
         part.into_value(),
         begin.micros().into_value(),
-    ]);
-    RecordId::new("rollup", key).into_value()
+    ];
+    Array::from(key).into()
+}
+
+/// The key of the last sample before an hour.
+fn key_of_edge(uid: &str, hour: Timestamp) -> RecordIdKey {
+    let key = vec![uid.to_owned().into_value(), hour.micros().into_value()];
+    Array::from(key).into()
+}
+
+fn record(uid: &str, level: Level, part: i64, begin: Timestamp) -> Value {
+    RecordId::new("rollup", key(uid, level, part, begin)).into_value()
 }
 
 fn edge(uid: &str, hour: Timestamp) -> Value {
-    let key = vec![uid.to_owned().into_value(), hour.micros().into_value()];
-    RecordId::new("edge", Array::from(key)).into_value()
+    RecordId::new("edge", key_of_edge(uid, hour)).into_value()
 }
 
 /// The rows of a part from one time to another, the first included, the last not.
 fn range(uid: &str, level: Level, part: i64, from: Timestamp, until: Timestamp) -> Value {
-    let bound = |time: Timestamp| -> RecordIdKey {
-        let key = vec![
-            uid.to_owned().into_value(),
-            level.seconds().into_value(),
-            part.into_value(),
-            time.micros().into_value(),
-        ];
-        Array::from(key).into()
-    };
     let range = RecordIdKeyRange {
-        start: Bound::Included(bound(from)),
-        end: Bound::Excluded(bound(until)),
+        start: Bound::Included(key(uid, level, part, from)),
+        end: Bound::Excluded(key(uid, level, part, until)),
     };
     RecordId::new("rollup", range).into_value()
 }
 
 /// All edges of a node before a time.
 fn edges(uid: &str, until: Timestamp) -> Value {
-    let bound = |time: Timestamp| -> RecordIdKey {
-        let key = vec![uid.to_owned().into_value(), time.micros().into_value()];
-        Array::from(key).into()
-    };
     let range = RecordIdKeyRange {
-        start: Bound::Included(bound(Timestamp::MIN)),
-        end: Bound::Excluded(bound(until)),
+        start: Bound::Included(key_of_edge(uid, Timestamp::MIN)),
+        end: Bound::Excluded(key_of_edge(uid, until)),
     };
     RecordId::new("edge", range).into_value()
 }
@@ -174,17 +171,11 @@ pub(crate) const WRITE: &str = "INSERT INTO rollup $rolled ON DUPLICATE KEY UPDA
 
 fn row(id: Value, payload: &[u8], more: Option<Vec<u8>>) -> Value {
     let bytes = |bytes: Vec<u8>| Value::Bytes(surrealdb::types::Bytes::from(bytes));
-    let fields = [
+    object([
         ("id", Some(id)),
         ("p", Some(bytes(payload.to_vec()))),
         ("k", more.map(bytes)),
-    ];
-    let fields = fields.map(|(name, value)| Some((name.to_owned(), value?)));
-    fields
-        .into_iter()
-        .flatten()
-        .collect::<Object>()
-        .into_value()
+    ])
 }
 
 fn take_bytes(row: &mut Object, name: &str) -> Option<Bytes> {
@@ -434,32 +425,40 @@ impl Store {
         (from, to): (Timestamp, Timestamp),
     ) -> Result<Vec<Bucket>, Error> {
         let mut all = Vec::new();
-        let mut walk = self.rollups(uid, (level, part), (from, to));
-        loop {
-            let page = walk.page().await?;
-            if page.is_empty() {
-                return Ok(all);
+        let mut next = Some(from.floor_to(level.span()));
+        while let Some(begin) = next.take() {
+            let rows = range(uid, level, number(part), begin, to.plus_micros(1));
+            let variables = bind([("all", rows), ("limit", (PAGE as i64).into_value())]);
+            let statement = "SELECT id, p FROM $all ORDER BY id ASC LIMIT $limit";
+            let rows: Vec<Value> = self
+                .database
+                .select(statement, variables)
+                .await
+                .map_err(Error::Unavailable)?;
+            let is_last = rows.len() < PAGE;
+            for row in rows {
+                let Value::Object(mut row) = row else {
+                    continue;
+                };
+                let payload = take_bytes(&mut row, "p");
+                let begin = row.remove("id").and_then(begin_of);
+                let (Some(payload), Some(begin)) = (payload, begin) else {
+                    continue;
+                };
+                if !is_last {
+                    next = Some(begin.plus_micros(1));
+                }
+                match rollup::decode(&payload, part) {
+                    Ok(rollup) => all.extend(rollup.buckets),
+                    Err(error) => {
+                        self.metrics.damaged();
+                        tracing::error!(node = uid, %begin, %error, "a rollup cannot be read");
+                    }
+                }
             }
-            all.extend(page);
         }
-    }
-
-    /// The same page by page.
-    pub fn rollups(
-        &self,
-        uid: &str,
-        (level, part): (Level, Part),
-        (from, to): (Timestamp, Timestamp),
-    ) -> RollupWalk {
-        RollupWalk {
-            store: self.clone(),
-            uid: uid.to_owned(),
-            level,
-            part,
-            from,
-            to,
-            next: Some(from.floor_to(level.span())),
-        }
+        all.retain(|bucket: &Bucket| (from..=to).contains(&bucket.begin));
+        Ok(all)
     }
 
     /// From when and until when a node has rollups of a level, the end not included; `None` where it has none.
@@ -524,15 +523,7 @@ impl Store {
     ) -> Result<(), Error> {
         loop {
             let all = range(uid, level, 0, Timestamp::MIN, end);
-            let first: Vec<Value> = self
-                .database
-                .select(
-                    "SELECT VALUE id FROM $all ORDER BY id ASC LIMIT 1",
-                    bind([("all", all)]),
-                )
-                .await
-                .map_err(Error::Unavailable)?;
-            let Some(first) = first.into_iter().next().and_then(begin_of) else {
+            let Some(first) = self.first_id(all).await?.and_then(begin_of) else {
                 return Ok(());
             };
             // A row goes once all of it is past.
@@ -642,67 +633,6 @@ fn begin_of(id: Value) -> Option<Timestamp> {
     };
     let begin = key.into_vec().into_iter().nth(3)?;
     Timestamp::from_micros(i64::from_value(begin).ok()?)
-}
-
-/// A walk through rollups of one level.
-pub struct RollupWalk {
-    store: Store,
-    uid: String,
-    level: Level,
-    part: Part,
-    from: Timestamp,
-    to: Timestamp,
-    /// Where the next page begins; `None` at the end.
-    next: Option<Timestamp>,
-}
-
-impl RollupWalk {
-    /// The next buckets, none where there are no more.
-    pub async fn page(&mut self) -> Result<Vec<Bucket>, Error> {
-        while let Some(next) = self.next {
-            let part = number(self.part);
-            let until = self.to.plus_micros(1);
-            let variables = bind([
-                ("all", range(&self.uid, self.level, part, next, until)),
-                ("limit", (PAGE as i64).into_value()),
-            ]);
-            let statement = "SELECT id, p FROM $all ORDER BY id ASC LIMIT $limit";
-            let rows: Vec<Value> = self
-                .store
-                .database
-                .select(statement, variables)
-                .await
-                .map_err(Error::Unavailable)?;
-            self.next = None;
-            let is_last = rows.len() < PAGE;
-            let mut buckets = Vec::new();
-            for row in rows {
-                let Value::Object(mut row) = row else {
-                    continue;
-                };
-                let payload = take_bytes(&mut row, "p");
-                let begin = row.remove("id").and_then(begin_of);
-                let (Some(payload), Some(begin)) = (payload, begin) else {
-                    continue;
-                };
-                if !is_last {
-                    self.next = Some(begin.plus_micros(1));
-                }
-                match rollup::decode(&payload, self.part) {
-                    Ok(rollup) => buckets.extend(rollup.buckets),
-                    Err(error) => {
-                        self.store.metrics.damaged();
-                        tracing::error!(node = self.uid, %begin, %error, "a rollup cannot be read");
-                    }
-                }
-            }
-            buckets.retain(|bucket| (self.from..=self.to).contains(&bucket.begin));
-            if !buckets.is_empty() {
-                return Ok(buckets);
-            }
-        }
-        Ok(Vec::new())
-    }
 }
 
 /// The samples of an hour in a roller.

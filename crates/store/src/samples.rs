@@ -282,13 +282,18 @@ impl Store {
         from: Timestamp,
     ) -> Result<Option<Timestamp>, Error> {
         let range = time_range(uid, from, Timestamp::MAX.plus_micros(1));
+        self.first_id(range).await?.map(time_of_row).transpose()
+    }
+
+    /// The id of the first row of a range.
+    pub(crate) async fn first_id(&self, range: Value) -> Result<Option<Value>, Error> {
         let statement = "SELECT VALUE id FROM $range ORDER BY id ASC LIMIT 1";
         let ids: Vec<Value> = self
             .database
             .select(statement, bind([("range", range)]))
             .await
             .map_err(Error::Unavailable)?;
-        ids.into_iter().next().map(time_of_row).transpose()
+        Ok(ids.into_iter().next())
     }
 }
 

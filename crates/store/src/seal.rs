@@ -12,13 +12,13 @@ use nodestats_core::block::{self, Parts, Sealer};
 use nodestats_core::rollup::Roller;
 use nodestats_core::{SampleKey, Stored, Wanted, stored};
 use nodestats_wire::Timestamp;
-use surrealdb::types::{Array, Object, RecordId, SurrealValue, Value};
+use surrealdb::types::{Array, RecordId, SurrealValue, Value};
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::blocks::{AT_ONCE, BlockKey, HOUR, Unreadable, hour_of};
 use crate::claim::GUARD;
-use crate::database::bind;
+use crate::database::{bind, object};
 use crate::rollups::{self, Made, Rolled, WRITE};
 use crate::samples::{key_of_row, record, time_range};
 use crate::{Error, Store};
@@ -171,10 +171,11 @@ impl Store {
         // The whole hour is rolled up, also what stays in other blocks.
         let all = self.whole_hour(uid, &beside, &samples).await?;
         let mut before_hour = self.before_hour(uid, hour).await?;
-        let is_whole =
-            before_hour.is_less_than(rollups::counted(all.as_deref().unwrap_or(&samples)));
-        let mut counters = all.as_deref().unwrap_or(&samples).iter();
-        let last_of_hour = counters
+        let of_hour = all.as_deref().unwrap_or(&samples);
+        let counted = rollups::counted(of_hour);
+        let is_whole = before_hour.is_less_than(counted);
+        let last_of_hour = of_hour
+            .iter()
             .rfind(|sample| sample.counters().is_some())
             .cloned();
         let last_key = last_of_hour.as_ref().map(Stored::key);
@@ -184,7 +185,6 @@ impl Store {
         let next_hour = before_hour.next();
         let coding = tokio::task::spawn_blocking(move || {
             let mut roller = rollups::roller(&mut before_hour);
-            let counted = rollups::counted(all.as_deref().unwrap_or(&samples));
             let coded = match &all {
                 None => code(hour, number, &samples, Some(&mut roller)),
                 Some(_) => code(hour, number, &samples, None),
@@ -435,9 +435,7 @@ impl Store {
         let frames: Vec<Value> = frames.into_iter().map(id).collect();
         let reading = |row: &Row| {
             let payload = surrealdb::types::Bytes::from(row.payload.to_vec());
-            let fields = [("id", id(row)), ("p", Value::Bytes(payload))];
-            let fields = fields.map(|(name, value)| (name.to_owned(), value));
-            Object::from_iter(fields).into_value()
+            object([("id", Some(id(row))), ("p", Some(Value::Bytes(payload)))])
         };
         let readings: Vec<Value> = readings.into_iter().map(reading).collect();
         let merged = merged.iter().flat_map(|block| block.records(uid));

@@ -137,14 +137,16 @@ impl Source {
                 }
             }
         }
-        let within = |bucket: &Bucket| {
-            bucket.begin <= self.to
-                && (bucket.begin >= self.from || bucket.begin.plus_micros(HOUR) > self.from)
-        };
-        let is_fine = |bucket: &Bucket| bucket.begin >= self.from || is_hour(&all, bucket);
-        let buckets = all.values().flatten();
-        let buckets = buckets.filter(|bucket| within(bucket) && is_fine(bucket));
-        Ok(Some(buckets.cloned().collect()))
+        let mut buckets = Vec::new();
+        for (hour, of_hour) in all {
+            // One that is all that there is of an hour counts also where the span begins within it.
+            let is_hour = of_hour.len() == 1 && hour.plus_micros(HOUR) > self.from;
+            buckets.extend(of_hour.into_iter().filter(|bucket| {
+                let is_begun = bucket.begin >= self.from || is_hour && bucket.begin == hour;
+                is_begun && bucket.begin <= self.to
+            }));
+        }
+        Ok(Some(buckets))
     }
 
     /// How many hours are read at once.
@@ -214,12 +216,6 @@ pub(crate) async fn roll(
         }
     }
     Ok(roller.map(Roller::all).unwrap_or_default())
-}
-
-/// Whether a bucket is all that there is of its hour.
-fn is_hour(all: &BTreeMap<Timestamp, Vec<Bucket>>, bucket: &Bucket) -> bool {
-    let hour = bucket.begin.floor_to(HOUR);
-    bucket.begin == hour && all.get(&hour).is_some_and(|of_hour| of_hour.len() == 1)
 }
 
 /// Spans of the hours from one time to another of which there is nothing yet.

@@ -17,29 +17,6 @@ const STEPS: [i64; 20] = [
     604_800, 2_592_000,
 ];
 
-/// The step of which a span has about [`POINTS`].
-pub(super) async fn automatic_step(app: &App, life: &Life, span: &Span) -> Result<i64, ApiError> {
-    let from = match first(app, life).await? {
-        Some(first) => span.from.max(first),
-        None => span.from,
-    };
-    let to = span.to.min(App::now());
-    let seconds = (to.micros().saturating_sub(from.micros()) / 1_000_000).max(1);
-    let fits = |step: &&i64| seconds <= **step * POINTS;
-    let step = STEPS.iter().find(fits).unwrap_or(&STEPS[STEPS.len() - 1]);
-    Ok(step * 1_000_000)
-}
-
-/// The begin of all that is kept of a node.
-async fn first(app: &App, life: &Life) -> Result<Option<Timestamp>, ApiError> {
-    let mut first = app.store.oldest(&life.uid).await?;
-    for level in Level::ALL {
-        let (begin, _) = app.store.rolled_span(&life.uid, level).await?.unzip();
-        first = first.into_iter().chain(begin).min();
-    }
-    Ok(first)
-}
-
 /// What is kept of a node.
 pub(super) struct Kept {
     /// The first sample.
@@ -52,13 +29,19 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) async fn of(app: &App, life: &Life, span: &Span) -> Result<Self, ApiError> {
+    /// Looks at what is kept, and chooses the step of a span where that is still to be chosen.
+    pub(super) async fn of(app: &App, life: &Life, span: &mut Span) -> Result<Self, ApiError> {
         let store = &app.store;
         let samples = store.oldest(&life.uid).await?;
         let minutes = store.rolled_span(&life.uid, Level::Minute).await?;
         let hours = store.rolled_span(&life.uid, Level::Hour).await?;
+        if span.is_auto {
+            let begins = [minutes, hours].into_iter().flatten();
+            let begins = begins.map(|(begin, _)| begin).chain(samples);
+            span.step = Some(automatic_step(begins.min(), span));
+        }
         let mut is_gauges = false;
-        if minutes.is_none() && hours.is_none() && is_of_buckets(span) {
+        if minutes.is_none() && hours.is_none() && is_of_buckets(&*span) {
             let range = (span.from, span.to);
             let first = store.samples(&life.uid, range, Order::Ascending, Wanted::Host, 1);
             let first = first.await?.pop();
@@ -149,6 +132,16 @@ impl Kept {
         }
         (!told.is_empty()).then(|| told.join(", "))
     }
+}
+
+/// The step of which a span has about [`POINTS`], given the begin of all that is kept.
+fn automatic_step(first: Option<Timestamp>, span: &Span) -> i64 {
+    let from = first.map_or(span.from, |first| span.from.max(first));
+    let to = span.to.min(App::now());
+    let seconds = (to.micros().saturating_sub(from.micros()) / 1_000_000).max(1);
+    let fits = |step: &&i64| seconds <= **step * POINTS;
+    let step = STEPS.iter().find(fits).unwrap_or(&STEPS[STEPS.len() - 1]);
+    step * 1_000_000
 }
 
 /// Whether a span is answered by buckets wherever there are any.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use nodestats_core::rollup::{CPU_UNITS, Peak};
-use nodestats_wire::v1::TopRow;
+use nodestats_wire::v1::{PodRecord, TopRow};
 
 use super::rank;
 use super::read::{Entry, Told};
@@ -183,9 +183,7 @@ impl Fold {
             }
             let pod = row.pod.as_ref().and_then(|uid| known.get(uid));
             if let Some(pod) = pod {
-                row.namespace = Some(pod.namespace.clone());
-                row.pod = Some(pod.name.clone());
-                row.workload.clone_from(&pod.workload);
+                name(&mut row, pod);
                 row.name = row.name.map(|id| match pod.container(&id) {
                     Some(container) => container.name.clone(),
                     None => id,
@@ -261,6 +259,13 @@ impl Fold {
             nodes: self.nodes,
         }
     }
+}
+
+/// Says which pod a row is of.
+pub(super) fn name(row: &mut TopRow, pod: &PodRecord) {
+    row.namespace = Some(pod.namespace.clone());
+    row.pod = Some(pod.name.clone());
+    row.workload.clone_from(&pod.workload);
 }
 
 /// What rows of a group have in common.

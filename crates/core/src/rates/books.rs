@@ -7,7 +7,7 @@ use nodestats_wire::v1;
 
 use super::counter::{Span, round};
 use super::process::Pair;
-use crate::sample::{CpuTimes, Host, Process, Sample};
+use crate::sample::{Host, Process, Sample};
 
 /// Pid and start of a process.
 pub(crate) type Life = (u32, u64);
@@ -30,18 +30,6 @@ pub struct CpuBooks {
     pub unaccounted: i64,
 }
 
-/// What was worked, of `/proc/stat`; guest time is inside user and nice.
-pub(crate) fn busy(times: &CpuTimes) -> u64 {
-    let of = [
-        times.user,
-        times.nice,
-        times.system,
-        times.irq,
-        times.softirq,
-    ];
-    of.into_iter().fold(0, u64::saturating_add)
-}
-
 /// The books between two samples; `None` where they have no counter in common.
 pub fn cpu_books(previous: &Sample, current: &Sample) -> Option<CpuBooks> {
     let pair = Pair::new(Some(previous), current)?;
@@ -54,15 +42,8 @@ pub(super) fn books_of(
     ended: &HashMap<Life, u64>,
 ) -> Option<CpuBooks> {
     let (before, now) = (pair.previous.host.cpu_total?, current.host.cpu_total?);
-    let grown = |field: fn(&CpuTimes) -> u64| field(&now).saturating_sub(field(&before));
-    let fields: [fn(&CpuTimes) -> u64; 5] = [
-        |times| times.user,
-        |times| times.nice,
-        |times| times.system,
-        |times| times.irq,
-        |times| times.softirq,
-    ];
-    let busy = fields.into_iter().map(grown).fold(0, u64::saturating_add);
+    let grown = now.since(&before);
+    let busy = grown.busy();
     let growths = current
         .processes
         .iter()
@@ -72,8 +53,8 @@ pub(super) fn books_of(
     let shown = processes.saturating_add(ended_children);
     Some(CpuBooks {
         busy,
-        idle: grown(|times| times.idle).saturating_add(grown(|times| times.iowait)),
-        steal: grown(|times| times.steal),
+        idle: grown.idle.saturating_add(grown.iowait),
+        steal: grown.steal,
         processes,
         ended_children,
         unaccounted: (busy as i64).wrapping_sub(shown as i64),
@@ -171,6 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sample::CpuTimes;
 
     fn process(pid: u32, parent: u32, ticks: u64, children: u64) -> Process {
         Process {

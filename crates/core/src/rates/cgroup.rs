@@ -95,10 +95,7 @@ fn node_cpu(
     current: &Sample,
     of_groups: f64,
 ) -> Option<NodeCpu> {
-    let used = |host: &Host| {
-        let times = host.cpu_total?;
-        Some(times.user + times.nice + times.system + times.irq + times.softirq)
-    };
+    let used = |host: &Host| Some(host.cpu_total?.busy());
     let ticks = used(&current.host)?.checked_sub(used(&previous?.host)?)?;
     let seconds = ticks as f64 / f64::from(current.host.ticks_per_second.max(1));
     let used = seconds * 1e9 / pair?.span.micros();

@@ -108,17 +108,7 @@ fn cpu(previous: Option<&Host>, current: &Host) -> Option<Cpu> {
 
 /// Shares of the ticks that passed; `None` where none did.
 fn shares(previous: &CpuTimes, current: &CpuTimes) -> Option<CpuModes> {
-    let grown = |field: fn(&CpuTimes) -> u64| field(current).saturating_sub(field(previous)) as f64;
-    let ticks = [
-        grown(|times| times.user),
-        grown(|times| times.nice),
-        grown(|times| times.system),
-        grown(|times| times.idle),
-        grown(|times| times.iowait),
-        grown(|times| times.irq),
-        grown(|times| times.softirq),
-        grown(|times| times.steal),
-    ];
+    let ticks = current.since(previous).modes().map(|ticks| ticks as f64);
     let all: f64 = ticks.iter().sum();
     let [user, nice, system, idle, iowait, irq, softirq, steal] =
         ticks.map(|ticks| percent(ticks, all));

@@ -10,7 +10,7 @@ use super::{
     Bucket, CPU_UNITS, Flow, Group, HOUR, Level, Peaks, Process, Rollup, Row, Sketch, Sum, Thing,
     Together, core, disk, filesystem, group, host, interface, process,
 };
-use crate::rates::{Life, Pair, busy, ended_children};
+use crate::rates::{Life, Pair, ended_children};
 use crate::sample::cgroup::Cpu;
 use crate::sample::{self, Cgroup, CpuTimes, InterfaceCounters, Sample};
 
@@ -193,14 +193,14 @@ impl Roller {
 
     /// All samples of one bucket as it is: of each process.
     pub fn all(self) -> Vec<Bucket> {
-        self.finish_where(|_, _| true).0.buckets
+        self.finish_where(|_| true).0.buckets
     }
 
     /// The buckets, with those processes that matter and those that `kept` has, and the peaks of the hour that
     /// begins at `hour`.
     pub fn finish(self, hour: Timestamp, kept: &HashSet<Kept>) -> (Rollup, Peaks) {
         let matter = self.that_matter(kept);
-        let (rollup, rest) = self.finish_where(|_, life| matter.contains(life));
+        let (rollup, rest) = self.finish_where(|life| matter.contains(life));
         let mut peaks = Peaks::default();
         for (bucket, others) in rollup.buckets.iter().zip(&rest) {
             let rows = bucket.processes.iter().map(|(_, row)| row);
@@ -253,7 +253,7 @@ impl Roller {
     }
 
     /// The buckets, and beside each the rows of the processes that are not in it.
-    fn finish_where(self, is_kept: impl Fn(&Bucket, &Kept) -> bool) -> (Rollup, Vec<Vec<Row>>) {
+    fn finish_where(self, is_kept: impl Fn(&Kept) -> bool) -> (Rollup, Vec<Vec<Row>>) {
         let Self {
             buckets,
             processes,
@@ -280,7 +280,7 @@ impl Roller {
             let mut of_others = Vec::new();
             for (life, sum) in filling.processes {
                 let row = sum.row();
-                if is_kept(&bucket, &life) {
+                if is_kept(&life) {
                     if let Some(process) = processes.get(&life) {
                         bucket.processes.push((process.clone(), row));
                     }
@@ -344,7 +344,7 @@ impl Filling {
         for cpu in &now.cpus {
             let times = before.and_then(|before| {
                 let found = before.cpus.iter().find(|known| known.cpu == cpu.cpu);
-                Some(grown(&found?.times, &cpu.times))
+                Some(cpu.times.since(&found?.times).modes())
             });
             let mut point = Point::new(times.map_or(0, |_| span));
             point.total(times.map(|times| worked(&times)));
@@ -398,24 +398,6 @@ impl Filling {
     }
 }
 
-/// Growth of each mode.
-fn grown(before: &CpuTimes, now: &CpuTimes) -> [u64; 8] {
-    let modes = |times: &CpuTimes| {
-        [
-            times.user,
-            times.nice,
-            times.system,
-            times.idle,
-            times.iowait,
-            times.irq,
-            times.softirq,
-            times.steal,
-        ]
-    };
-    let (before, now) = (modes(before), modes(now));
-    std::array::from_fn(|at| now[at].saturating_sub(before[at]))
-}
-
 /// All ticks of modes but idle and iowait.
 fn worked(modes: &[u64; 8]) -> u64 {
     let all: u64 = modes.iter().sum();
@@ -429,7 +411,7 @@ fn since(before: u64, now: u64) -> u64 {
 
 fn own(before: Option<&sample::Host>, now: &sample::Host, span: u64) -> Point {
     let mut point = Point::new(span);
-    let modes = before.and_then(|before| Some(grown(&before.cpu_total?, &now.cpu_total?)));
+    let modes = before.and_then(|before| Some(now.cpu_total?.since(&before.cpu_total?).modes()));
     for mode in 0..host::TOTALS {
         point.total(modes.map(|modes| modes[mode]));
     }
@@ -621,7 +603,7 @@ impl Rollup {
             processes,
             groups,
         };
-        let mut whole = roller.finish_where(|_, _| true).0.buckets;
+        let mut whole = roller.finish_where(|_| true).0.buckets;
         let mut whole = whole.pop().unwrap_or_else(|| Bucket::new(hour));
         whole.others = others.row();
         whole
@@ -656,5 +638,5 @@ pub fn unaccounted(bucket: &Bucket) -> Option<i64> {
     let rows = bucket.processes.iter().map(|(_, row)| row);
     let shown = rows.chain([&bucket.others]).map(of);
     let shown = shown.fold(0, u64::saturating_add);
-    Some((busy(&times) as i64).wrapping_sub(shown as i64))
+    Some((times.busy() as i64).wrapping_sub(shown as i64))
 }
