@@ -57,7 +57,17 @@ pub fn is_made(path: &Path) -> bool {
 pub(crate) struct Directory {
     path: PathBuf,
     database: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // The lock is the open file's, and a child that this process has just forked has the file open
+        // until it runs its program: closing ours would not let go of it.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, path = %self.path.display(), "the lock of a folder was not released");
+        }
+    }
 }
 
 impl Directory {
@@ -104,7 +114,7 @@ impl Directory {
         Ok(Self {
             path: path.to_owned(),
             database: path.join("database"),
-            _lock: lock,
+            lock,
         })
     }
 
