@@ -11,15 +11,26 @@ use anyhow::{Context as _, ensure};
 
 use crate::process;
 
-/// What runs on Kubernetes or asks Jaeger, by the names of the suites.
-const ON_CLUSTERS: [&str; 7] = [
-    "control_plane",
-    "cluster",
-    "helm",
-    "identity",
-    "kubernetes",
-    "pod_life",
-    "traces",
+/// When a suite runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// One after another.
+    InTurn,
+    /// On Kubernetes, or asking Jaeger: beside the others, once what they need is built.
+    OnClusters,
+    /// After all others: its figures are those of a machine that has time for what is measured.
+    Alone,
+}
+
+/// By the names of the suites; all others run in turn.
+const PLACES: [(&str, When); 7] = [
+    ("control_plane", When::OnClusters),
+    ("cluster", When::OnClusters),
+    ("helm", When::OnClusters),
+    ("identity", When::OnClusters),
+    ("kubernetes", When::OnClusters),
+    ("pod_life", When::Alone),
+    ("traces", When::OnClusters),
 ];
 
 /// A program of tests.
@@ -34,9 +45,10 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
-    /// Whether it runs on Kubernetes.
-    pub(crate) fn is_on_clusters(&self) -> bool {
-        ON_CLUSTERS.contains(&&*self.target)
+    /// When it runs.
+    pub(crate) fn when(&self) -> When {
+        let place = PLACES.iter().find(|(name, _)| *name == self.target);
+        place.map_or(When::InTurn, |(_, when)| *when)
     }
 }
 
@@ -69,9 +81,9 @@ pub(crate) fn build() -> anyhow::Result<Vec<Suite>> {
         });
     }
     suites.sort_by(|a, b| a.name.cmp(&b.name));
-    let missing = ON_CLUSTERS
+    let missing = PLACES
         .iter()
-        .find(|name| !suites.iter().any(|suite| suite.target == **name));
+        .find(|(name, _)| !suites.iter().any(|suite| suite.target == *name));
     ensure!(missing.is_none(), "there is no suite {missing:?}");
     Ok(suites)
 }
@@ -79,19 +91,35 @@ pub(crate) fn build() -> anyhow::Result<Vec<Suite>> {
 /// One prints at a time: suites that run beside each other are shown one after the other.
 static PRINTING: Mutex<()> = Mutex::new(());
 
-/// Runs some, one after another, and gives what each printed and whether it succeeded.
-pub(crate) fn run(suites: &[Suite]) -> Vec<(String, anyhow::Result<(String, bool)>)> {
+/// How a program of tests went.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// Of its suite.
+    pub(crate) name: String,
+    /// In seconds.
+    pub(crate) took: u64,
+    /// What it printed, and whether it succeeded.
+    pub(crate) result: anyhow::Result<(String, bool)>,
+}
+
+/// Runs some, one after another.
+pub(crate) fn run(suites: &[Suite]) -> Vec<Ran> {
     let run = |suite: &Suite| {
         let begin = Instant::now();
         println!("-- {} begins", suite.name);
-        let ran = output(suite);
+        let result = output(suite);
+        let took = begin.elapsed().as_secs();
         let _turn = PRINTING.lock();
-        println!("-- {} took {} s", suite.name, begin.elapsed().as_secs());
-        if let Ok((text, _)) = &ran {
+        println!("-- {} took {took} s", suite.name);
+        if let Ok((text, _)) = &result {
             // Whoever reads it is not there any more: it is counted all the same.
             let _ = std::io::stdout().write_all(text.as_bytes());
         }
-        (suite.name.clone(), ran)
+        Ran {
+            name: suite.name.clone(),
+            took,
+            result,
+        }
     };
     suites.iter().map(run).collect()
 }
@@ -102,6 +130,8 @@ fn output(suite: &Suite) -> anyhow::Result<(String, bool)> {
     command
         .current_dir(&suite.folder)
         .env("CARGO_MANIFEST_DIR", &suite.folder)
+        // What failed says so in a line; a trace of the runtime's frames would hide it.
+        .env("RUST_BACKTRACE", "0")
         .stdout(writer.try_clone()?)
         .stderr(writer);
     let mut child = command.spawn().context("cannot run it")?;

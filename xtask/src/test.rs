@@ -8,8 +8,11 @@ use anyhow::{Context as _, bail};
 
 use nodestats_cluster as cluster;
 
-use crate::suites::{self, Suite};
+use crate::suites::{self, Ran, Suite, When};
 use crate::{chart, edges, image, install, process, supply};
+
+/// So many programs of tests are told with their times.
+const LONGEST: usize = 25;
 
 /// How many passed and failed so far.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ struct Count {
     failed: u64,
     /// What those that failed said, to be told once more at the end.
     failures: Vec<String>,
+    /// Seconds that each program of tests took, to be told there too.
+    times: Vec<(u64, String)>,
 }
 
 impl Count {
@@ -40,16 +45,18 @@ impl Count {
         self.passed += other.passed;
         self.failed += other.failed;
         self.failures.extend(other.failures);
+        self.times.extend(other.times);
     }
 
     /// Programs of tests in Rust.
-    fn suites(&mut self, ran: Vec<(String, anyhow::Result<(String, bool)>)>) {
-        for (name, ran) in ran {
-            match ran.and_then(|(text, success)| Ok((counted(&text)?, success))) {
+    fn suites(&mut self, ran: Vec<Ran>) {
+        for Ran { name, took, result } in ran {
+            match result.and_then(|(text, success)| Ok((counted(&text)?, success))) {
                 // A program without a test is one all the same.
                 Ok((counted, true)) => self.add(counted),
                 other => self.suite(&name, other),
             }
+            self.times.push((took, name));
         }
     }
 
@@ -58,10 +65,9 @@ impl Count {
     fn suite(&mut self, name: &str, ran: anyhow::Result<(Self, bool)>) {
         match ran {
             Ok((counted, success)) => {
-                self.passed += counted.passed;
-                self.failed += counted.failed;
-                self.failures.extend(counted.failures);
-                if counted.failed == 0 && (!success || counted.passed == 0) {
+                let (passed, failed) = (counted.passed, counted.failed);
+                self.add(counted);
+                if failed == 0 && (!success || passed == 0) {
                     self.failure(format!("{name} could not run"));
                 }
             }
@@ -73,7 +79,8 @@ impl Count {
 /// `cargo xtask test`.
 ///
 /// What is built for clusters (Kubernetes, images) and the suites on them go on beside everything else: a
-/// build waits for one long crate, a suite for a cluster, and there are two processors at least.
+/// build waits for one long crate, a suite for a cluster, and there are two processors at least. What
+/// measures comes after all of it.
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut count = Count::default();
     let started = Instant::now();
@@ -89,17 +96,19 @@ pub(crate) fn run() -> anyhow::Result<()> {
     heading("chart");
     count.step("chart", chart::lint());
     let (built, suites_on_clusters) = mpsc::channel();
+    let mut alone = Vec::new();
     let on_clusters = std::thread::scope(|scope| {
         let beside = scope.spawn(move || on_clusters(&suites_on_clusters));
         heading("programs");
         count.step("programs", programs());
         heading("tests in Rust");
         match suites::build() {
-            Ok(all) => {
-                let (theirs, ours) = all.into_iter().partition(Suite::is_on_clusters);
+            Ok(mut all) => {
+                let mut of = |when| all.extract_if(.., |suite| suite.when() == when).collect();
                 // Who does not take them has failed, and says so.
-                let _ = built.send(theirs);
-                count.suites(suites::run(&ours));
+                let _ = built.send(of(When::OnClusters));
+                alone = of(When::Alone);
+                count.suites(suites::run(&all));
             }
             Err(error) => count.failure(format!("tests in Rust could not run: {error:#}")),
         }
@@ -118,6 +127,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Ok(theirs) => count.add(theirs),
         Err(_) => count.failure("the suites on clusters could not run".to_owned()),
     }
+    heading("what measures");
+    count.suites(suites::run(&alone));
+    count.times.sort_unstable();
+    let times = count.times.iter().rev().take(LONGEST);
+    let times: Vec<String> = times
+        .map(|(took, name)| format!("{took} s {name}"))
+        .collect();
+    println!("\n== what took longest\n\n{}", times.join("\n"));
     if !count.failures.is_empty() {
         println!("\n== what failed\n\n{}", count.failures.join("\n\n"));
     }

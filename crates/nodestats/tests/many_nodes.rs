@@ -24,7 +24,7 @@ const LISTENED: Duration = Duration::from_secs(130);
 const POLL: &str = "5s";
 /// The silent ones sampled so long ago: they are stale some time after the others are Ready.
 const SILENT_AGE_SECONDS: i64 = 40;
-const PATIENCE: Duration = Duration::from_mins(4);
+const PATIENCE: Duration = Duration::from_mins(15);
 
 fn name(index: usize) -> String {
     format!("node-{index:04}")

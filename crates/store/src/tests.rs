@@ -76,7 +76,7 @@ fn all_of_it_is_true_on_a_server_too() {
         return;
     }
     let tests = std::env::current_exe().expect("a test is a program");
-    let run = Command::new(tests).env(ON_SERVERS, "12").output();
+    let run = Command::new(tests).env(ON_SERVERS, "40").output();
     let run = run.expect("started");
     let told = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{told}");

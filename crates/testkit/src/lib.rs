@@ -31,8 +31,9 @@ use std::time::{Duration, Instant};
 use nodestats_wire::client::Client;
 use serde_json::Value;
 
-/// Longest wait for a condition; only a test that fails takes it.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest wait for a condition; only a test that fails takes it. Long enough for a slow machine that
+/// builds beside it.
+pub const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A port of loopback that is free now, for a program that cannot be asked which one it took.
 ///

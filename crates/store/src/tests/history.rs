@@ -11,7 +11,7 @@ use super::*;
 
 /// Histories whose seed once failed, and so many others; `NODESTATS_TEST_HISTORIES` says how many else.
 const FAILED: [u64; 0] = [];
-const HISTORIES: u64 = 120;
+const HISTORIES: u64 = 400;
 /// Steps of each.
 const STEPS: u64 = 30;
 const HOUR: i64 = 3600;
