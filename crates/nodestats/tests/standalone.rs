@@ -1,10 +1,15 @@
 //! The real program on this host: first answer, restart, refusals, orderly end.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nodestats_testkit::{Program, Run, eventually, get};
+use nodestats_testkit::{PATIENCE, Program, Run, eventually, get};
+use nodestats_wire::client::Client;
 use nodestats_wire::v1::{Reading, Registration};
+use tokio::runtime::Handle;
 
 fn standalone(data_dir: &Path) -> Program {
     let data_dir = data_dir.to_str().expect("UTF-8");
@@ -76,6 +81,92 @@ async fn this_host_answers_with_rates_and_has_this_process() {
     ] {
         assert!(!node[key].is_null(), "{key}: {node}");
     }
+}
+
+/// Compiles again and again until it is told to stop; each run is three processes of some milliseconds.
+fn compile(folder: &Path, number: usize, stop: &AtomicBool, runs: &AtomicUsize) {
+    let source = folder.join("work.c");
+    let object = folder.join(format!("work-{number}.o"));
+    while !stop.load(Ordering::Relaxed) {
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O2", "-c", "-o"]).arg(&object).arg(&source);
+        assert!(compiler.status().expect("a compiler").success());
+        runs.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Busy, of ended children and unaccounted, each in percent of a CPU, of so many samples and until it is enough.
+async fn books_of(
+    client: &Client,
+    samples: usize,
+    enough: impl Fn() -> bool,
+) -> BTreeMap<String, [f64; 3]> {
+    let begin = Instant::now();
+    let mut books = BTreeMap::new();
+    while books.len() < samples || !enough() {
+        assert!(begin.elapsed() < PATIENCE, "{books:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let nodes = get(client, "/nodes").await.unwrap_or_default();
+        let path = format!(
+            "/nodes/{}/proc?view=full",
+            nodes[0].as_str().unwrap_or("none")
+        );
+        let Some(table) = get(client, &path).await else {
+            continue;
+        };
+        let figures = [
+            "busy_percent",
+            "ended_children_percent",
+            "unaccounted_percent",
+        ];
+        let figures = figures.map(|name| table["cpu"][name].as_f64());
+        if let [Some(busy), Some(ended), Some(unaccounted)] = figures {
+            books.insert(table["time"].to_string(), [busy, ended, unaccounted]);
+        }
+    }
+    books
+}
+
+/// The books of this host while a parallel compiler run starts hundreds of processes that no sample sees:
+/// `cargo test -p nodestats --test standalone books -- --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_books_close_while_a_compiler_run_starts_hundreds_of_short_processes() {
+    const SAMPLES: usize = 15;
+    /// Each of three processes.
+    const RUNS: usize = 100;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let functions = (0..40).map(|n| format!("int f{n}(int x) {{ return x * {n} + x / 7; }}\n"));
+    std::fs::write(folder.path().join("work.c"), functions.collect::<String>()).expect("written");
+    let data = folder.path().join("data");
+    let server = standalone(&data);
+    let client = server.client();
+    let (stop, runs) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let books = std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (stop, runs) = (&stop, &runs);
+            let folder = folder.path();
+            scope.spawn(move || compile(folder, number, stop, runs));
+        }
+        let enough = || runs.load(Ordering::Relaxed) >= RUNS;
+        let asking = books_of(&client, SAMPLES, enough);
+        let books = tokio::task::block_in_place(|| Handle::current().block_on(asking));
+        stop.store(true, Ordering::Relaxed);
+        books
+    });
+    let sum = |at: usize| books.values().map(|figures| figures[at]).sum::<f64>();
+    let apart: f64 = books.values().map(|figures| figures[2].abs()).sum();
+    let (busy, ended) = (sum(0), sum(1));
+    println!(
+        "{}",
+        serde_json::json!({
+            "compiler_runs": runs.load(Ordering::Relaxed),
+            "ended_children_percent_of_busy": ended / busy * 100.0,
+            "unaccounted_percent_of_busy": sum(2) / busy * 100.0,
+            "unaccounted_percent_of_busy_by_sample": apart / busy * 100.0,
+        })
+    );
+    assert!(ended > 0.0, "{books:?}");
+    assert!((sum(2) / busy).abs() <= 0.05, "{books:?}");
 }
 
 #[tokio::test]
