@@ -126,6 +126,18 @@ impl Detail {
         }
     }
 
+    /// Whether quantiles of it are kept.
+    pub(crate) fn has_quantiles(&self) -> bool {
+        match self {
+            Self::Cpu | Self::Memory | Self::Units | Self::Pods => true,
+            Self::Pod(_, _, of_pod) => matches!(
+                of_pod,
+                PodDetail::Summary | PodDetail::Cpu | PodDetail::Memory
+            ),
+            _ => false,
+        }
+    }
+
     fn wants_groups(&self) -> bool {
         matches!(self, Self::Units | Self::Pods | Self::Pod(..))
     }

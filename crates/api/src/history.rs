@@ -5,7 +5,7 @@ pub(crate) mod buckets;
 mod coarse;
 mod entries;
 mod gaps;
-mod plan;
+pub(crate) mod plan;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri, header};
+use nodestats_core::rates::Aggregate;
 use nodestats_core::rollup::MINUTE;
 use nodestats_core::{Life, Stored};
 use nodestats_runtime::telemetry;
@@ -49,6 +50,10 @@ pub(crate) async fn respond(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
+    if matches!(span.aggregate, Aggregate::Quantile(_)) && !detail.has_quantiles() {
+        let told = "quantiles are those of CPU and memory of nodes, pods and units";
+        return Err(ApiError::parameter("aggregate", told));
+    }
     let kept = plan::Kept::of(app, life, &mut span).await?;
     let next = next_page(app, &life.uid, &span, &kept).await?;
     if let Some(next) = next {

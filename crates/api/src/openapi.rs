@@ -30,6 +30,8 @@ pub(crate) struct Answers {
     entry: Option<SchemaOf>,
     /// Another shape, which has no history.
     other: Option<SchemaOf>,
+    /// Or an object of these, one for each step.
+    steps: Option<SchemaOf>,
 }
 
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
@@ -44,6 +46,7 @@ impl Answers {
             history: false,
             entry: None,
             other: None,
+            steps: None,
         }
     }
 
@@ -96,9 +99,15 @@ impl Answers {
         self.and_history()
     }
 
-    /// Or what used most.
+    /// Or what used most, also step by step.
     pub(crate) fn or_ranking(mut self) -> Self {
         self.other = Some(schema_of::<Top>);
+        self.or_steps::<Top>()
+    }
+
+    /// Or one for each step of a span.
+    pub(crate) fn or_steps<T: JsonSchema>(mut self) -> Self {
+        self.steps = Some(schema_of::<T>);
         self
     }
 
@@ -125,6 +134,13 @@ impl Answers {
             }));
         }
         all.extend(self.other.map(|other| other(generator)));
+        all.extend(self.steps.map(|step| {
+            json!({
+                "type": "object",
+                "description": "With step: one for each, keyed by its begin in UTC.",
+                "additionalProperties": step(generator),
+            })
+        }));
         let schema = match all.len() {
             0 => json!({}),
             1 => all.remove(0),

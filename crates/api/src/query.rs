@@ -27,7 +27,8 @@ pub(crate) struct SpanQuery {
     /// the whole step, gauges as they were at its last sample. `auto` is a step of which the span has
     /// about 500. Steps of whole minutes are answered from rollups, and the span is rounded out to them.
     step: Option<String>,
-    /// What stands for a step: `mean`, `min`, `max` or `last` of rates between two samples and of gauges.
+    /// What stands for a step: `mean`, `min`, `max` or `last` of rates between two samples and of gauges; of
+    /// CPU and memory of nodes, pods and units also `p50`, `p90`, `p95` or `p99`, within a twentieth of the value.
     aggregate: Option<String>,
     /// At most so many entries of history, 1 to 10000; `Link` leads on to the next.
     limit: Option<String>,
@@ -77,6 +78,9 @@ pub(crate) struct TopQuery {
     from: Option<String>,
     /// End of the span. Without it now.
     to: Option<String>,
+    /// With a span: what those that used most in all of it used in each step, such as `1h`, keyed by the
+    /// begin of the step. `auto` is a length of which the span has about 500.
+    step: Option<String>,
 }
 
 /// What is asked about a pod: the same as about a node, and of which container.
@@ -371,7 +375,8 @@ impl TopQuery {
     }
 
     pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
-        moments((&self.from, &self.to, &self.at), now)
+        let times = (&self.from, &self.to, &self.at, &self.step);
+        moments(times, now)
     }
 }
 
@@ -470,8 +475,9 @@ impl ProcessQuery {
         if self.group.is_some() && self.view.is_some() {
             return Err(ApiError::parameter("group", "group goes without view"));
         }
-        if self.step.is_some() {
-            return Err(ApiError::parameter("step", "step goes with view=full"));
+        if self.aggregate.is_some() {
+            let detail = "aggregate goes with view=full";
+            return Err(ApiError::parameter("aggregate", detail));
         }
         let (group, sort) = (self.group.as_deref(), self.sort.as_deref());
         if matches!(group, Some("process" | "node")) {
@@ -525,7 +531,7 @@ pub(crate) enum ListView {
 
 impl PodListQuery {
     pub(crate) fn samples(&self, now: Timestamp) -> Result<Samples, ApiError> {
-        moments((&self.from, &self.to, &self.at), now)
+        moments((&self.from, &self.to, &self.at, &None), now)
     }
 
     pub(crate) fn state(&self, samples: &Samples) -> Result<State, ApiError> {
@@ -643,12 +649,17 @@ type Texts<'a> = (
     Option<&'a str>,
 );
 
+type OwnTexts<'a> = (
+    &'a Option<String>,
+    &'a Option<String>,
+    &'a Option<String>,
+    &'a Option<String>,
+);
+
 /// A moment, a span or now, of which there is nothing else to say.
-fn moments(
-    (from, to, at): (&Option<String>, &Option<String>, &Option<String>),
-    now: Timestamp,
-) -> Result<Samples, ApiError> {
-    let times = (from.as_deref(), to.as_deref(), at.as_deref(), None);
+fn moments((from, to, at, step): OwnTexts, now: Timestamp) -> Result<Samples, ApiError> {
+    let (from, to) = (from.as_deref(), to.as_deref());
+    let times = (from, to, at.as_deref(), step.as_deref());
     samples(times, (None, None), now)
 }
 
@@ -667,8 +678,12 @@ fn samples(
         Some("min") => Aggregate::Min,
         Some("max") => Aggregate::Max,
         Some("last") => Aggregate::Last,
+        Some("p50") => Aggregate::Quantile(50),
+        Some("p90") => Aggregate::Quantile(90),
+        Some("p95") => Aggregate::Quantile(95),
+        Some("p99") => Aggregate::Quantile(99),
         Some(_) => {
-            let detail = "aggregate is one of mean, min, max and last";
+            let detail = "aggregate is one of mean, min, max, last, p50, p90, p95 and p99";
             return Err(ApiError::parameter("aggregate", detail));
         }
     };
@@ -756,6 +771,9 @@ mod tests {
             "from=0&from=1",
             "from=0&aggregate=mean",
             "from=0&step=60s&aggregate=median",
+            "from=0&step=60s&aggregate=p0",
+            "from=0&step=60s&aggregate=p101",
+            "from=0&aggregate=p95",
             "at=0&step=auto",
         ] {
             assert_eq!(

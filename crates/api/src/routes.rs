@@ -383,10 +383,10 @@ fn top_routes(table: &mut Table) {
         get(top::top),
         Operation::get(
             "top",
-            "What used most on all nodes, now, at a moment or in a span",
+            "What used most on all nodes, now, at a moment or in a span, also step by step",
         )
         .query::<TopQuery>()
-        .answers(Answers::json::<Top>())
+        .answers(Answers::json::<Top>().or_steps::<Top>())
         .errors(&[401, 429, 503]),
     );
 }
@@ -537,9 +537,7 @@ async fn processes(
         return match samples {
             Samples::Now => top::respond_at(&app, vec![life], ranking, None).await,
             Samples::At(moment) => top::respond_at(&app, vec![life], ranking, Some(moment)).await,
-            Samples::Span(span) => {
-                top::respond_within(&app, vec![life], ranking, (span.from, span.to)).await
-            }
+            Samples::Span(span) => top::respond_within(&app, vec![life], ranking, span).await,
         };
     }
     let detail = Detail::Processes(query.table()?);

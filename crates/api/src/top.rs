@@ -6,8 +6,9 @@
 
 mod fold;
 mod read;
+mod steps;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::Json;
 use axum::extract::State;
@@ -20,10 +21,12 @@ use nodestats_wire::{Timestamp, routes};
 use tokio::task::JoinSet;
 
 use crate::access::{Identity, PROCESSES};
-use crate::query::{self, By, Ranking, Samples, TopQuery};
+use crate::history::plan;
+use crate::query::{self, By, Ranking, Samples, Span, TopQuery};
 use crate::{ApiError, App};
-use fold::{Fold, Found, Sum, value};
+use fold::{Fold, Found, Pods, Sum, value};
 use read::{Reader, Told};
+use steps::Steps;
 
 /// A node whose last sample is older than this is not there at a moment.
 const LOOK_BACK: i64 = 5 * MINUTE;
@@ -31,6 +34,8 @@ const LOOK_BACK: i64 = 5 * MINUTE;
 const OF_SAMPLES: i64 = 64;
 /// Nodes that are read at once.
 const AT_ONCE: usize = 2;
+/// Rows of all steps together: some 15 MB, which is what an answer may hold in memory.
+const STEPPED_AT_MOST: i64 = 50_000;
 
 /// `GET /top`.
 pub(crate) async fn top(
@@ -47,10 +52,10 @@ pub(crate) async fn top(
         By::Node => "",
     };
     let lives = app.store.lives().await?;
-    let (from, to) = match &samples {
-        Samples::Now => (now, now),
-        Samples::At(moment) => (*moment, *moment),
-        Samples::Span(span) => (span.from, span.to),
+    let from = match &samples {
+        Samples::Now => now,
+        Samples::At(moment) => *moment,
+        Samples::Span(span) => span.from,
     };
     // Nobody can have used anything before it was known or after it was gone.
     let was_there = |life: &Life| {
@@ -77,14 +82,10 @@ pub(crate) async fn top(
             identity.audit("processes", life, uri.query());
         }
     }
-    let moment = match samples {
-        Samples::Now => Some(None),
-        Samples::At(moment) => Some(Some(moment)),
-        Samples::Span(_) => None,
-    };
-    match moment {
-        Some(moment) => respond_at(&app, lives, ranking, moment).await,
-        None => respond_within(&app, lives, ranking, (from, to)).await,
+    match samples {
+        Samples::Now => respond_at(&app, lives, ranking, None).await,
+        Samples::At(moment) => respond_at(&app, lives, ranking, Some(moment)).await,
+        Samples::Span(span) => respond_within(&app, lives, ranking, span).await,
     }
 }
 
@@ -133,23 +134,41 @@ pub(crate) async fn respond_at(
     Ok(answer(&top, resolution))
 }
 
-/// What used most in a span.
+/// What used most in a span, also step by step.
 pub(crate) async fn respond_within(
     app: &App,
     lives: Vec<Life>,
     ranking: Ranking,
-    (from, to): (Timestamp, Timestamp),
+    span: Span,
 ) -> Result<Response, ApiError> {
-    let from = if from == Timestamp::MIN {
+    let to = span.to.min(App::now().plus_micros(HOUR));
+    let from = if span.from == Timestamp::MIN {
         to.plus_micros(-24 * HOUR)
     } else {
-        from
+        span.from
     };
-    let to = to.min(App::now().plus_micros(HOUR));
-    let hours = (to.micros() - from.micros()).max(0) / HOUR + 1;
-    let is_short = hours.saturating_mul(lives.len() as i64) <= OF_SAMPLES;
+    let step = if span.is_auto {
+        Some(plan::automatic_step((from, to)))
+    } else {
+        span.step
+    };
+    let length = (to.micros() - from.micros()).max(0);
+    if let Some(step) = step
+        && (length / step).saturating_mul(ranking.limit as i64) > STEPPED_AT_MOST
+    {
+        let detail = format!(
+            "steps times limit are at most {STEPPED_AT_MOST}: choose longer steps, or fewer rows"
+        );
+        return Err(ApiError::parameter("step", detail));
+    }
+    let is_short = (length / HOUR + 1).saturating_mul(lives.len() as i64) <= OF_SAMPLES;
     let mut fold = Fold::new(ranking);
     let asked = Asked::Within(from, to, is_short);
+    let asked_of = if step.is_some() {
+        lives.clone()
+    } else {
+        Vec::new()
+    };
     read_all(app, lives, ranking, asked, &mut fold).await?;
     let resolution = fold.resolution();
     let top = Top {
@@ -157,10 +176,33 @@ pub(crate) async fn respond_within(
         to: Some(to),
         ..finish(app, fold, ranking).await?
     };
-    Ok(answer(&top, resolution))
+    let Some(step) = step else {
+        return Ok(answer(&top, resolution));
+    };
+    let mut steps = Steps::new(ranking, top.rows.unwrap_or_default());
+    for life in asked_of {
+        let mut walk = Reader::new(app, life, ranking.by).steps((from, to), step);
+        let mut pods = Pods::new();
+        while let Some(told) = walk.page().await? {
+            for (begin, told) in told {
+                steps.add(app, begin, told, &mut pods).await?;
+            }
+        }
+    }
+    let resolution = steps.resolution();
+    let key = |time: Timestamp| {
+        if step % 1_000_000 == 0 {
+            time.to_key()
+        } else {
+            time.to_precise_key()
+        }
+    };
+    let steps = steps.finish().into_iter();
+    let steps: BTreeMap<String, Top> = steps.map(|(begin, top)| (key(begin), top)).collect();
+    Ok(answer(&steps, resolution))
 }
 
-fn answer(top: &Top, resolution: &'static str) -> Response {
+fn answer(top: &impl serde::Serialize, resolution: &'static str) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(
         routes::RESOLUTION_HEADER,
@@ -206,7 +248,7 @@ async fn read_all(
         };
         let told = read.map_err(|_| ApiError::unavailable("a node's history cannot be read"))??;
         if let Some(told) = told {
-            fold.add(app, told).await?;
+            fold.add(app, told, &mut Pods::new()).await?;
         }
     }
 }

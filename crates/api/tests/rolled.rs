@@ -3,10 +3,16 @@
 
 mod server;
 
+use std::time::Duration;
+
+use nodestats_core::sample::cgroup::{self, Kind};
+use nodestats_core::sample::{Cgroup, Host, Process, Sample};
+use nodestats_core::{FrameId, frame};
 use nodestats_testkit::Frames;
 use nodestats_wire::{Timestamp, routes};
 use serde_json::{Value, json};
 use server::Server;
+use uuid::Uuid;
 
 const POD: &str = "3c1f5a52-8e37-4c5e-9f5d-0a2b3c4d5e6f";
 const CONTAINER: &str = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1";
@@ -19,19 +25,25 @@ fn time(text: &str) -> Timestamp {
     text.parse().expect("a time")
 }
 
+/// Registers a node whose samples, minutes and hours are kept for different times.
+async fn register(server: &Server, node: u32, interval: u64) -> String {
+    let uid = format!("uid-{node}");
+    let registration = json!({
+        "hostname": format!("node-{node}"), "ip": format!("192.168.2.{}", 10 + node),
+        "interval_seconds": interval, "retention_seconds": AGES,
+        "retention_minute_seconds": AGES + 10 * DAY, "retention_hour_seconds": AGES + 100 * DAY,
+        "deletion_policy": "retain",
+    });
+    let path = routes::registration(&uid);
+    assert_eq!(server.put(&path, &registration).await.status, 204);
+    uid
+}
+
 /// Nodes with ten minutes of samples each second; the first one's process is in a pod.
 async fn with_nodes(count: u32) -> Server {
     let server = Server::new().await;
     for node in 0..count {
-        let uid = format!("uid-{node}");
-        let registration = json!({
-            "hostname": format!("node-{node}"), "ip": format!("192.168.2.{}", 10 + node),
-            "interval_seconds": 1, "retention_seconds": AGES,
-            "retention_minute_seconds": AGES + 10 * DAY, "retention_hour_seconds": AGES + 100 * DAY,
-            "deletion_policy": "retain",
-        });
-        let path = routes::registration(&uid);
-        assert_eq!(server.put(&path, &registration).await.status, 204);
+        let uid = register(&server, node, 1).await;
         let mut frames = Frames::new(time("2026-03-01 12:00:00Z"))
             .punctual()
             .of_whole_host();
@@ -51,7 +63,10 @@ async fn with_nodes(count: u32) -> Server {
         "ended_at": "2026-03-01T13:00:00Z",
         "node": "node-0", "node_uid": "uid-0", "phase": "Running",
         "workload": {"kind": "Deployment", "name": "web"},
-        "containers": [{"name": "app", "image": "web:1", "runs": [{"container_id": CONTAINER}]}],
+        "containers": [{
+            "name": "app", "image": "web:1", "cpu_request_millicores": 400,
+            "runs": [{"container_id": CONTAINER}],
+        }],
     });
     let told = json!({"pods": [{"digest": "d", "pod": pod}]});
     assert_eq!(server.put("/pods", &told).await.status, 204);
@@ -115,8 +130,20 @@ async fn a_step_of_minutes_says_the_same_of_samples_of_rollups_and_when_samples_
             "/namespaces/team-a/pods/web-1{detail}{separator}{SPAN}&step=60"
         ));
     }
+    for detail in ["cpu", "memory", "pods"] {
+        let quantile = "step=5m&aggregate=p95";
+        questions.push(format!("/nodes/uid-0/{detail}?{SPAN}&{quantile}"));
+    }
     let ask = async || ask_all(&server, &questions).await;
     let of_samples = ask().await;
+    // Of four tenths at each moment, within a twentieth of that.
+    let quantiles = &of_samples[questions.len() - 3];
+    for entry in quantiles.as_object().expect("entries").values() {
+        let usage = entry["usage_percent"].as_f64().expect("a number");
+        assert!((usage - 40.0).abs() <= 2.0, "{quantiles}");
+    }
+    let disk = format!("/nodes/uid-0/disk?{SPAN}&step=5m&aggregate=p95");
+    assert_eq!(server.get(&disk).await.status, 400);
     for (question, answer) in questions.iter().zip(&of_samples) {
         let entries = answer.as_object().map_or(0, serde_json::Map::len);
         assert!(entries > 0, "{question}");
@@ -130,6 +157,15 @@ async fn a_step_of_minutes_says_the_same_of_samples_of_rollups_and_when_samples_
         assert_eq!(of_samples[number], of_rollups[number], "{question}");
         assert_eq!(of_samples[number], of_rollups_alone[number], "{question}");
     }
+    // What a pod asked for is beside what it used, and its limit.
+    let pod = format!("/namespaces/team-a/pods/web-1/cpu?{SPAN}&step=5m");
+    let pod = server.get(&pod).await.json();
+    let pod = &pod["2026-03-01 12:05:00"];
+    assert_eq!(pod["request_millicores"], 400.0, "{pod}");
+    assert_eq!(
+        (&pod["request_percent"], &pod["limit_percent"]),
+        (&json!(50.0), &json!(100.0))
+    );
     let fine = server.get(&format!("/nodes/uid-0/cpu?{SPAN}")).await;
     let resolution = fine.header(routes::RESOLUTION_HEADER).to_owned();
     assert!(resolution.starts_with("minute;from="), "{resolution}");
@@ -268,6 +304,147 @@ async fn what_used_most_is_ranked_over_all_nodes_at_any_moment_and_in_any_span()
         .get(&format!("/nodes/uid-1/proc?{SPAN}&group=user&sort=memory"))
         .await;
     assert_eq!(grouped.status, 200);
+}
+
+/// Hours of a workload that leaks: its process ends each hour, and the next one begins with what it had.
+const LEAKING: u32 = 30;
+const SAMPLES_AN_HOUR: u32 = 12;
+
+/// After half of the hours a new pod takes the old one's place.
+fn leaking_pod(hour: u32) -> &'static str {
+    if hour < LEAKING / 2 { "old" } else { "new" }
+}
+
+fn of_a_leak(number: u32) -> Vec<u8> {
+    let hour = number / SAMPLES_AN_HOUR;
+    let time = time("2026-03-01 12:00:00Z").plus_micros(i64::from(number) * 300_000_000);
+    let memory = u64::from(100 + number) << 20;
+    let (pod, ticks) = (leaking_pod(hour), u64::from(number) * 30_000);
+    let started = u64::from(hour) * 360_000;
+    let process = Process {
+        pid: 100 + hour,
+        ppid: 1,
+        start_ticks: started + 50,
+        name: "leaky".into(),
+        state: 'S',
+        user_ticks: (ticks - started) / 10,
+        resident_bytes: memory,
+        pod_uid: Some(pod.into()),
+        ..Process::default()
+    };
+    let group = Cgroup {
+        path: format!("/kubepods/pod{pod}").into(),
+        id: u64::from(hour / (LEAKING / 2)),
+        kind: Kind::Pod { uid: pod.into() },
+        cpu: Some(cgroup::Cpu {
+            usage_micros: ticks * 1000,
+            ..cgroup::Cpu::default()
+        }),
+        memory: Some(cgroup::Memory {
+            current: memory,
+            ..cgroup::Memory::default()
+        }),
+        ..Cgroup::default()
+    };
+    let host = Host {
+        boot_id: "test".to_owned(),
+        uptime_micros: (ticks + 100) * 10_000,
+        ticks_per_second: 100,
+        boot_time_seconds: Some(1e9),
+        ..Host::default()
+    };
+    let id = FrameId {
+        agent_start: Uuid::from_u128(1),
+        sequence: number.into(),
+    };
+    let sample = Sample {
+        host,
+        processes: vec![process],
+        cgroups: Some(vec![group]),
+        notes: Vec::new(),
+    };
+    frame::encode(time, id, Some(Duration::from_mins(5)), &sample)
+}
+
+#[tokio::test]
+async fn a_leak_shows_as_growth_of_its_workload_across_restarts_and_a_rollout() {
+    let server = Server::new().await;
+    let uid = register(&server, 0, 300).await;
+    for hour in 0..LEAKING {
+        let samples = hour * SAMPLES_AN_HOUR..(hour + 1) * SAMPLES_AN_HOUR;
+        let body = samples.flat_map(of_a_leak).collect();
+        assert_eq!(server.put_frames(&uid, body).await.status, 204);
+    }
+    for pod in ["old", "new"] {
+        let pod = json!({
+            "uid": pod, "namespace": "team-a", "name": format!("web-{pod}"),
+            "created_at": "2026-03-01T11:00:00Z", "node": "node-0", "node_uid": uid,
+            "phase": "Running", "workload": {"kind": "Deployment", "name": "web"},
+        });
+        let told = json!({"pods": [{"digest": "d", "pod": pod}]});
+        assert_eq!(server.put("/pods", &told).await.status, 204);
+    }
+    let span = "from=2026-03-01T12:00:00Z&to=2026-03-02T17:59:59Z";
+    let by = ["workload", "pod", "process", "name", "node"];
+    let mut questions: Vec<String> = by
+        .map(|by| format!("/top?by={by}&sort=memory&limit=100&{span}&step=1h"))
+        .to_vec();
+    questions.push(format!("/nodes/uid-0/proc?group=workload&{span}&step=1h"));
+    questions.push(format!("/top?by=name&{span}&step=auto"));
+    let answers = ask_all(&server, &questions).await;
+    let is_a_leak = |answer: &Value| {
+        let steps: Vec<&Value> = answer.as_object().expect("steps").values().collect();
+        assert_eq!(steps.len(), LEAKING as usize);
+        let memory: Vec<u64> = steps
+            .iter()
+            .map(|step| {
+                let rows = step["rows"].as_array().expect("rows");
+                assert_eq!(rows.len(), 1, "{step}");
+                assert_eq!(rows[0]["workload"]["name"], "web");
+                rows[0]["memory_bytes"].as_u64().expect("bytes")
+            })
+            .collect();
+        // In the hour of the rollout what is between the last sample of the old pod and the first one of the
+        // new counts for neither.
+        for three in memory.windows(3) {
+            assert!(three[0] < three[2], "{memory:?}");
+        }
+        assert!(memory[29] > 4 * memory[0], "{memory:?}");
+    };
+    is_a_leak(&answers[0]);
+    is_a_leak(&answers[5]);
+    // Each process lived for its hour.
+    for step in answers[2].as_object().expect("steps").values() {
+        assert_eq!(names(step, "name"), ["leaky"]);
+        assert_eq!(step["rows"][0]["workload"]["name"], "web");
+    }
+    // What all steps used is what the span used.
+    for (question, answer) in questions.iter().zip(&answers) {
+        let whole = question.replace("&step=1h", "").replace("&step=auto", "");
+        let whole = server.get(&whole).await.json();
+        let seconds = |rows: &Value| -> f64 {
+            let rows = rows["rows"].as_array().into_iter().flatten();
+            rows.filter_map(|row| row["cpu_seconds"].as_f64()).sum()
+        };
+        let steps = answer.as_object().expect("steps").values();
+        let (of_steps, of_span) = (steps.map(seconds).sum::<f64>(), seconds(&whole));
+        assert!(
+            (of_steps - of_span).abs() < 1.0,
+            "{question}: {of_steps} {of_span}"
+        );
+    }
+    server
+        .store
+        .seal(time("2026-03-03 00:00:00Z"))
+        .await
+        .expect("sealed");
+    assert_eq!(ask_all(&server, &questions).await, answers);
+    retain(&server, 3).await;
+    is_a_leak(&ask_all(&server, &questions).await[0]);
+    for wrong in ["step=1h", "from=0&step=1s&limit=1000", "at=0&step=1h"] {
+        let answer = server.get(&format!("/top?{wrong}")).await;
+        assert_eq!(answer.status, 400, "{wrong}");
+    }
 }
 
 #[tokio::test]

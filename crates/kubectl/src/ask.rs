@@ -150,12 +150,15 @@ impl Question {
         ];
         query.extend(top.node.clone().map(|node| ("node", node)));
         query.extend(moment(top.at.as_deref(), zone)?);
-        query.extend(times_of(top.from.as_deref(), top.to.as_deref(), zone)?);
+        let times = times_of(top.from.as_deref(), top.to.as_deref(), zone)?;
+        let is_span = !times.is_empty();
+        query.extend(times);
+        query.extend(step(top.step.as_deref(), is_span)?);
         Ok(Self {
             kind: Kind::Top,
             path: routes::TOP.to_owned(),
             query,
-            history: false,
+            history: top.step.is_some(),
         })
     }
 
@@ -251,21 +254,29 @@ fn span(get: &Get, zone: &TimeZone) -> anyhow::Result<(Vec<(&'static str, String
     let mut query = times_of(get.from.as_deref(), get.to.as_deref(), zone)?;
     let history = !query.is_empty();
     query.extend(moment(get.at.as_deref(), zone)?);
-    if let Some(step) = &get.step {
-        if step != "auto" {
-            time::parse_span(step)?;
-        }
-        anyhow::ensure!(history, "--step goes with --from or --to");
-        query.push(("step", step.clone()));
-    }
+    query.extend(step(get.step.as_deref(), history)?);
     let aggregate = get.aggregate.map(|aggregate| match aggregate {
         Aggregate::Mean => "mean",
         Aggregate::Min => "min",
         Aggregate::Max => "max",
         Aggregate::Last => "last",
+        Aggregate::P50 => "p50",
+        Aggregate::P90 => "p90",
+        Aggregate::P95 => "p95",
+        Aggregate::P99 => "p99",
     });
     query.extend(aggregate.map(|aggregate| ("aggregate", aggregate.to_owned())));
     Ok((query, history))
+}
+
+/// A length of steps, as the server takes it.
+fn step(step: Option<&str>, is_span: bool) -> anyhow::Result<Option<(&'static str, String)>> {
+    let Some(step) = step else { return Ok(None) };
+    if step != "auto" {
+        time::parse_span(step)?;
+    }
+    anyhow::ensure!(is_span, "--step goes with --from or --to");
+    Ok(Some(("step", step.to_owned())))
 }
 
 /// How rows of processes are answered.
@@ -390,7 +401,10 @@ mod tests {
         assert!(at.contains(&("at", "2026-03-01T03:12:00Z".to_owned())));
         let span = query("workloads --from 2026-03-01 --to 2026-03-08").expect("a question");
         assert!(span.contains(&("from", "2026-03-01T00:00:00Z".to_owned())));
+        let steps = asked("workloads --from 2026-02-01 --step 1d").expect("a question");
+        assert!(steps.history && steps.query.contains(&("step", "1d".to_owned())));
         for line in [
+            "--step 1d",
             "threads",
             "--at now --from 2026-03-01",
             "--limit 0",

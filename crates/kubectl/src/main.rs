@@ -203,6 +203,7 @@ pub(crate) struct Events {
   kubectl nodestats top processes
   kubectl nodestats top processes --at '2026-03-01 03:12' --sort memory
   kubectl nodestats top workloads --from '2026-03-01' --to '2026-03-08'
+  kubectl nodestats top workloads --sort memory --from '2026-02-01' --step 1d
   kubectl nodestats top names --node web-1 --sort io")]
 pub(crate) struct Top {
     /// What is ranked.
@@ -220,6 +221,9 @@ pub(crate) struct Top {
     /// End of the span [default: now].
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
+    /// What those that used most in the span used in each step of it, such as 1h or 1d, or auto.
+    #[arg(long, value_name = "SPAN")]
+    step: Option<String>,
     /// By what.
     #[arg(long, value_enum, default_value_t = Resource::Cpu)]
     sort: Resource,
@@ -280,6 +284,11 @@ enum Aggregate {
     Min,
     Max,
     Last,
+    /// The median; as the others below it of CPU and memory of nodes, pods and units.
+    P50,
+    P90,
+    P95,
+    P99,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

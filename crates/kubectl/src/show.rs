@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{
     Cpu, CpuCore, Disk, Gap, GapEntry, Memory, Network, NodePods, NodeState, NodeView, PodView,
-    Process, Processes, Reading, Stamped, Units,
+    Process, Processes, Reading, Stamped, Top, Units,
 };
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
@@ -104,7 +104,12 @@ fn render(question: &Question, body: &[u8], wide: bool, zone: &TimeZone) -> anyh
         Kind::Top => {
             let by = question.query.iter().find(|(name, _)| *name == "by");
             let by = by.map_or("process", |(_, by)| by);
-            top::render(&serde_json::from_slice(body)?, by, wide, zone)
+            if question.history {
+                let table = |rows: &[Row<Top>]| top::table(rows, by, wide, zone);
+                details::<Top>(question, body, zone, |top| top.at, table)?
+            } else {
+                top::render(serde_json::from_slice(body)?, by, wide, zone)
+            }
         }
         Kind::PodList => {
             groups::pod_list(&serde_json::from_slice::<Vec<PodView>>(body)?, wide).render()

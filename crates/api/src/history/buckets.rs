@@ -19,6 +19,35 @@ const OF_HOURS: i64 = 14;
 /// Samples that are read at once.
 const PAGE: usize = 64;
 
+/// Which levels answered.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Levels {
+    pub(crate) samples: bool,
+    pub(crate) minutes: bool,
+    pub(crate) hours: bool,
+}
+
+impl Levels {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.samples |= other.samples;
+        self.minutes |= other.minutes;
+        self.hours |= other.hours;
+    }
+
+    /// As an answer says it.
+    pub(crate) fn name(self) -> &'static str {
+        match (self.hours, self.minutes, self.samples) {
+            (true, false, false) => "hour",
+            (true, true, false) => "hour, minute",
+            (true, false, true) => "hour, raw",
+            (true, true, true) => "hour, minute, raw",
+            (false, true, false) => "minute",
+            (false, true, true) => "minute, raw",
+            (false, false, _) => "raw",
+        }
+    }
+}
+
 /// Which source comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Preference {
@@ -44,6 +73,7 @@ pub(crate) struct Source {
     to: Timestamp,
     /// The hour that is next.
     next: Timestamp,
+    levels: Levels,
 }
 
 impl Source {
@@ -74,6 +104,7 @@ impl Source {
             from: from.floor_to(step),
             to: to.floor_to(step).plus_micros(step - 1),
             next: from.floor_to(HOUR),
+            levels: Levels::default(),
         }
     }
 
@@ -107,6 +138,7 @@ impl Source {
         if self.preference == Preference::Hours {
             for bucket in self.rolled(Level::Hour, (begin, last)).await? {
                 if whole(bucket.begin) {
+                    self.levels.hours = true;
                     all.insert(bucket.begin, vec![bucket]);
                 }
             }
@@ -124,6 +156,12 @@ impl Source {
                 } else {
                     Vec::new()
                 };
+                let level = if is_rolled {
+                    &mut self.levels.minutes
+                } else {
+                    &mut self.levels.samples
+                };
+                *level |= !buckets.is_empty();
                 for bucket in buckets {
                     let hour = bucket.begin.floor_to(HOUR);
                     all.entry(hour).or_default().push(bucket);
@@ -133,6 +171,7 @@ impl Source {
         if self.preference != Preference::Hours {
             for range in missing(&all, (begin, last)) {
                 for bucket in self.rolled(Level::Hour, range).await? {
+                    self.levels.hours = true;
                     all.insert(bucket.begin, vec![bucket]);
                 }
             }
@@ -147,6 +186,16 @@ impl Source {
             }));
         }
         Ok(Some(buckets))
+    }
+
+    /// Which levels there was something of.
+    pub(crate) fn levels(&self) -> Levels {
+        self.levels
+    }
+
+    /// The hour that is next.
+    pub(crate) fn position(&self) -> Timestamp {
+        self.next
     }
 
     /// How many hours are read at once.

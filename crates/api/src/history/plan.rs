@@ -38,10 +38,11 @@ impl Kept {
         if span.is_auto {
             let begins = [minutes, hours].into_iter().flatten();
             let begins = begins.map(|(begin, _)| begin).chain(samples);
-            span.step = Some(automatic_step(begins.min(), span));
+            let from = begins.min().map_or(span.from, |begin| begin.max(span.from));
+            span.step = Some(automatic_step((from, span.to)));
         }
         let mut is_gauges = false;
-        if minutes.is_none() && hours.is_none() && is_of_buckets(&*span) {
+        if minutes.is_none() && hours.is_none() && is_of_buckets(span) {
             let range = (span.from, span.to);
             let first = store.samples(&life.uid, range, Order::Ascending, Wanted::Host, 1);
             let first = first.await?.pop();
@@ -134,10 +135,9 @@ impl Kept {
     }
 }
 
-/// The step of which a span has about [`POINTS`], given the begin of all that is kept.
-fn automatic_step(first: Option<Timestamp>, span: &Span) -> i64 {
-    let from = first.map_or(span.from, |first| span.from.max(first));
-    let to = span.to.min(App::now());
+/// The step, in microseconds, of which a span has about [`POINTS`].
+pub(crate) fn automatic_step((from, to): (Timestamp, Timestamp)) -> i64 {
+    let to = to.min(App::now());
     let seconds = (to.micros().saturating_sub(from.micros()) / 1_000_000).max(1);
     let fits = |step: &&i64| seconds <= **step * POINTS;
     let step = STEPS.iter().find(fits).unwrap_or(&STEPS[STEPS.len() - 1]);

@@ -1,12 +1,15 @@
 //! What nodes tell, put together by what it has in common.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use nodestats_core::rollup::{CPU_UNITS, Peak};
+use nodestats_wire::Timestamp;
 use nodestats_wire::v1::{PodRecord, TopRow};
 
 use super::rank;
 use super::read::{Entry, Told};
+use crate::history::buckets::Levels;
 use crate::query::{By, Ranking, Resource};
 use crate::{ApiError, App};
 
@@ -69,6 +72,26 @@ impl Sum {
     }
 }
 
+/// Pods that were looked up, by their UIDs.
+pub(super) type Pods = HashMap<String, Option<PodRecord>>;
+
+/// Looks up the pods of what a node tells.
+async fn look_up(app: &App, told: &Told, pods: &mut Pods) -> Result<(), ApiError> {
+    let uids = told
+        .entries
+        .iter()
+        .filter_map(|entry| entry.row.pod.as_deref());
+    let uids: Vec<&str> = uids.filter(|uid| !pods.contains_key(*uid)).collect();
+    if uids.is_empty() {
+        return Ok(());
+    }
+    let mut known = app.store.pods_of(&uids).await?;
+    for uid in uids {
+        pods.insert(uid.to_owned(), known.remove(uid));
+    }
+    Ok(())
+}
+
 /// What a row has of a resource.
 pub(super) fn value(row: &TopRow, resource: Resource) -> f64 {
     match resource {
@@ -85,6 +108,8 @@ pub(super) fn value(row: &TopRow, resource: Resource) -> f64 {
 #[derive(Debug)]
 pub(super) struct Fold {
     ranking: Ranking,
+    /// Those that have a row; without it the highest.
+    only: Option<Arc<HashSet<String>>>,
     /// Of processes or nodes: the highest so far.
     rows: Vec<TopRow>,
     /// Of what they have in common: all.
@@ -94,9 +119,7 @@ pub(super) struct Fold {
     nodes: usize,
     /// How many rows there would be.
     total: usize,
-    has_samples: bool,
-    has_minutes: bool,
-    has_hours: bool,
+    levels: Levels,
 }
 
 #[derive(Debug)]
@@ -120,28 +143,32 @@ impl Fold {
     pub(super) fn new(ranking: Ranking) -> Self {
         Self {
             ranking,
+            only: None,
             rows: Vec::new(),
             groups: HashMap::new(),
             others: Sum::default(),
             nodes: 0,
             total: 0,
-            has_samples: false,
-            has_minutes: false,
-            has_hours: false,
+            levels: Levels::default(),
+        }
+    }
+
+    /// With rows for these alone.
+    pub(super) fn only(ranking: Ranking, keys: Arc<HashSet<String>>) -> Self {
+        Self {
+            only: Some(keys),
+            ..Self::new(ranking)
         }
     }
 
     /// Which levels answered.
     pub(super) fn resolution(&self) -> &'static str {
-        match (self.has_hours, self.has_minutes, self.has_samples) {
-            (true, false, false) => "hour",
-            (true, true, false) => "hour, minute",
-            (true, false, true) => "hour, raw",
-            (true, true, true) => "hour, minute, raw",
-            (false, true, false) => "minute",
-            (false, true, true) => "minute, raw",
-            (false, false, _) => "raw",
-        }
+        self.levels.name()
+    }
+
+    /// Remembers which levels answered another one.
+    pub(super) fn heard(&mut self, other: &Self) {
+        self.levels.add(other.levels);
     }
 
     /// Whether nothing that has at most so much can be among the highest any more.
@@ -158,31 +185,33 @@ impl Fold {
     }
 
     /// Adds what a node tells.
-    pub(super) async fn add(&mut self, app: &App, told: Told) -> Result<(), ApiError> {
+    pub(super) async fn add(
+        &mut self,
+        app: &App,
+        told: Told,
+        pods: &mut Pods,
+    ) -> Result<(), ApiError> {
         self.nodes += 1;
-        self.has_samples |= told.has_samples;
-        self.has_minutes |= told.has_minutes;
-        self.has_hours |= told.has_hours;
+        self.levels.add(told.levels);
         self.others.add(&told.others);
         self.total += usize::try_from(told.others.count).unwrap_or(usize::MAX);
         let by = self.ranking.by;
-        let known = match by {
-            By::Pod | By::Container | By::Workload => {
-                let pods = told.entries.iter().map(|entry| &entry.row);
-                let uids: Vec<&str> = pods.filter_map(|row| row.pod.as_deref()).collect();
-                app.store.pods_of(&uids).await?
-            }
-            _ => BTreeMap::new(),
-        };
+        if matches!(by, By::Pod | By::Container | By::Workload) {
+            look_up(app, &told, pods).await?;
+        }
         for Entry { mut row, sum } in told.entries {
             if by == By::Process || by == By::Node {
-                sum.fill(&mut row);
-                self.rows.push(row);
                 self.total += 1;
+                if self.has_row(key(by, &row).as_deref()) {
+                    sum.fill(&mut row);
+                    self.rows.push(row);
+                } else {
+                    self.others.add(&sum);
+                }
                 continue;
             }
-            let pod = row.pod.as_ref().and_then(|uid| known.get(uid));
-            if let Some(pod) = pod {
+            let pod = row.pod.as_ref().and_then(|uid| pods.get(uid));
+            if let Some(Some(pod)) = pod {
                 name(&mut row, pod);
                 row.name = row.name.map(|id| match pod.container(&id) {
                     Some(container) => container.name.clone(),
@@ -190,12 +219,17 @@ impl Fold {
                 });
             }
             match key(by, &row) {
-                Some(key) => self.add_to_group(key, by, row, &sum),
-                None => self.others.add(&sum),
+                Some(key) if self.has_row(Some(&key)) => self.add_to_group(key, by, row, &sum),
+                _ => self.others.add(&sum),
             }
         }
         self.cut();
         Ok(())
+    }
+
+    fn has_row(&self, key: Option<&str>) -> bool {
+        let Some(only) = &self.only else { return true };
+        key.is_some_and(|key| only.contains(key))
     }
 
     fn add_to_group(&mut self, key: String, by: By, mut row: TopRow, sum: &Sum) {
@@ -268,11 +302,17 @@ pub(super) fn name(row: &mut TopRow, pod: &PodRecord) {
     row.workload.clone_from(&pod.workload);
 }
 
-/// What rows of a group have in common.
-fn key(by: By, row: &TopRow) -> Option<String> {
+/// What a row is of: its process or node, or what rows of a group have in common.
+pub(super) fn key(by: By, row: &TopRow) -> Option<String> {
     let namespace = row.namespace.as_deref().unwrap_or_default();
     let pod = row.pod.as_deref().unwrap_or_default();
     match by {
+        By::Process => {
+            let node = row.node.as_deref().unwrap_or_default();
+            let start = row.started_at.map(Timestamp::micros);
+            Some(format!("{node}/{:?}/{start:?}", row.pid))
+        }
+        By::Node => row.node.clone(),
         By::Name => row.name.clone(),
         By::User => row.user.clone(),
         By::Pod => Some(format!("{namespace}/{pod}")),
@@ -285,6 +325,5 @@ fn key(by: By, row: &TopRow) -> Option<String> {
             // A pod that nothing controls is what was deployed.
             None => format!("{namespace}//{pod}"),
         }),
-        By::Process | By::Node => None,
     }
 }

@@ -1,5 +1,7 @@
 //! What one node tells of what was used.
 
+use std::collections::BTreeMap;
+
 use nodestats_core::rates::{host_reading, pods, process_rows};
 use nodestats_core::rollup::{
     self, Bucket, Flow, HOUR, MINUTE, Part, Row, Thing, disk, group, host, process,
@@ -14,9 +16,16 @@ use nodestats_wire::v1::{GroupCpu, GroupDevice, GroupDisk, GroupMemory, Process,
 use super::LOOK_BACK;
 use super::fold::Sum;
 use crate::answer::unreadable;
-use crate::history::buckets::{Source, roll, together};
+use crate::history::buckets::{Levels, Source, roll, together};
 use crate::query::By;
 use crate::{ApiError, App};
+
+/// Of samples alone.
+const OF_SAMPLES: Levels = Levels {
+    samples: true,
+    minutes: false,
+    hours: false,
+};
 
 /// A row of one node, and what it adds to what it is part of.
 #[derive(Debug)]
@@ -31,9 +40,7 @@ pub(super) struct Told {
     pub(super) entries: Vec<Entry>,
     /// What is known of no one in particular.
     pub(super) others: Sum,
-    pub(super) has_samples: bool,
-    pub(super) has_minutes: bool,
-    pub(super) has_hours: bool,
+    pub(super) levels: Levels,
 }
 
 /// Reads one node.
@@ -105,7 +112,7 @@ impl Reader {
         };
         Ok(Some(Told {
             entries,
-            has_samples: true,
+            levels: OF_SAMPLES,
             ..Told::default()
         }))
     }
@@ -204,7 +211,7 @@ impl Reader {
         };
         let host = of_hosts.and_then(|page| page.into_iter().next_back());
         let mut told = self.told(&bucket, host.as_ref());
-        told.has_minutes = true;
+        told.levels = source.levels();
         Ok(Some(told))
     }
 
@@ -230,7 +237,7 @@ impl Reader {
                 let bucket = all.into_iter().next();
                 return Ok(bucket.map(|bucket| {
                     let mut told = self.told(&bucket, Some(&bucket));
-                    told.has_samples = true;
+                    told.levels = OF_SAMPLES;
                     told
                 }));
             }
@@ -239,13 +246,7 @@ impl Reader {
         let mut hosts = source.beside(Part::Hosts);
         let hours = source.hours();
         let (mut whole, mut of_hosts): (Vec<Bucket>, Vec<Bucket>) = (Vec::new(), Vec::new());
-        let (mut has_hours, mut has_minutes) = (false, false);
         while let Some(mut page) = source.page(hours).await? {
-            for bucket in &page {
-                let is_hour = bucket.covered > 2 * MINUTE as u64;
-                has_hours |= is_hour;
-                has_minutes |= !is_hour;
-            }
             whole.append(&mut page);
             of_hosts.extend(hosts.page(hours).await?.unwrap_or_default());
             // One bucket is all that is held of what was read.
@@ -256,10 +257,22 @@ impl Reader {
             }
         }
         Ok(whole.pop().map(|bucket| Told {
-            has_minutes,
-            has_hours,
+            levels: source.levels(),
             ..self.told(&bucket, of_hosts.first())
         }))
+    }
+
+    /// A span step by step.
+    pub(super) fn steps(self, range: (Timestamp, Timestamp), step: i64) -> StepWalk {
+        let source = self.source(range, step);
+        let hosts = source.beside(Part::Hosts);
+        StepWalk {
+            reader: self,
+            step,
+            source,
+            hosts,
+            open: BTreeMap::new(),
+        }
     }
 
     /// What a bucket tells.
@@ -348,6 +361,69 @@ impl Reader {
             pod: text(&process.pod_uid),
             ..self.row()
         }
+    }
+}
+
+/// A walk through the steps of a span of one node.
+pub(super) struct StepWalk {
+    reader: Reader,
+    step: i64,
+    source: Source,
+    hosts: Source,
+    /// Steps whose end was not read yet, with the host's own buckets beside.
+    open: BTreeMap<Timestamp, (Vec<Bucket>, Vec<Bucket>)>,
+}
+
+impl StepWalk {
+    /// What the node tells of the next steps; `None` at the end. There may be none in between.
+    pub(super) async fn page(&mut self) -> Result<Option<Vec<(Timestamp, Told)>>, ApiError> {
+        let _turn = self.reader.app.reading.acquire().await;
+        let hours = self.source.hours();
+        let Some(page) = self.source.page(hours).await? else {
+            let last = std::mem::take(&mut self.open);
+            return Ok((!last.is_empty()).then(|| self.tell(last)));
+        };
+        for bucket in page {
+            let step = bucket.begin.floor_to(self.step);
+            self.open.entry(step).or_default().0.push(bucket);
+        }
+        for bucket in self.hosts.page(hours).await?.unwrap_or_default() {
+            let step = bucket.begin.floor_to(self.step);
+            self.open.entry(step).or_default().1.push(bucket);
+        }
+        let under_way = self.source.position().floor_to(self.step);
+        let under_way = self.open.split_off(&under_way);
+        let done = std::mem::replace(&mut self.open, under_way);
+        for (begin, (buckets, hosts)) in &mut self.open {
+            // One bucket is all that is held of what was read.
+            for all in [buckets, hosts] {
+                if all.len() > 1 {
+                    *all = vec![together(*begin, std::mem::take(all))];
+                }
+            }
+        }
+        Ok(Some(self.tell(done)))
+    }
+
+    fn tell(
+        &self,
+        steps: BTreeMap<Timestamp, (Vec<Bucket>, Vec<Bucket>)>,
+    ) -> Vec<(Timestamp, Told)> {
+        let tell = |(begin, (buckets, hosts)): (Timestamp, (Vec<Bucket>, Vec<Bucket>))| {
+            if buckets.is_empty() {
+                return None;
+            }
+            let bucket = together(begin, buckets);
+            let hosts = (!hosts.is_empty()).then(|| together(begin, hosts));
+            Some((
+                begin,
+                Told {
+                    levels: self.source.levels(),
+                    ..self.reader.told(&bucket, hosts.as_ref())
+                },
+            ))
+        };
+        steps.into_iter().filter_map(tell).collect()
     }
 }
 

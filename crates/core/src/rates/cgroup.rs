@@ -7,11 +7,12 @@ use nodestats_wire::v1::{
     UnitKind, Units,
 };
 
+use super::books::ended_children;
 use super::counter::{Span, percent, round};
 use super::host::{network, pressure};
 use super::process::Pair;
 use crate::sample::cgroup::{Cpu, Disk, Kind, Memory};
-use crate::sample::{Cgroup, Host, InterfaceCounters, Sample};
+use crate::sample::{Cgroup, Host, InterfaceCounters, Process, Sample};
 
 /// The systemd units of `current`, and containers that are of no pod, by path, and the node's CPU beside
 /// theirs; `None` where control groups are not known.
@@ -154,9 +155,9 @@ struct Groups<'a> {
     previous: HashMap<(&'a str, u64), &'a Cgroup>,
     /// By the UID of their pod.
     containers: HashMap<&'a str, Vec<&'a Cgroup>>,
-    /// CPU of the processes that are in a group or below it, in ticks a second, by its path; `None`
-    /// where that cannot be known.
-    processes: Option<HashMap<&'a str, f64>>,
+    /// CPU of the processes that are in a group or below it, by its path; `None` where that cannot be
+    /// known.
+    processes: Option<HashMap<&'a str, OfProcesses>>,
     ticks_per_second: f64,
     cpus: f64,
 }
@@ -233,10 +234,11 @@ impl<'a> Groups<'a> {
         // Microseconds a second are thousandths of a millicore.
         let millicores = |micros: f64| micros / 1000.0;
         let usage = growth(|cpu| cpu.usage_micros).map(millicores);
-        let processes = self.processes.as_ref().map(|processes| {
-            let ticks = processes.get(&*group.path).copied().unwrap_or_default();
-            ticks * 1000.0 / self.ticks_per_second
-        });
+        let known = self.processes.as_ref();
+        let known = known.map(|known| known.get(&*group.path).copied().unwrap_or_default());
+        let of_ticks = |ticks: f64| round(ticks * 1000.0 / self.ticks_per_second);
+        let processes = known.map(|known| of_ticks(known.living));
+        let ended = known.map(|known| of_ticks(known.ended_children));
         let limit = now
             .quota_micros
             .filter(|_| now.period_micros > 0)
@@ -247,10 +249,11 @@ impl<'a> Groups<'a> {
             usage_millicores: usage.map(round),
             user_millicores: growth(|cpu| cpu.user_micros).map(millicores).map(round),
             system_millicores: growth(|cpu| cpu.system_micros).map(millicores).map(round),
-            processes_millicores: processes.map(round),
+            processes_millicores: processes,
+            ended_children_millicores: ended,
             remainder_millicores: usage
-                .zip(processes)
-                .map(|(all, known)| round(round(all) - round(known))),
+                .zip(processes.zip(ended))
+                .map(|(all, (living, ended))| round(round(all) - living - ended)),
             request_millicores: None,
             request_percent: None,
             limit_millicores: limit.map(round),
@@ -304,27 +307,50 @@ impl<'a> Groups<'a> {
     }
 }
 
+/// CPU of processes in ticks a second.
+#[derive(Debug, Clone, Copy, Default)]
+struct OfProcesses {
+    living: f64,
+    /// Of children of those that live.
+    ended_children: f64,
+}
+
 /// What the processes of each group used, and of all groups below it; `None` where processes are not
 /// sampled.
 fn processes<'a>(
     pair: &Pair,
     list: &'a [Cgroup],
     current: &Sample,
-) -> Option<HashMap<&'a str, f64>> {
+) -> Option<HashMap<&'a str, OfProcesses>> {
     if current.processes.is_empty() || pair.previous.processes.is_empty() {
         return None;
     }
-    let ticks: HashMap<u32, f64> = current
+    let ended = ended_children(pair, current);
+    let used = |process: &Process| {
+        let ended = ended.get(&(process.pid, process.start_ticks));
+        let ended = ended.map_or(0.0, |ticks| *ticks as f64 * 1e6 / pair.span.micros());
+        Some(OfProcesses {
+            living: pair.cpu_ticks(process)?,
+            ended_children: ended,
+        })
+    };
+    let used: HashMap<u32, OfProcesses> = current
         .processes
         .iter()
-        .filter_map(|process| Some((process.pid, pair.cpu_ticks(process)?)))
+        .filter_map(|process| Some((process.pid, used(process)?)))
         .collect();
-    let mut all: HashMap<&str, f64> = HashMap::new();
+    let mut all: HashMap<&str, OfProcesses> = HashMap::new();
     for group in list {
-        let own: f64 = group.members.iter().filter_map(|pid| ticks.get(pid)).sum();
+        let members = group.members.iter().filter_map(|pid| used.get(pid));
+        let own = members.fold(OfProcesses::default(), |sum, one| OfProcesses {
+            living: sum.living + one.living,
+            ended_children: sum.ended_children + one.ended_children,
+        });
         let mut path: &'a str = &group.path;
-        while own > 0.0 && !path.is_empty() {
-            *all.entry(path).or_default() += own;
+        while own.living + own.ended_children > 0.0 && !path.is_empty() {
+            let sum = all.entry(path).or_default();
+            sum.living += own.living;
+            sum.ended_children += own.ended_children;
             path = path.rsplit_once('/').map_or("", |(above, _)| above);
         }
     }
@@ -462,7 +488,9 @@ mod tests {
             for cpu in groups.chain([pod.cpu.as_ref()]) {
                 let cpu = cpu.expect("CPU");
                 let (all, known) = (cpu.usage_millicores, cpu.processes_millicores);
-                let sum = known.expect("processes") + cpu.remainder_millicores.expect("a rest");
+                let ended = cpu.ended_children_millicores.expect("children");
+                let sum =
+                    known.expect("processes") + ended + cpu.remainder_millicores.expect("a rest");
                 prop_assert!((sum - all.expect("use")).abs() < 0.011, "{cpu:?}");
             }
             // And the containers are the pod.
@@ -503,18 +531,18 @@ mod tests {
     fn what_two_samples_cannot_tell_is_absent() {
         let grown = vec![(200, 2_000_000)];
         let (before, now) = (sample(10, &grown, 0), sample(20, &grown, 1));
-        let cpu = |previous: Option<&Sample>, now: &Sample| {
+        let cpu_of = |previous: Option<&Sample>, now: &Sample| {
             let pod = pods(previous, now).expect("groups").remove(0);
             pod.cpu.expect("CPU")
         };
-        let known = cpu(Some(&before), &now);
+        let known = cpu_of(Some(&before), &now);
         assert_eq!(known.usage_millicores, Some(200.0));
         assert_eq!(
             (known.limit_millicores, known.limit_percent),
             (Some(200.0), Some(100.0))
         );
         assert_eq!(known.throttled_percent, Some(40.0));
-        let first = cpu(None, &now);
+        let first = cpu_of(None, &now);
         assert_eq!(
             (first.usage_millicores, first.throttled_percent),
             (None, None)
@@ -525,19 +553,26 @@ mod tests {
             cgroups: None,
             ..before.clone()
         };
-        assert_eq!(cpu(Some(&older), &now).usage_millicores, None);
+        assert_eq!(cpu_of(Some(&older), &now).usage_millicores, None);
         // The same path made anew counts from zero; a container that was not there did so too.
         let mut anew = before.clone();
         for group in anew.cgroups.iter_mut().flatten() {
             group.id = 7;
         }
-        assert_eq!(cpu(Some(&anew), &now).usage_millicores, Some(300.0));
+        assert_eq!(cpu_of(Some(&anew), &now).usage_millicores, Some(300.0));
+        // A compiler that its parent waited for is shown, and is no remainder.
+        let mut parent = now.clone();
+        parent.processes[0].children_user_ticks += 50;
+        let cpu = cpu_of(Some(&before), &parent);
+        assert_eq!(cpu.ended_children_millicores, Some(50.0));
+        let remainder = known.remainder_millicores.expect("a rest");
+        assert_eq!(cpu.remainder_millicores, Some(remainder - 50.0));
         // Nobody samples processes: there is no remainder either.
         let hidden = Sample {
             processes: Vec::new(),
             ..now
         };
-        let cpu = cpu(Some(&before), &hidden);
+        let cpu = cpu_of(Some(&before), &hidden);
         assert_eq!(
             (cpu.processes_millicores, cpu.remainder_millicores),
             (None, None)

@@ -25,6 +25,9 @@ pub enum Aggregate {
     Max,
     /// The last.
     Last,
+    /// What so many of a hundred are not above, by a sketch ([`ERROR`](crate::rollup::ERROR)): of the CPU time
+    /// between two samples and the memory of hosts and control groups.
+    Quantile(u8),
 }
 
 /// A row with what it is asked for.
@@ -48,7 +51,14 @@ impl View<'_> {
             Aggregate::Min => kept(flow.min),
             Aggregate::Max => kept(flow.max),
             Aggregate::Last => kept(flow.last),
+            Aggregate::Quantile(share) => Some(self.quantile(0, at, share)? * unit),
         }
+    }
+
+    /// A quantile of what is sketched: the first flow, and the first level.
+    fn quantile(self, sketch: usize, at: usize, share: u8) -> Option<f64> {
+        let sketches = self.row.sketches.as_ref().filter(|_| at == 0)?;
+        sketches[sketch].quantile(f64::from(share) / 100.0)
     }
 
     fn bytes(self, at: usize) -> Option<f64> {
@@ -80,6 +90,7 @@ impl View<'_> {
             Aggregate::Mean => level.mean,
             Aggregate::Min => level.min,
             Aggregate::Max => level.max,
+            Aggregate::Quantile(share) => self.quantile(1, at, share)?.round() as u64,
         })
     }
 

@@ -299,6 +299,7 @@ pub(super) fn cpu(rows: &[Row<Stamped<GroupCpu>>]) -> Table {
         "THROTTLED%",
         "THROTTLED S/S",
         "PROCESSES",
+        "ENDED CHILDREN",
         "REMAINDER",
     ];
     let mut table = Timed::new(is_history(rows), &headings);
@@ -317,6 +318,7 @@ pub(super) fn cpu(rows: &[Row<Stamped<GroupCpu>>]) -> Table {
                 percent(cpu.throttled_percent),
                 or_dash(throttled.map(|seconds| format!("{seconds:.2}"))),
                 millicores(cpu.processes_millicores),
+                millicores(cpu.ended_children_millicores),
                 millicores(cpu.remainder_millicores),
             ],
         );

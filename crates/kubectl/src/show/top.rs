@@ -3,11 +3,12 @@
 use jiff::tz::TimeZone;
 use nodestats_wire::v1::{Top, TopRow};
 
+use super::{Row, Timed, is_history};
 use crate::table::{Table, bytes, or_dash, percent};
 use crate::times;
 
 /// The rows of a ranking under the time that it is of, with a line for the rest.
-pub(super) fn render(top: &Top, by: &str, wide: bool, zone: &TimeZone) -> String {
+pub(super) fn render(top: Top, by: &str, wide: bool, zone: &TimeZone) -> String {
     let local = |time| times::local(zone, time);
     let head = match (top.at, top.from, top.to) {
         (Some(at), ..) => format!("{} ({})\n", local(at), times::zone_name(zone, at)),
@@ -19,6 +20,12 @@ pub(super) fn render(top: &Top, by: &str, wide: bool, zone: &TimeZone) -> String
         ),
         _ => String::new(),
     };
+    head + &table(&[(String::new(), top)], by, wide, zone).render()
+}
+
+/// The same of each step.
+pub(super) fn table(rows: &[Row<Top>], by: &str, wide: bool, zone: &TimeZone) -> Table {
+    let local = |time| times::local(zone, time);
     let names: &[&str] = match by {
         "process" => &["NODE", "PID", "NAME", "USER", "POD"],
         "name" => &["NAME", "NODES", "COUNT"],
@@ -28,7 +35,8 @@ pub(super) fn render(top: &Top, by: &str, wide: bool, zone: &TimeZone) -> String
         "workload" => &["NAMESPACE", "WORKLOAD", "NODES", "PODS"],
         _ => &["NODE"],
     };
-    let is_span = top.from.is_some();
+    let with_time = is_history(rows);
+    let is_span = with_time || rows.iter().any(|(_, top)| top.from.is_some());
     let figures: &[&str] = if is_span {
         &["CPU %", "CPU s", "MEMORY", "READ/s", "WRITE/s"]
     } else {
@@ -38,25 +46,27 @@ pub(super) fn render(top: &Top, by: &str, wide: bool, zone: &TimeZone) -> String
         ("process", true) => &["STARTED", "COMMAND"],
         _ => &[],
     };
-    let mut table = Table::new(&[names, figures, more].concat());
-    for row in top.rows.iter().flatten() {
-        let mut cells = names_of(row, by);
-        cells.extend(figures_of(row, is_span));
-        if !more.is_empty() {
-            cells.push(or_dash(row.started_at.map(local)));
-            cells.push(or_dash(row.command_line.clone()));
+    let mut table = Timed::new(with_time, &[names, figures, more].concat());
+    for (time, top) in rows {
+        for row in top.rows.iter().flatten() {
+            let mut cells = names_of(row, by);
+            cells.extend(figures_of(row, is_span));
+            if !more.is_empty() {
+                cells.push(or_dash(row.started_at.map(local)));
+                cells.push(or_dash(row.command_line.clone()));
+            }
+            table.row(time, cells);
         }
-        table.row(cells);
+        if let Some(rest) = &top.rest {
+            let count = rest.count.unwrap_or_default();
+            let mut cells = vec![format!("{count} others")];
+            cells.resize(names.len(), String::new());
+            cells.extend(figures_of(rest, is_span));
+            cells.extend(more.iter().map(|_| String::new()));
+            table.row(time, cells);
+        }
     }
-    if let Some(rest) = &top.rest {
-        let count = rest.count.unwrap_or_default();
-        let mut cells = vec![format!("{count} others")];
-        cells.resize(names.len(), String::new());
-        cells.extend(figures_of(rest, is_span));
-        cells.extend(more.iter().map(|_| String::new()));
-        table.row(cells);
-    }
-    head + &table.render()
+    table.table
 }
 
 fn names_of(row: &TopRow, by: &str) -> Vec<String> {

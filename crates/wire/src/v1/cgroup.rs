@@ -160,8 +160,11 @@ api_type! {
         system_millicores: f64,
         /// What its processes that are listed used, in millicores.
         processes_millicores: f64,
-        /// What is left of its use: processes that came and went between two samples, less what is
-        /// counted at another moment. It may be negative.
+        /// What children used that had ended, in millicores: by their parents' `cutime` and `cstime`, less
+        /// what was counted for them while they lived.
+        ended_children_millicores: f64,
+        /// What is left of its use: processes that nobody waited for, less what is counted at another
+        /// moment. It may be negative.
         remainder_millicores: f64,
         /// CPU that Kubernetes keeps for it, in millicores.
         request_millicores: f64,
