@@ -671,8 +671,12 @@ async fn ask(
         format!("/nodes/{}/proc/{pid}?{range}", node(number))
     })
     .await;
-    let at = from.plus_micros(DAY as i64 / 2 * INTERVAL).to_string();
-    let table = p99(&|number| format!("/nodes/{}/proc?view=full&at={at}", node(number))).await;
+    // Moments all over the day.
+    let table = p99(&|number| {
+        let at = from.plus_micros((1 + number * 997 % (DAY - 1)) as i64 * INTERVAL);
+        format!("/nodes/{}/proc?view=full&at={at}", node(number))
+    })
+    .await;
     // Moments when all nodes were there, and that are sealed.
     let top = |number: usize| {
         let at = end.plus_micros(-rollup::HOUR * 3 / 2 + number as i64 * INTERVAL);
