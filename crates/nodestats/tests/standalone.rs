@@ -166,7 +166,10 @@ async fn the_books_close_while_a_compiler_run_starts_hundreds_of_short_processes
         })
     );
     assert!(ended > 0.0, "{books:?}");
-    assert!((sum(2) / busy).abs() <= 0.05, "{books:?}");
+    // Nothing is left over. It may be less than nothing: a guest whose processors are taken away counts fewer
+    // ticks of them than its processes ran.
+    let left = sum(2) / busy;
+    assert!((-0.25..=0.05).contains(&left), "{left} {books:?}");
 }
 
 #[tokio::test]
