@@ -427,7 +427,7 @@ impl Server {
         let mut line = String::new();
         let stdout = process.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let client = Client::new(line.trim(), Duration::from_mins(1)).expect("a client");
+        let client = Client::new(line.trim(), Duration::from_mins(10)).expect("a client");
         Self { process, client }
     }
 
