@@ -126,7 +126,7 @@ pub(crate) async fn respond_at(
         let some = some.into_iter().map(|(_, life)| life).collect();
         read_all(app, some, ranking, asked, &mut fold).await?;
     }
-    let resolution = fold.resolution();
+    let resolution = fold.levels().name();
     let top = Top {
         at: Some(moment.unwrap_or_else(App::now)),
         ..finish(app, fold, ranking).await?
@@ -170,7 +170,7 @@ pub(crate) async fn respond_within(
         Vec::new()
     };
     read_all(app, lives, ranking, asked, &mut fold).await?;
-    let resolution = fold.resolution();
+    let resolution = fold.levels().name();
     let top = Top {
         from: Some(from),
         to: Some(to),

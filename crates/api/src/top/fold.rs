@@ -162,13 +162,8 @@ impl Fold {
     }
 
     /// Which levels answered.
-    pub(super) fn resolution(&self) -> &'static str {
-        self.levels.name()
-    }
-
-    /// Remembers which levels answered another one.
-    pub(super) fn heard(&mut self, other: &Self) {
-        self.levels.add(other.levels);
+    pub(super) fn levels(&self) -> Levels {
+        self.levels
     }
 
     /// Whether nothing that has at most so much can be among the highest any more.

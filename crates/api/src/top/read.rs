@@ -249,12 +249,7 @@ impl Reader {
         while let Some(mut page) = source.page(hours).await? {
             whole.append(&mut page);
             of_hosts.extend(hosts.page(hours).await?.unwrap_or_default());
-            // One bucket is all that is held of what was read.
-            for all in [&mut whole, &mut of_hosts] {
-                if all.len() > 1 {
-                    *all = vec![together(from, std::mem::take(all))];
-                }
-            }
+            hold_one(from, [&mut whole, &mut of_hosts]);
         }
         Ok(whole.pop().map(|bucket| Told {
             levels: source.levels(),
@@ -395,12 +390,7 @@ impl StepWalk {
         let under_way = self.open.split_off(&under_way);
         let done = std::mem::replace(&mut self.open, under_way);
         for (begin, (buckets, hosts)) in &mut self.open {
-            // One bucket is all that is held of what was read.
-            for all in [buckets, hosts] {
-                if all.len() > 1 {
-                    *all = vec![together(*begin, std::mem::take(all))];
-                }
-            }
+            hold_one(*begin, [buckets, hosts]);
         }
         Ok(Some(self.tell(done)))
     }
@@ -424,6 +414,15 @@ impl StepWalk {
             ))
         };
         steps.into_iter().filter_map(tell).collect()
+    }
+}
+
+/// One bucket is all that is held of what was read.
+fn hold_one(begin: Timestamp, of: [&mut Vec<Bucket>; 2]) {
+    for all in of {
+        if all.len() > 1 {
+            *all = vec![together(begin, std::mem::take(all))];
+        }
     }
 }
 

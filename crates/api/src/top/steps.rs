@@ -8,6 +8,7 @@ use nodestats_wire::v1::{Top, TopRow};
 
 use super::fold::{Fold, Found, Pods, key};
 use super::read::Told;
+use crate::history::buckets::Levels;
 use crate::query::{By, Ranking};
 use crate::{ApiError, App};
 
@@ -46,9 +47,9 @@ impl Steps {
 
     /// Which levels answered.
     pub(super) fn resolution(&self) -> &'static str {
-        let mut all = Fold::new(self.ranking);
-        self.folds.values().for_each(|fold| all.heard(fold));
-        all.resolution()
+        let mut all = Levels::default();
+        self.folds.values().for_each(|fold| all.add(fold.levels()));
+        all.name()
     }
 
     /// Each step: its rows in the order of the whole span, and all others together.
