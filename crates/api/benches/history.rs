@@ -194,7 +194,7 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
     let end = Timestamp::from_micros(1_700_000_000_000_000).expect("a time");
     let all: Vec<Entry> = day(entries, end.floor_to(24 * rollup::HOUR)).collect();
     let begin = Instant::now();
-    let (mut minutes, mut peaks) = (0, 0);
+    let (mut minutes, mut peaks, mut highs) = (0, 0, 0);
     let mut hours = Rollup::default();
     let mut kept = HashSet::new();
     let mut before: Option<&Entry> = None;
@@ -207,12 +207,13 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
         for entry in of_hour {
             roller.add(entry.time, entry.sample.clone());
         }
-        let (of_minutes, of_peaks) = roller.finish(hour, &kept);
+        let (of_minutes, of_peaks, of_highs) = roller.finish(hour, &kept);
         let last = of_minutes.buckets.last().expect("a minute");
         kept = last.processes.iter().map(|(one, _)| one.life()).collect();
         let bytes = Part::ALL.map(|part| rollup::encode(&of_minutes, part).expect("small").len());
         minutes += bytes.iter().sum::<usize>();
         peaks += of_peaks.encode().len();
+        highs += of_highs.encode().len();
         hours.buckets.push(of_minutes.whole(hour));
         before = of_hour.last();
     }
@@ -228,6 +229,7 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
         ("rollup_bytes_per_node_day", json!(minutes + peaks + hours)),
         ("rollup_minute_bytes_per_node_day", json!(minutes)),
         ("rollup_hour_bytes_per_node_day", json!(hours)),
+        ("high_bytes_per_node_day", json!(highs)),
         ("roll_micros_per_sample", json!(micros)),
         (
             "unaccounted_percent",

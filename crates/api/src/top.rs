@@ -1,8 +1,8 @@
 //! What used most: processes, or what they have in common, on one node or on all, at a moment or over a span.
 //!
-//! A moment is answered by samples. Of which nodes they are read follows from the peaks that were noted when
-//! their hours were sealed (`nodestats_core::rollup::Peaks`): of a thousand nodes few can have one of the ten
-//! busiest processes. A span is answered by samples as well where it is short, and by rollups where it is long.
+//! A moment is answered by samples. Of which nodes they are read follows from what was noted when their hours
+//! were sealed (`nodestats_core::rollup::Highs`, and `Peaks` where samples are gone): of a thousand nodes few
+//! have one of the ten busiest processes. A span is answered by samples as well where it is short, and by rollups where it is long.
 
 mod fold;
 mod read;
@@ -15,7 +15,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use nodestats_core::Life;
-use nodestats_core::rollup::{CPU_UNITS, HOUR, MINUTE};
+use nodestats_core::rollup::{HOUR, MINUTE};
 use nodestats_wire::v1::{Top, TopRow};
 use nodestats_wire::{Timestamp, routes};
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use crate::access::{Identity, PROCESSES};
 use crate::history::plan;
 use crate::query::{self, By, Ranking, Samples, Span, TopQuery};
 use crate::{ApiError, App};
-use fold::{Fold, Found, Pods, Sum, value};
+use fold::{Fold, Found, Pods, Sum, units};
 use read::{Reader, Told};
 use steps::Steps;
 
@@ -110,14 +110,16 @@ pub(crate) async fn respond_at(
     }
     let asked = Asked::At(moment);
     read_all(app, sure, ranking, asked, &mut fold).await?;
-    bounded.sort_by(|(a, _), (b, _)| b.highest.total_cmp(&a.highest));
+    // As rows are ranked: of nodes that have equally much the first by name.
+    let name = |life: &Life| life.registration.hostname.clone();
+    bounded.sort_by_cached_key(|(bound, life)| (std::cmp::Reverse(bound.highest), name(life)));
     let mut bounded = bounded.into_iter();
     loop {
         let some: Vec<(Bound, Life)> = bounded.by_ref().take(AT_ONCE).collect();
-        let Some((bound, _)) = some.first() else {
+        let Some((bound, life)) = some.first() else {
             break;
         };
-        if fold.is_settled(bound.highest) {
+        if fold.is_settled(bound.highest, &life.registration.hostname) {
             // Of those that need not be looked at: what their minute had on the mean.
             let rest = some.into_iter().chain(bounded);
             rest.for_each(|(bound, _)| fold.pass_over(&bound.all));
@@ -256,7 +258,8 @@ async fn read_all(
 /// The most that a process of a node can have at a moment.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
-    highest: f64,
+    /// In units of [`fold::units`].
+    highest: u64,
     /// What all its processes had together.
     all: Sum,
 }
@@ -269,19 +272,33 @@ async fn bounds(
     moment: Timestamp,
 ) -> Result<HashMap<String, Bound>, ApiError> {
     let begin = moment.plus_micros(-LOOK_BACK);
-    let mut hours = vec![moment.floor_to(HOUR)];
-    if begin.floor_to(HOUR) != hours[0] {
-        hours.push(begin.floor_to(HOUR));
-    }
+    let own = moment.floor_to(HOUR);
+    let hours: &[Timestamp] = if begin < own {
+        &[own, begin.floor_to(HOUR)]
+    } else {
+        &[own]
+    };
+    // By the peaks of all minutes that the sample may be of, the latest last.
     let mut bounds: HashMap<String, Bound> = HashMap::new();
-    for (number, hour) in hours.iter().enumerate() {
+    // By the sample itself.
+    let mut exact: HashMap<String, u64> = HashMap::new();
+    for hour in hours {
         let asked: Vec<(&str, Timestamp)> = lives.iter().map(|life| (&*life.uid, *hour)).collect();
-        let found = app.store.peaks(&asked).await?;
-        for (life, peaks) in lives.iter().zip(found) {
+        let (peaks, highs) = tokio::try_join!(app.store.peaks(&asked), app.store.highs(&asked))?;
+        for (life, (peaks, highs)) in lives.iter().zip(peaks.into_iter().zip(highs)) {
             // Where the moment's own hour is not sealed, nothing is known.
             let Some(peaks) = peaks else { continue };
-            if number > 0 && !bounds.contains_key(&life.uid) {
+            if *hour != own && !bounds.contains_key(&life.uid) {
                 continue;
+            }
+            let high = highs.as_ref().and_then(|highs| highs.at(moment));
+            if let Some(high) = high.filter(|high| high.time >= begin) {
+                let highest = match ranking.sort {
+                    query::Resource::Cpu => high.cpu,
+                    query::Resource::Memory => high.memory,
+                    query::Resource::Io => high.io,
+                };
+                exact.entry(life.uid.clone()).or_insert(highest);
             }
             for peak in &peaks.minutes {
                 let minute = hour.plus_micros(i64::from(peak.minute) * MINUTE);
@@ -289,9 +306,9 @@ async fn bounds(
                     continue;
                 }
                 let highest = match ranking.sort {
-                    query::Resource::Cpu => (peak.cpu as f64 + 1.0) * 100.0 / CPU_UNITS,
-                    query::Resource::Memory => peak.memory as f64,
-                    query::Resource::Io => peak.io as f64 + 1.0,
+                    query::Resource::Cpu => peak.cpu + 1,
+                    query::Resource::Memory => peak.memory,
+                    query::Resource::Io => (peak.io + 1).saturating_mul(100),
                 };
                 let all = Sum::of_peak(peak);
                 let known = bounds
@@ -301,6 +318,9 @@ async fn bounds(
                 known.all = all;
             }
         }
+    }
+    for (uid, bound) in &mut bounds {
+        bound.highest = exact.get(uid).copied().unwrap_or(bound.highest);
     }
     Ok(bounds)
 }
@@ -345,7 +365,7 @@ async fn name_pods(app: &App, rows: &mut [TopRow]) -> Result<(), ApiError> {
 
 /// By what rows are ranked.
 pub(crate) fn rank(a: &TopRow, b: &TopRow, ranking: Ranking) -> std::cmp::Ordering {
-    let by_value = value(b, ranking.sort).total_cmp(&value(a, ranking.sort));
+    let by_value = units(b, ranking.sort).cmp(&units(a, ranking.sort));
     let names = |row: &TopRow| (row.node.clone(), row.namespace.clone(), row.pod.clone());
     by_value
         .then_with(|| names(a).cmp(&names(b)))

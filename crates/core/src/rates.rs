@@ -17,7 +17,7 @@ pub(crate) use books::{Life, ended_children};
 pub use cgroup::{node_pods, node_units, pods};
 pub(crate) use counter::percent;
 pub use host::{host_reading, summary};
-pub(crate) use process::Pair;
+pub(crate) use process::{Pair, cpu_percent};
 pub use process::{process_rows, process_table};
 
 pub use rolled::{

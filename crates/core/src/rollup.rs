@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sample::cgroup::Kind;
 pub use coded::{Part, decode, encode};
-pub use peaks::{Peak, Peaks};
+pub use peaks::{High, Highs, Peak, Peaks};
 pub use roller::{Kept, Roller, unaccounted};
 pub use sketch::{ERROR, Sketch};
 

@@ -280,11 +280,12 @@ impl Store {
     /// Deletes the blocks of the hours before a time, and what was set aside.
     pub(crate) async fn delete_hours(&self, uid: &str, until: Timestamp) -> Result<(), Error> {
         let statements = "BEGIN; DELETE $blocks RETURN NONE; DELETE $parts RETURN NONE; \
-             DELETE $aside RETURN NONE; COMMIT;";
+             DELETE $highs RETURN NONE; DELETE $aside RETURN NONE; COMMIT;";
         let before = |table| hours(table, uid, Timestamp::MIN, until);
         let variables = bind([
             ("blocks", before("block")),
             ("parts", before("block_part")),
+            ("highs", before("high")),
             ("aside", before("damaged")),
         ]);
         let deleted = self.database.delete_patiently(statements, variables).await;

@@ -4,13 +4,14 @@
 //! Rows `rollup:[uid, level, part, begin]` hold a part of the minutes of an hour (level 60), or of the hours of
 //! a day (level 3600), and `rollup:[uid, 60, 3, hour]` the peaks of an hour's processes and how many samples
 //! it was made of. `edge:[uid, hour]` is the last sample before an hour, from which its first rates follow,
-//! and the processes that were kept then.
+//! and the processes that were kept then. `high:[uid, hour]` has what the most of any process was at each of
+//! its samples, and is deleted with those.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use nodestats_core::rollup::{self, Bucket, Kept, MINUTE, Part, Peaks, Roller, Rollup};
+use nodestats_core::rollup::{self, Bucket, Highs, Kept, MINUTE, Part, Peaks, Roller, Rollup};
 use nodestats_core::{Sample, Stored, Wanted, block, stored};
 use nodestats_wire::Timestamp;
 use surrealdb::types::{
@@ -27,8 +28,8 @@ use crate::{Error, Store};
 const DAY: i64 = 24 * HOUR;
 /// Rollups that are read at once.
 const PAGE: usize = 24;
-/// Peaks that are read at once.
-const PEAKS_AT_ONCE: usize = 500;
+/// Peaks or highs that are read at once.
+const AT_ONCE: usize = 500;
 /// Hours whose rollups are deleted at once.
 const HOURS: i64 = 24 * 7;
 /// The sample before an hour is looked for among so many.
@@ -90,10 +91,14 @@ fn key(uid: &str, level: Level, part: i64, begin: Timestamp) -> RecordIdKey {
     Array::from(key).into()
 }
 
-/// The key of the last sample before an hour.
-fn key_of_edge(uid: &str, hour: Timestamp) -> RecordIdKey {
+/// The key of what an hour has one of.
+fn key_of_hour(uid: &str, hour: Timestamp) -> RecordIdKey {
     let key = vec![uid.to_owned().into_value(), hour.micros().into_value()];
     Array::from(key).into()
+}
+
+fn high(uid: &str, hour: Timestamp) -> Value {
+    RecordId::new("high", key_of_hour(uid, hour)).into_value()
 }
 
 fn record(uid: &str, level: Level, part: i64, begin: Timestamp) -> Value {
@@ -101,7 +106,7 @@ fn record(uid: &str, level: Level, part: i64, begin: Timestamp) -> Value {
 }
 
 fn edge(uid: &str, hour: Timestamp) -> Value {
-    RecordId::new("edge", key_of_edge(uid, hour)).into_value()
+    RecordId::new("edge", key_of_hour(uid, hour)).into_value()
 }
 
 /// The rows of a part from one time to another, the first included, the last not.
@@ -116,8 +121,8 @@ fn range(uid: &str, level: Level, part: i64, from: Timestamp, until: Timestamp) 
 /// All edges of a node before a time.
 fn edges(uid: &str, until: Timestamp) -> Value {
     let range = RecordIdKeyRange {
-        start: Bound::Included(key_of_edge(uid, Timestamp::MIN)),
-        end: Bound::Excluded(key_of_edge(uid, until)),
+        start: Bound::Included(key_of_hour(uid, Timestamp::MIN)),
+        end: Bound::Excluded(key_of_hour(uid, until)),
     };
     RecordId::new("edge", range).into_value()
 }
@@ -138,6 +143,7 @@ pub(crate) struct Before {
 #[derive(Debug, Default)]
 pub(crate) struct Rolled {
     rows: Vec<Value>,
+    highs: Vec<Value>,
     edges: Option<(Value, Value)>,
     pub(crate) bytes: usize,
     /// What rollups take, and took before.
@@ -151,13 +157,14 @@ impl Rolled {
     }
 
     /// The variables of [`WRITE`].
-    pub(crate) fn variables(self) -> [(&'static str, Value); 3] {
+    pub(crate) fn variables(self) -> [(&'static str, Value); 4] {
         let (new, old) = match self.edges {
             Some((new, old)) => (vec![new], vec![old]),
             None => (Vec::new(), Vec::new()),
         };
         [
             ("rolled", Value::Array(Array::from(self.rows))),
+            ("highs", Value::Array(Array::from(self.highs))),
             ("edge", Value::Array(Array::from(new))),
             ("old_edges", Value::Array(Array::from(old))),
         ]
@@ -166,6 +173,7 @@ impl Rolled {
 
 /// Statements that write what was rolled up.
 pub(crate) const WRITE: &str = "INSERT INTO rollup $rolled ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
+     INSERT INTO high $highs ON DUPLICATE KEY UPDATE p = $input.p RETURN NONE; \
      DELETE $old_edges RETURN NONE; \
      INSERT INTO edge $edge ON DUPLICATE KEY UPDATE p = $input.p, k = $input.k RETURN NONE; ";
 
@@ -189,18 +197,20 @@ fn take_bytes(row: &mut Object, name: &str) -> Option<Bytes> {
 pub(crate) struct Made {
     minutes: Rollup,
     peaks: Peaks,
+    highs: Highs,
     kept: Vec<Kept>,
 }
 
 /// Rolls up an hour, once all its samples were added.
 pub(crate) fn make(roller: Roller, hour: Timestamp, kept: &HashSet<Kept>, samples: u64) -> Made {
-    let (minutes, mut peaks) = roller.finish(hour, kept);
+    let (minutes, mut peaks, highs) = roller.finish(hour, kept);
     peaks.samples = samples;
     // Of those that ended meanwhile nothing will be seen again.
     let last = minutes.buckets.last();
     let living = last.map(|bucket| bucket.processes.iter().map(|(process, _)| process.life()));
     Made {
         peaks,
+        highs,
         kept: living.into_iter().flatten().collect(),
         minutes,
     }
@@ -405,6 +415,9 @@ impl Store {
                 let slot = (Level::Minute.seconds(), day(*hour));
                 rolled.usage.push((slot, 0, bytes.len() as u64));
                 rolled.add(id, &bytes);
+                let bytes = made.highs.encode();
+                rolled.bytes += bytes.len();
+                rolled.highs.push(row(high(&uid, *hour), &bytes, None));
             }
             Ok(rolled)
         });
@@ -485,13 +498,25 @@ impl Store {
 
     /// The peaks of nodes in some hours, in the order of what is asked for.
     pub async fn peaks(&self, asked: &[(&str, Timestamp)]) -> Result<Vec<Option<Peaks>>, Error> {
-        let mut found = Vec::with_capacity(asked.len());
-        for some in asked.chunks(PEAKS_AT_ONCE) {
-            let ids: Vec<Value> = some
-                .iter()
-                .map(|(uid, hour)| record(uid, Level::Minute, PEAKS, *hour))
-                .collect();
-            let variables = bind([("rows", Value::Array(Array::from(ids.clone())))]);
+        let ids = asked.iter();
+        let ids = ids.map(|(uid, hour)| record(uid, Level::Minute, PEAKS, *hour));
+        let found = self.payloads(ids.collect()).await?.into_iter();
+        Ok(found.map(|found| Peaks::decode(&found?).ok()).collect())
+    }
+
+    /// The highs of nodes in some hours, in the order of what is asked for; of those whose samples are not sealed
+    /// there are none, and of those whose samples are gone.
+    pub async fn highs(&self, asked: &[(&str, Timestamp)]) -> Result<Vec<Option<Highs>>, Error> {
+        let ids = asked.iter().map(|(uid, hour)| high(uid, *hour));
+        let found = self.payloads(ids.collect()).await?.into_iter();
+        Ok(found.map(|found| Highs::decode(&found?).ok()).collect())
+    }
+
+    /// What these records hold, in their order.
+    async fn payloads(&self, ids: Vec<Value>) -> Result<Vec<Option<Bytes>>, Error> {
+        let mut found = Vec::with_capacity(ids.len());
+        for some in ids.chunks(AT_ONCE) {
+            let variables = bind([("rows", Value::Array(Array::from(some.to_vec())))]);
             let rows: Vec<Value> = self
                 .database
                 .select("SELECT id, p FROM $rows", variables)
@@ -499,16 +524,15 @@ impl Store {
                 .map_err(Error::Unavailable)?;
             // In the order of the records asked for, without those that are not there.
             let mut rows = rows.into_iter().peekable();
-            for id in ids {
+            for id in some {
                 let row = rows.next_if(|row| match row {
-                    Value::Object(row) => row.get("id") == Some(&id),
+                    Value::Object(row) => row.get("id") == Some(id),
                     _ => false,
                 });
-                let payload = match row {
+                found.push(match row {
                     Some(Value::Object(mut row)) => take_bytes(&mut row, "p"),
                     _ => None,
-                };
-                found.push(payload.and_then(|payload| Peaks::decode(&payload).ok()));
+                });
             }
         }
         Ok(found)

@@ -92,15 +92,15 @@ async fn look_up(app: &App, told: &Told, pods: &mut Pods) -> Result<(), ApiError
     Ok(())
 }
 
-/// What a row has of a resource.
-pub(super) fn value(row: &TopRow, resource: Resource) -> f64 {
+/// What a row has of a resource, as far as rows tell it apart: CPU in hundredths of a percent, memory in bytes,
+/// input and output in hundredths of a byte a second.
+pub(super) fn units(row: &TopRow, resource: Resource) -> u64 {
+    let hundredths = |value: Option<f64>| (value.unwrap_or_default() * 100.0).round() as u64;
     match resource {
-        Resource::Cpu => row.cpu_percent.unwrap_or_default(),
-        Resource::Memory => row.memory_bytes.unwrap_or_default() as f64,
-        Resource::Io => {
-            row.read_bytes_per_second.unwrap_or_default()
-                + row.write_bytes_per_second.unwrap_or_default()
-        }
+        Resource::Cpu => hundredths(row.cpu_percent),
+        Resource::Memory => row.memory_bytes.unwrap_or_default(),
+        Resource::Io => hundredths(row.read_bytes_per_second)
+            .saturating_add(hundredths(row.write_bytes_per_second)),
     }
 }
 
@@ -166,10 +166,14 @@ impl Fold {
         self.levels
     }
 
-    /// Whether nothing that has at most so much can be among the highest any more.
-    pub(super) fn is_settled(&self, highest: f64) -> bool {
+    /// Whether no row of this node or a later one by name, and with at most so many [`units`], can be among the
+    /// highest any more.
+    pub(super) fn is_settled(&self, highest: u64, node: &str) -> bool {
         let last = self.rows.get(self.ranking.limit - 1);
-        last.is_some_and(|last| value(last, self.ranking.sort) > highest)
+        last.is_some_and(|last| {
+            let own = units(last, self.ranking.sort);
+            own > highest || own == highest && last.node.as_deref() < Some(node)
+        })
     }
 
     /// A node that was passed over: it has no row among the highest.

@@ -33,7 +33,7 @@ impl Span {
 
     /// The same for a counter that only one boot can reset: less than before is the kernel's own
     /// rounding (`iowait` is known for it), and no growth.
-    pub(super) fn monotonic_rate(self, previous: u64, current: u64) -> f64 {
+    pub(crate) fn monotonic_rate(self, previous: u64, current: u64) -> f64 {
         current.saturating_sub(previous) as f64 / self.seconds
     }
 }

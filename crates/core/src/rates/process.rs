@@ -45,7 +45,7 @@ fn rows_of(
         let of_ended = ended.and_then(|ended| ended.get(&(process.pid, process.start_ticks)));
         row.ended_children_cpu_percent = pair.zip(of_ended).map(|(pair, ticks)| {
             let ticks = pair.span.monotonic_rate(0, *ticks);
-            round(ticks * 100.0 / f64::from(current.host.ticks_per_second.max(1)))
+            cpu_percent(ticks, current.host.ticks_per_second)
         });
         row
     };
@@ -100,6 +100,11 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// Ticks a second in percent of one CPU.
+pub(crate) fn cpu_percent(ticks: f64, ticks_per_second: u32) -> f64 {
+    round(ticks * 100.0 / f64::from(ticks_per_second.max(1)))
+}
+
 /// What is known of a process at the sample before.
 #[derive(Clone, Copy)]
 enum Before<'a> {
@@ -136,8 +141,7 @@ fn row(before: Option<(Span, Before)>, now: &Process, host: &Host) -> v1::Proces
         name: Some(now.name.to_string()),
         status: status(now.state).map(str::to_owned),
         user: now.user.as_deref().map(str::to_owned),
-        cpu_percent: cpu_ticks
-            .map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
+        cpu_percent: cpu_ticks.map(|ticks| cpu_percent(ticks, host.ticks_per_second)),
         cpu_seconds: Some(round(seconds(now.cpu_ticks(), host.ticks_per_second))),
         children_cpu_seconds: Some(round(seconds(now.children_ticks(), host.ticks_per_second))),
         memory_percent: host
@@ -192,8 +196,7 @@ fn idle_task(previous: Option<(Span, &Host)>, host: &Host) -> Option<v1::Process
         name: Some("System Idle process".to_owned()),
         status: Some("running".to_owned()),
         user: Some("root".to_owned()),
-        cpu_percent: rate
-            .map(|ticks| round(ticks * 100.0 / f64::from(host.ticks_per_second.max(1)))),
+        cpu_percent: rate.map(|ticks| cpu_percent(ticks, host.ticks_per_second)),
         cpu_seconds: Some(round(seconds(idle, host.ticks_per_second))),
         threads: Some(host.cpus.len() as u32),
         started_at: host.boot_time_seconds.and_then(Timestamp::from_seconds),

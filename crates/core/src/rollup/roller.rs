@@ -7,8 +7,8 @@ use hashbrown::HashMap;
 use nodestats_wire::Timestamp;
 
 use super::{
-    Bucket, CPU_UNITS, Flow, Group, HOUR, Level, Peaks, Process, Rollup, Row, Sketch, Sum, Thing,
-    Together, core, disk, filesystem, group, host, interface, process,
+    Bucket, CPU_UNITS, Flow, Group, HOUR, High, Highs, Level, Peaks, Process, Rollup, Row, Sketch,
+    Sum, Thing, Together, core, disk, filesystem, group, host, interface, process,
 };
 use crate::rates::{Life, Pair, ended_children};
 use crate::sample::cgroup::Cpu;
@@ -28,6 +28,7 @@ pub struct Roller {
     step: i64,
     previous: Option<Sample>,
     buckets: BTreeMap<Timestamp, Filling>,
+    highs: Highs,
     processes: HashMap<Kept, Process>,
     groups: HashMap<(Arc<str>, u64), Group>,
 }
@@ -111,6 +112,7 @@ impl Roller {
             step,
             previous: None,
             buckets: BTreeMap::new(),
+            highs: Highs::default(),
             processes: HashMap::new(),
             groups: HashMap::new(),
         }
@@ -135,7 +137,7 @@ impl Roller {
         bucket.covered += span;
         bucket.add_host(pair.as_ref(), &sample.host);
         self.add_groups(&mut bucket, pair.as_ref(), &sample);
-        self.add_processes(&mut bucket, pair.as_ref(), &sample);
+        self.add_processes(&mut bucket, time, pair.as_ref(), &sample);
         self.buckets.insert(begin, bucket);
         self.previous = Some(sample);
     }
@@ -166,13 +168,24 @@ impl Roller {
         }
     }
 
-    fn add_processes(&mut self, bucket: &mut Filling, pair: Option<&Pair<'_>>, sample: &Sample) {
+    fn add_processes(
+        &mut self,
+        bucket: &mut Filling,
+        time: Timestamp,
+        pair: Option<&Pair<'_>>,
+        sample: &Sample,
+    ) {
         let ended = pair.map(|pair| ended_children(pair, sample));
         let ended = ended.unwrap_or_default();
         let boot: Arc<str> = sample.host.boot_id.as_str().into();
         let ticks = ticks(&sample.host);
+        let mut high = High {
+            time,
+            ..High::default()
+        };
         for now in &sample.processes {
             let row = of_process(pair, now, &ended, ticks);
+            high.note(&row, pair, sample.host.ticks_per_second);
             let key = (Arc::clone(&boot), now.pid, now.start_ticks);
             bucket.processes.entry(key.clone()).or_default().add(&row);
             let known = self.processes.get(&key);
@@ -189,6 +202,7 @@ impl Roller {
                 self.processes.insert(key, process);
             }
         }
+        self.highs.samples.push(high);
     }
 
     /// All samples of one bucket as it is: of each process.
@@ -196,10 +210,11 @@ impl Roller {
         self.finish_where(|_| true).0.buckets
     }
 
-    /// The buckets, with those processes that matter and those that `kept` has, and the peaks of the hour that
-    /// begins at `hour`.
-    pub fn finish(self, hour: Timestamp, kept: &HashSet<Kept>) -> (Rollup, Peaks) {
+    /// The buckets, with those processes that matter and those that `kept` has, the peaks of the hour that
+    /// begins at `hour`, and the highs of its samples.
+    pub fn finish(mut self, hour: Timestamp, kept: &HashSet<Kept>) -> (Rollup, Peaks, Highs) {
         let matter = self.that_matter(kept);
+        let highs = std::mem::take(&mut self.highs);
         let (rollup, rest) = self.finish_where(|life| matter.contains(life));
         let mut peaks = Peaks::default();
         for (bucket, others) in rollup.buckets.iter().zip(&rest) {
@@ -209,7 +224,7 @@ impl Roller {
             let ticks = ticks.map_or(100, |level| level.last.max(1)) as f64;
             peaks.note((hour, bucket), ticks, rows.chain(others));
         }
-        (rollup, peaks)
+        (rollup, peaks, highs)
     }
 
     /// The processes that matter: of all of it those that used most CPU, memory and disks, and that grew
@@ -600,6 +615,7 @@ impl Rollup {
             step: HOUR,
             previous: None,
             buckets: BTreeMap::from([(hour, filling)]),
+            highs: Highs::default(),
             processes,
             groups,
         };

@@ -89,7 +89,7 @@ fn doing() -> impl Strategy<Value = Vec<Doing>> {
     prop::collection::vec(prop::collection::vec(one, 1..40), 1..60)
 }
 
-fn roll(samples: &[(Timestamp, Sample)], step: i64) -> (Rollup, Peaks) {
+fn roll(samples: &[(Timestamp, Sample)], step: i64) -> (Rollup, Peaks, Highs) {
     let mut roller = Roller::new(step);
     for (time, sample) in samples {
         roller.add(*time, sample.clone());
@@ -111,7 +111,7 @@ proptest! {
 
     #[test]
     fn what_is_kept_reads_back_as_it_was(doing in doing()) {
-        let (rollup, peaks) = roll(&history(&doing), MINUTE);
+        let (rollup, peaks, highs) = roll(&history(&doing), MINUTE);
         for part in Part::ALL {
             let bytes = encode(&rollup, part).expect("small");
             let read = decode(&bytes, part).expect("well formed");
@@ -129,12 +129,13 @@ proptest! {
             }
         }
         prop_assert_eq!(Peaks::decode(&peaks.encode()).expect("well formed"), peaks);
+        prop_assert_eq!(Highs::decode(&highs.encode()).expect("well formed"), highs);
     }
 
     #[test]
     fn sums_stay_true_and_the_books_close(doing in doing()) {
         let samples = history(&doing);
-        let (minutes, _) = roll(&samples, MINUTE);
+        let (minutes, ..) = roll(&samples, MINUTE);
         let hour = minutes.whole(samples[0].0.floor_to(HOUR));
         let books: Vec<_> = samples
             .windows(2)
@@ -154,7 +155,7 @@ proptest! {
             prop_assert_eq!(unaccounted(&hour), Some(left));
         }
         // Any two ways from samples to an hour give the same, but for what a mean is rounded by.
-        let (at_once, _) = roll(&samples, HOUR);
+        let (at_once, ..) = roll(&samples, HOUR);
         for (thing, row) in &at_once.whole(hour.begin).hosts {
             let own = hour.host(thing).expect("the same things");
             prop_assert_eq!((&row.totals, &row.flows), (&own.totals, &own.flows));
@@ -169,22 +170,32 @@ proptest! {
     #[test]
     fn no_process_has_more_than_the_peaks_say(doing in doing()) {
         let samples = history(&doing);
-        let (minutes, peaks) = roll(&samples, MINUTE);
+        let (minutes, peaks, highs) = roll(&samples, MINUTE);
+        prop_assert_eq!(highs.samples.len(), samples.len());
         prop_assert_eq!(minutes.buckets.len(), peaks.minutes.len());
         for pair in samples.windows(2) {
             let minute = (pair[1].0.micros() % HOUR / MINUTE) as u8;
             let peak = peaks.minutes.iter().find(|peak| peak.minute == minute).expect("a minute with samples");
+            let mut most = High { time: pair[1].0, ..High::default() };
+            let hundredths = |value: f64| (value * 100.0).round() as u64;
             for row in crate::rates::process_rows(Some(&pair[0].1), &pair[1].1) {
                 let percent = row.cpu_percent.filter(|_| row.pid > 0).unwrap_or_default();
                 prop_assert!(percent * CPU_UNITS / 100.0 <= peak.cpu as f64 + 0.51, "{row:?}");
                 prop_assert!(row.rss_bytes.unwrap_or_default() <= peak.memory);
+                let io = [row.read_bytes_per_second, row.write_bytes_per_second];
+                let io: u64 = io.into_iter().flatten().map(hundredths).sum();
+                most.cpu = most.cpu.max(hundredths(percent));
+                most.memory = most.memory.max(row.rss_bytes.unwrap_or_default());
+                most.io = most.io.max(io);
             }
+            let high = highs.at(pair[1].0.plus_micros(1)).expect("a sample");
+            prop_assert_eq!(*high, most);
         }
     }
 
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in any::<prop::sample::Index>()) {
-        let (rollup, _) = roll(&history(&[vec![(5, 5, true); 20]]), MINUTE);
+        let (rollup, ..) = roll(&history(&[vec![(5, 5, true); 20]]), MINUTE);
         for part in Part::ALL {
             let _ = decode(&bytes.clone().into(), part);
             // Also where the checksum is right.
@@ -192,7 +203,7 @@ proptest! {
             let place = at.index(whole.len());
             whole[place] ^= bytes.first().copied().unwrap_or(1) | 1;
             let _ = decode(&crate::block::with_checksum(whole).into(), part);
-            let _ = Peaks::decode(&bytes);
+            let _ = (Peaks::decode(&bytes), Highs::decode(&bytes));
         }
     }
 }
@@ -215,7 +226,7 @@ fn what_was_kept_stays_until_it_ends_and_what_mattered_is_kept() {
         roller.add(*time, sample.clone());
     }
     let kept = HashSet::from([("a".into(), 5, 7), ("a".into(), 999, 7)]);
-    let (rollup, _) = roller.finish(samples[0].0.floor_to(HOUR), &kept);
+    let (rollup, ..) = roller.finish(samples[0].0.floor_to(HOUR), &kept);
     let first = &rollup.buckets[2];
     let pids: HashSet<u32> = first
         .processes
