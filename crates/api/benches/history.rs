@@ -139,7 +139,7 @@ fn codec(figures: &mut Map<String, Value>, entries: &[Entry], series: &[Series])
     let rows: usize = rows.sum();
     let values = (rows * COLUMNS) as f64;
     let coded = block::encode(COLUMNS, series);
-    let reader = Reader::open(&coded).expect("as it was written");
+    let reader = Reader::open(coded.clone().into()).expect("as it was written");
     assert_eq!(reader.all().expect("as it was written"), series);
     let micros = |work: &dyn Fn()| {
         let turns = (0..TURNS).map(|_| {

@@ -14,6 +14,7 @@
 
 pub(crate) mod cells;
 mod coder;
+mod heads;
 mod model;
 mod open;
 pub(crate) mod rows;
@@ -33,8 +34,9 @@ pub(crate) use open::unpack;
 pub use seal::Sealer;
 pub use table::{Reader, Run, Series, encode};
 
-/// The version that this code writes.
-const VERSION: u8 = 1;
+/// The version that this code writes. It reads the one before it too, whose tables have another form
+/// ([`table`]).
+const VERSION: u8 = 2;
 /// Bytes of the checksum.
 const CHECKSUM: usize = 8;
 /// Most bytes that a list of texts, notes or readings unpacks to, and most of each: one frame of the
@@ -66,7 +68,7 @@ pub enum Error {
     #[error("the block is cut off")]
     Truncated,
     /// Another version of the form.
-    #[error("the block has version {0}; this program reads version {VERSION}")]
+    #[error("the block has version {0}; this program reads versions up to {VERSION}")]
     Version(u8),
     /// They are not what was written.
     #[error("the block's checksum is wrong")]
@@ -171,7 +173,7 @@ pub(crate) fn with_checksum(mut part: Vec<u8>) -> Vec<u8> {
 /// The sections of a part, if it is whole.
 pub(crate) fn sections<const N: usize>(part: &Bytes) -> Result<[Bytes; N], Error> {
     let (&version, rest) = part.split_first().ok_or(Error::Truncated)?;
-    if version != VERSION {
+    if !(VERSION - 1..=VERSION).contains(&version) {
         return Err(Error::Version(version));
     }
     let (expected, body) = rest.split_first_chunk().ok_or(Error::Truncated)?;

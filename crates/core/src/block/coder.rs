@@ -2,13 +2,15 @@
 //! bytes at a time), and bits whose probability is learnt.
 
 /// A probability learnt from the bits that were coded with it: in the upper half that the next one is set,
-/// of 65536, less [`EVEN`]; in the lower how many bits it was learnt from. So one that is new is 0, and many
-/// of them are memory that nobody has touched.
+/// of 65536, less [`EVEN`]; in the lowest byte how many bits it was learnt from, and in the one above it what
+/// its owner wants ([`OWNERS`]). So one that is new is 0, and many of them are memory that nobody has touched.
 pub(super) type Bit = u32;
 
 /// Nothing was learnt yet.
 pub(super) const NEW: Bit = 0;
 const EVEN: u32 = 1 << 15;
+/// The byte of a [`Bit`] that is left as it is.
+pub(super) const OWNERS: u32 = 0xff00;
 
 /// From so many bits on a later one counts as much as all before: what is coded changes with time.
 const MEMORY: u8 = 250;
@@ -42,7 +44,12 @@ fn learn(known: &mut Bit, bit: bool) {
     // Never quite sure.
     let after = after.clamp(32, 65_535 - 32);
     let seen = (seen as u32 + 1).min(MEMORY.into());
-    *known = (after ^ EVEN) << 16 | seen;
+    *known = (after ^ EVEN) << 16 | *known & OWNERS | seen;
+}
+
+/// A probability of 65536 that so many bits have told of; never quite sure.
+pub(super) fn known(one: u32, seen: u8) -> Bit {
+    (one.clamp(32, 65_535 - 32) ^ EVEN) << 16 | u32::from(seen.min(MEMORY))
 }
 
 /// Bits that are coded together at most.
@@ -55,6 +62,24 @@ pub(super) trait Coder {
 
     /// Codes some bits of which nothing can be learnt, at most [`TOGETHER`].
     fn code_even(&mut self, bits: u32, number: u32) -> u32;
+}
+
+/// Counts instead of coding: of each [`Bit`] in the upper half how many were set, in the lower half how many
+/// there were.
+pub(super) struct Counter;
+
+impl Coder for Counter {
+    fn code(&mut self, known: &mut Bit, bit: bool) -> bool {
+        *known += u32::from(bit) << 16 | 1;
+        if *known & 0xffff == 0xffff {
+            *known = *known >> 1 & 0x7fff_7fff;
+        }
+        bit
+    }
+
+    fn code_even(&mut self, _: u32, number: u32) -> u32 {
+        number
+    }
 }
 
 /// A range that is smaller is made larger by so many bits, which are settled.

@@ -1,6 +1,8 @@
 //! How a row follows from the rows before it: what is coded, with which bit of what was learnt.
 
-use super::coder::{Bit, Coder, NEW, TOGETHER};
+use std::sync::Arc;
+
+use super::coder::{Bit, Coder, NEW, OWNERS, TOGETHER, known};
 
 /// Sizes of a change are told apart by their bits: 0 to 64.
 const SIZES: usize = 65;
@@ -8,6 +10,8 @@ const SIZES: usize = 65;
 const TREE: usize = 128;
 /// Sizes of the change before that are told apart.
 const BEFORE: usize = 21;
+/// No row has changed in the last one and not in the two before that is as quiet as a distant one is.
+const DISTANT: usize = 1;
 /// Changes of a column that are remembered: many come again.
 const KEPT: usize = 4;
 /// No change that is remembered.
@@ -17,15 +21,25 @@ const UNKNOWN: usize = KEPT + 1;
 /// Leading bits of a change, behind the first, of which something is learnt.
 const LEADING: u32 = 3;
 
-/// What is learnt of a number of columns.
+/// What is learnt of a number of columns: bits of five kinds, one kind after the other.
 pub(super) struct Model {
-    changed: Vec<Bit>,
-    mask: Vec<Bit>,
-    again: Vec<Bit>,
-    sign: Vec<Bit>,
-    size: Vec<Bit>,
-    leading: Vec<Bit>,
+    /// Where each kind begins, behind that of whether anything changed.
+    kinds: [usize; 5],
+    bits: Vec<Bit>,
+    /// What each bit is at the begin; without them it is new.
+    prior: Arc<[Bit]>,
+    /// Bits that have it were learnt since the begin. Without one all bits are as they are.
+    turn: u32,
 }
+
+/// Bits of whether anything changed.
+const CHANGED: usize = 8 * 8 * 9;
+/// Of each column, of whether it did: whether it did the last time, and which others did.
+const MASK: usize = 2 * 64;
+/// Of each column and kept change, of whether it is that one.
+const AGAIN: usize = 6 * 6;
+/// Bits of a turn.
+const TURN: u32 = 1 << OWNERS.trailing_zeros();
 
 /// What the rows before say of one series.
 pub(super) struct History {
@@ -70,6 +84,25 @@ impl History {
         }
     }
 
+    /// Of a row that may be long ago: the next one is told from it as no other is.
+    pub(super) fn distant(row: &[u64]) -> Self {
+        let mut history = Self::new(row);
+        (history.recent, history.quiet) = (DISTANT, 1);
+        for column in &mut history.columns {
+            (column.changed, column.size) = (true, BEFORE);
+        }
+        history
+    }
+
+    /// Goes on from a row that was told from a distant one: which columns moved says which ones do.
+    pub(super) fn arrive(&mut self) {
+        let moved = std::mem::take(&mut self.columns);
+        *self = Self::new(&self.row);
+        for (column, moved) in self.columns.iter_mut().zip(moved) {
+            column.changed = moved.changed;
+        }
+    }
+
     /// The last row.
     pub(super) fn row(&self) -> &[u64] {
         &self.row
@@ -92,23 +125,69 @@ impl History {
 }
 
 impl Model {
+    /// Of which nothing is known yet.
     pub(super) fn new(columns: usize) -> Self {
-        let bits = |count: usize| vec![NEW; count];
+        let sizes = [
+            CHANGED,
+            columns * MASK,
+            columns * KEPT * AGAIN,
+            columns * 2,
+            columns * BEFORE * TREE,
+            columns * SIZES * (1 << LEADING),
+        ];
+        let mut end = 0;
+        let ends = sizes.map(|size| {
+            end += size;
+            end
+        });
+        let [mask, again, sign, size, leading, all] = ends;
         Self {
-            changed: bits(8 * 8 * 9),
-            mask: bits(columns * 2 * 64),
-            again: bits(columns * KEPT * 6 * 6),
-            sign: bits(columns * 2),
-            size: bits(columns * BEFORE * TREE),
-            leading: bits(columns * SIZES * (1 << LEADING)),
+            kinds: [mask, again, sign, size, leading],
+            bits: vec![NEW; all],
+            prior: Arc::default(),
+            turn: TURN,
         }
+    }
+
+    /// Of which something is known before the first row.
+    pub(super) fn knowing(columns: usize, prior: Arc<[Bit]>) -> Self {
+        Self {
+            prior,
+            ..Self::new(columns)
+        }
+    }
+
+    /// For whoever counts ([`Counter`](super::coder::Counter)).
+    pub(super) fn counting(columns: usize) -> Self {
+        Self {
+            turn: 0,
+            ..Self::new(columns)
+        }
+    }
+
+    /// Begins anew, with what was known at first.
+    pub(super) fn begin(&mut self) {
+        self.turn += TURN;
+        if self.turn > OWNERS {
+            self.bits.fill(NEW);
+            self.turn = TURN;
+        }
+    }
+
+    #[inline]
+    fn at(&mut self, number: usize) -> &mut Bit {
+        let bit = &mut self.bits[number];
+        if *bit & OWNERS != self.turn && self.turn > 0 {
+            *bit = self.prior.get(number).copied().unwrap_or(NEW) | self.turn;
+        }
+        bit
     }
 
     /// Codes the row after those that `history` knows. A reader gives any row of that length, and finds
     /// what was written in the history.
     pub(super) fn code(&mut self, coder: &mut impl Coder, history: &mut History, row: &[u64]) {
         let known = (history.recent * 8 + history.quiet_class()) * 9 + history.activity();
-        let changed = coder.code(&mut self.changed[known], history.row != row);
+        let changed = coder.code(self.at(known), history.row != row);
         history.recent = (history.recent << 1 | usize::from(changed)) & 7;
         history.rows += 1;
         if !changed {
@@ -124,8 +203,9 @@ impl Model {
             let change = next.wrapping_sub(*number) as i64;
             // The last three columns, and how many there were in all.
             let others = (mask & 7) * 4 + (mask.count_ones() as usize).min(3);
-            let known = (at * 2 + usize::from(column.changed)) * 64 + others;
-            let differs = coder.code(&mut self.mask[known], change != 0);
+            let known = at * MASK + usize::from(column.changed) * 64 + others;
+            let known = self.kinds[0] + known;
+            let differs = coder.code(self.at(known), change != 0);
             column.changed = differs;
             mask = mask << 1 | usize::from(differs);
             if differs {
@@ -158,8 +238,9 @@ impl Model {
     ) -> i64 {
         let mut found = NONE;
         for which in 0..KEPT {
-            let known = ((at * KEPT + which) * 6 + column.again) * 6 + *row_again;
-            if coder.code(&mut self.again[known], column.kept[which] == change) {
+            let known = (at * KEPT + which) * AGAIN + column.again * 6 + *row_again;
+            let known = self.kinds[1] + known;
+            if coder.code(self.at(known), column.kept[which] == change) {
                 found = which;
                 break;
             }
@@ -186,27 +267,26 @@ impl Model {
         column: &Column,
         change: i64,
     ) -> i64 {
-        let down = coder.code(
-            &mut self.sign[at * 2 + usize::from(column.down)],
-            change < 0,
-        );
+        let [_, _, sign, sizes, leading] = self.kinds;
+        let known = sign + at * 2 + usize::from(column.down);
+        let down = coder.code(self.at(known), change < 0);
         let magnitude = change.unsigned_abs();
         let wanted = size(change);
         let before = column.size.min(BEFORE - 1);
-        let tree = &mut self.size[(at * BEFORE + before) * TREE..][..TREE];
+        let tree = sizes + (at * BEFORE + before) * TREE;
         let mut node = 1;
         for level in (0..7).rev() {
-            let bit = coder.code(&mut tree[node], wanted >> level & 1 == 1);
+            let bit = coder.code(self.at(tree + node), wanted >> level & 1 == 1);
             node = node << 1 | usize::from(bit);
         }
         let size = (node - TREE).min(SIZES - 1);
         let mut read = u64::from(size > 0);
-        let leading = &mut self.leading[(at * SIZES + size) << LEADING..][..1 << LEADING];
+        let leading = leading + ((at * SIZES + size) << LEADING);
         let mut known = 1;
         let mut left = (size as u32).saturating_sub(1);
         for _ in 0..LEADING.min(left) {
             left -= 1;
-            let bit = coder.code(&mut leading[known], magnitude >> left & 1 == 1);
+            let bit = coder.code(self.at(leading + known), magnitude >> left & 1 == 1);
             known = known << 1 | usize::from(bit);
             read = read << 1 | u64::from(bit);
         }
@@ -227,4 +307,96 @@ impl Model {
 /// Bits of a change without its sign.
 fn size(change: i64) -> usize {
     (u64::BITS - change.unsigned_abs().leading_zeros()) as usize
+}
+
+/// Probabilities of 65536 that a prior may have: equally far apart in log odds.
+const ODDS: [u16; 32] = [
+    61, 96, 150, 236, 369, 576, 899, 1399, 2168, 3338, 5088, 7642, 11_240, 16_062, 22_110, 29_097,
+    36_439, 43_426, 49_474, 54_296, 57_894, 60_448, 62_198, 63_368, 64_137, 64_637, 64_960, 65_167,
+    65_300, 65_386, 65_440, 65_475,
+];
+/// A bit that was met less often has no prior: to tell it costs more than to learn it.
+const TOLD: u32 = if cfg!(test) { 4 } else { 20 };
+/// As how many bits a prior counts, by how often it was met.
+const WEIGHTS: [(u32, u8); 4] = [(0, 2), (12, 5), (40, 10), (200, 18)];
+
+/// How a prior is told: whether there is one, which of [`ODDS`], and which of [`WEIGHTS`].
+struct Prior {
+    told: [Bit; 3],
+    odds: [Bit; 32],
+    weight: [Bit; 4],
+}
+
+impl Prior {
+    fn new() -> Self {
+        Self {
+            told: [NEW; 3],
+            odds: [NEW; 32],
+            weight: [NEW; 4],
+        }
+    }
+
+    /// Codes one bit's; `before` says of which kind the last one was. A reader gives no counts.
+    fn code(&mut self, coder: &mut impl Coder, before: usize, counts: Bit) -> Option<Bit> {
+        let (seen, set) = (counts & 0xffff, counts >> 16);
+        if !coder.code(&mut self.told[before], seen >= TOLD) {
+            return None;
+        }
+        let one = (set * 65_536 + 32_768) / (seen + 1);
+        let wanted = ODDS.windows(2).take_while(|pair| {
+            // Halfway by their odds is near enough halfway.
+            u32::from(pair[0]) + u32::from(pair[1]) < 2 * one
+        });
+        let wanted = wanted.count();
+        let level = code_tree(coder, &mut self.odds, 5, wanted);
+        let wanted = WEIGHTS.iter().rposition(|(least, _)| seen >= *least);
+        let weight = code_tree(coder, &mut self.weight, 2, wanted.unwrap_or_default());
+        Some(known(ODDS[level].into(), WEIGHTS[weight].1))
+    }
+}
+
+/// Codes a number of so many bits, the highest first, each by those before it.
+fn code_tree(coder: &mut impl Coder, tree: &mut [Bit], bits: u32, wanted: usize) -> usize {
+    let mut node = 1;
+    for level in (0..bits).rev() {
+        let bit = coder.code(&mut tree[node], wanted >> level & 1 == 1);
+        node = node << 1 | usize::from(bit);
+    }
+    node - (1 << bits)
+}
+
+impl Model {
+    /// Codes what is known at the begin: a writer has counted it, and a reader has a model of which nothing is
+    /// known, and gives its own bits.
+    pub(super) fn code_prior(&self, coder: &mut impl Coder) -> Vec<Bit> {
+        let mut all = vec![NEW; self.bits.len()];
+        let [mask, _, _, sizes, leading] = self.kinds;
+        // Those that are told one by one.
+        let flat = [0..mask, mask..sizes];
+        for range in flat {
+            let mut prior = Prior::new();
+            let mut before = 0;
+            for number in range {
+                let told = prior.code(coder, before, self.bits[number]);
+                before = usize::from(told.is_some());
+                all[number] = told.unwrap_or(NEW);
+            }
+        }
+        // Trees, of which a node is met less often than the one above it.
+        let trees = (sizes..leading).step_by(TREE).map(|begin| (begin, TREE));
+        let others = (leading..self.bits.len()).step_by(1 << LEADING);
+        let others = others.map(|begin| (begin, 1 << LEADING));
+        let mut prior = Prior::new();
+        for (begin, nodes) in trees.chain(others) {
+            for node in 1..nodes {
+                let is_met = node == 1 || all[begin + node / 2] != NEW;
+                if is_met {
+                    let own = usize::from(node > 1) + 1;
+                    let told = prior.code(coder, own, self.bits[begin + node]);
+                    all[begin + node] = told.unwrap_or(NEW);
+                }
+            }
+        }
+        all
+    }
 }

@@ -50,7 +50,7 @@ impl<T> Lazy<T> {
         }
     }
 
-    fn get(&self, read: impl FnOnce(&[u8]) -> Result<T, Error>) -> Result<&T, Error> {
+    fn get(&self, read: impl FnOnce(&Bytes) -> Result<T, Error>) -> Result<&T, Error> {
         if let Some(known) = self.read.get() {
             return Ok(known);
         }
@@ -157,12 +157,12 @@ impl Block {
     /// The host's figures at a sample: its clock and how much memory it has where only a process is wanted,
     /// and beside that the load and what CPUs did where only that is.
     fn host(&self, number: usize, wanted: Wanted) -> Result<Host, Error> {
-        let texts = self.texts.get(unpack)?;
-        let decode = |bytes: &[u8]| Decoded::read(bytes, self.len());
+        let texts = self.texts.get(|bytes| unpack(bytes))?;
+        let decode = |bytes: &Bytes| Decoded::open(bytes.clone(), self.len(), None);
         macro_rules! own {
             ($section:expr) => {{
-                let mut rows = $section.get(decode)?.of(number);
-                restore(rows.next().ok_or(Error::Mismatch)?, texts)?
+                let rows = $section.get(decode)?.of(number)?;
+                restore(rows.first().ok_or(Error::Mismatch)?, texts)?
             }};
         }
         let [clock, cpu, rest] = &self.own;
@@ -196,7 +196,7 @@ impl Block {
             ($section:expr => $list:expr) => {
                 // Elements of one list may have several widths.
                 let mut elements: Vec<(usize, _)> = Vec::new();
-                for cells in $section.get(decode)?.of(number) {
+                for cells in $section.get(decode)?.of(number)? {
                     elements.push(restore(cells, texts)?);
                 }
                 if !elements.is_empty() {
@@ -220,14 +220,17 @@ impl Block {
     /// The processes of a sample, by pid; where one is wanted, of that pid alone.
     fn processes(&self, number: usize, wanted: Wanted) -> Result<Vec<Process>, Error> {
         let table = self.processes.as_ref().ok_or(Error::Missing)?;
-        let rows = table.rows.get(|bytes| match wanted {
-            // The first figure of a process is its pid.
-            Wanted::Process(pid) => Decoded::read_some(bytes, self.len(), pid.into()),
-            _ => Decoded::read(bytes, self.len()),
-        })?;
-        let texts = table.texts.get(unpack)?;
+        // The first figure of a process is its pid.
+        let pid = match wanted {
+            Wanted::Process(pid) => Some(pid.into()),
+            _ => None,
+        };
+        let rows = table
+            .rows
+            .get(|bytes| Decoded::open(bytes.clone(), self.len(), pid))?;
+        let texts = table.texts.get(|bytes| unpack(bytes))?;
         let mut processes = Vec::new();
-        for cells in rows.of(number) {
+        for cells in rows.of(number)? {
             let (mut process, cgroup): (Process, Option<Arc<str>>) = restore(cells, texts)?;
             process.cgroup = cgroup;
             processes.push(process);
@@ -243,9 +246,14 @@ impl Block {
             return Ok(None);
         }
         let table = self.groups.as_ref().ok_or(Error::Missing)?;
-        let rows = table.rows.get(|bytes| Decoded::read(bytes, self.len()))?;
-        let texts = table.texts.get(unpack)?;
-        let groups = rows.of(number).map(|cells| restore(cells, texts));
+        let rows = table
+            .rows
+            .get(|bytes| Decoded::open(bytes.clone(), self.len(), None))?;
+        let texts = table.texts.get(|bytes| unpack(bytes))?;
+        let groups = rows
+            .of(number)?
+            .into_iter()
+            .map(|cells| restore(cells, texts));
         let mut groups: Vec<Cgroup> = groups.collect::<Result<_, _>>()?;
         groups.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(Some(groups))
@@ -253,14 +261,14 @@ impl Block {
 
     /// What a sample has to tell beside figures.
     pub fn notes(&self, number: usize) -> Result<Vec<Note>, Error> {
-        let notes = self.notes.get(unpack)?;
+        let notes = self.notes.get(|bytes| unpack(bytes))?;
         let found = notes.iter().find(|(at, _)| *at == number);
         Ok(found.map(|(_, notes)| notes.clone()).unwrap_or_default())
     }
 
     /// A reading.
     pub fn reading(&self, number: usize) -> Result<Reading, Error> {
-        let readings = self.readings.get(unpack)?;
+        let readings = self.readings.get(|bytes| unpack(bytes))?;
         let found = readings.binary_search_by_key(&number, |(at, _)| *at);
         let (_, json) = &readings[found.map_err(|_| Error::Mismatch)?];
         serde_json::from_str(json).map_err(|_| Error::Mismatch)
@@ -274,7 +282,7 @@ fn read_headers(bytes: &[u8]) -> Result<(Vec<Uuid>, Vec<u64>), Error> {
     let (starts, bytes) = bytes.split_at_checked(length).ok_or(Error::Truncated)?;
     let starts = starts.chunks_exact(16);
     let starts = starts.filter_map(|start| Uuid::from_slice(start).ok());
-    let reader = Reader::open(bytes)?;
+    let reader = Reader::open(Bytes::copy_from_slice(bytes))?;
     if reader.columns() != HEADER || reader.len() != 1 {
         return Err(Error::Mismatch);
     }

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
+use std::ops::Range;
+use std::sync::OnceLock;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::Error;
+use super::heads::count;
 use super::table::{self, COLUMNS, NUMBERS, Reader, SERIES, Series, read_number, write_number};
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
@@ -69,127 +73,180 @@ fn push(bytes: &mut Vec<u8>, coded: &[u8]) {
     bytes.extend(coded);
 }
 
-/// Rows that were read, by sample.
+/// Rows of some samples; each table of them is read segment by segment, as samples are asked for.
 #[derive(Debug)]
 pub(crate) struct Decoded {
-    tables: Vec<Rectangle>,
-    /// Where the rows of each sample begin in `places`, and where the last end.
-    begins: Vec<u32>,
-    /// Table and number of each row.
-    places: Vec<(u32, u32)>,
+    samples: usize,
+    tables: Vec<Table>,
 }
 
-/// Rows of one width, one after the other.
+/// Rows of one width.
 #[derive(Debug)]
-struct Rectangle {
+struct Table {
+    /// Those of a wide one have some columns each.
+    parts: Vec<Reader>,
+    /// Which series are read; of nothing, all.
+    wanted: Option<Vec<usize>>,
+    segments: Vec<(Range<u32>, OnceLock<Segment>)>,
+}
+
+/// Rows of some samples one after the other.
+#[derive(Debug)]
+struct Segment {
     width: usize,
     cells: Vec<u64>,
+    /// Where the rows of each sample begin in `places`, and where the last end.
+    begins: Vec<u32>,
+    /// Number of each row.
+    places: Vec<u32>,
 }
 
 impl Decoded {
-    /// Reads all rows of so many samples.
-    pub(crate) fn read(bytes: &[u8], samples: usize) -> Result<Self, Error> {
-        Self::read_where(bytes, samples, None)
-    }
-
-    /// Reads the rows of those whose first number is `first`.
-    pub(crate) fn read_some(bytes: &[u8], samples: usize, first: u64) -> Result<Self, Error> {
-        Self::read_where(bytes, samples, Some(first))
-    }
-
-    fn read_where(mut bytes: &[u8], samples: usize, first: Option<u64>) -> Result<Self, Error> {
-        let mut left = NUMBERS as usize;
+    /// Opens the rows of so many samples; where `first` is given those alone whose first number it is.
+    pub(crate) fn open(bytes: Bytes, samples: usize, first: Option<u64>) -> Result<Self, Error> {
+        let mut left = NUMBERS;
         let mut tables = Vec::new();
-        let mut found: Vec<(u32, u32, u32)> = Vec::new();
-        while !bytes.is_empty() {
-            let width = usize::try_from(read_number(&mut bytes)?).map_err(|_| Error::Mismatch)?;
-            let (cells, of) = read_table(&mut bytes, width, first)?;
-            left = left.checked_sub(cells.len()).ok_or(Error::TooLarge)?;
-            let table = tables.len() as u32;
-            let rows = of.into_iter().enumerate();
-            found.extend(rows.map(|(row, sample)| (sample, table, row as u32)));
-            tables.push(Rectangle { width, cells });
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let width = usize::try_from(read_number(&mut rest)?).map_err(|_| Error::Mismatch)?;
+            let mut parts: Vec<Reader> = Vec::new();
+            let mut columns = 0;
+            while columns < width {
+                let length =
+                    usize::try_from(read_number(&mut rest)?).map_err(|_| Error::Mismatch)?;
+                let coded = rest.split_off(..length).ok_or(Error::Truncated)?;
+                let part = Reader::open(bytes.slice_ref(coded))?;
+                columns += part.columns();
+                if let Some(first) = parts.first()
+                    && !(part.runs().eq(first.runs()) && part.segments().eq(first.segments()))
+                {
+                    return Err(Error::Mismatch);
+                }
+                parts.push(part);
+            }
+            let Some(reader) = parts.first().filter(|_| columns == width) else {
+                return Err(Error::Mismatch);
+            };
+            let numbers = reader
+                .runs()
+                .map(count)
+                .sum::<u64>()
+                .checked_mul(width as u64);
+            let numbers = numbers.and_then(|numbers| left.checked_sub(numbers));
+            left = numbers.ok_or(Error::TooLarge)?;
+            let ends = reader.runs().filter_map(|runs| runs.last());
+            if ends.map(|run| run.first + run.length).max().unwrap_or(0) as usize > samples {
+                return Err(Error::Mismatch);
+            }
+            let wanted = first.map(|first| {
+                let firsts = reader.firsts(0).enumerate();
+                let wanted = firsts.filter(|(_, number)| *number == first);
+                wanted.map(|(at, _)| at).collect()
+            });
+            let segments = reader.segments().map(|samples| (samples, OnceLock::new()));
+            tables.push(Table {
+                segments: segments.collect(),
+                wanted,
+                parts,
+            });
         }
-        if found.iter().any(|(sample, ..)| *sample as usize >= samples) {
-            return Err(Error::Mismatch);
-        }
-        found.sort_by_key(|(sample, ..)| *sample);
-        let mut begins = vec![0; samples + 1];
-        for (sample, ..) in &found {
-            begins[*sample as usize + 1] += 1;
-        }
-        for sample in 0..samples {
-            begins[sample + 1] += begins[sample];
-        }
-        let places = found.into_iter().map(|(_, table, row)| (table, row));
-        Ok(Self {
-            tables,
-            begins,
-            places: places.collect(),
-        })
+        Ok(Self { samples, tables })
     }
 
     /// The rows of a sample.
-    pub(crate) fn of(&self, sample: usize) -> impl Iterator<Item = &[u64]> {
-        let begin = self.begins.get(sample).copied().unwrap_or_default();
-        let end = self.begins.get(sample + 1).copied().unwrap_or(begin);
-        let places = &self.places[begin as usize..end as usize];
-        places.iter().map(|(table, row)| {
-            let Rectangle { width, cells } = &self.tables[*table as usize];
-            &cells[*row as usize * width..][..*width]
+    pub(crate) fn of(&self, sample: usize) -> Result<Vec<&[u64]>, Error> {
+        if sample >= self.samples {
+            return Err(Error::Mismatch);
+        }
+        let mut found = Vec::new();
+        for table in &self.tables {
+            let holds = |(samples, _): &(Range<u32>, _)| samples.contains(&(sample as u32));
+            let Some(number) = table.segments.iter().position(holds) else {
+                continue;
+            };
+            let (samples, known) = &table.segments[number];
+            let segment = match known.get() {
+                Some(segment) => segment,
+                None => {
+                    let read = table.read(number, samples)?;
+                    known.get_or_init(|| read)
+                }
+            };
+            found.extend(segment.of(sample - samples.start as usize));
+        }
+        Ok(found)
+    }
+}
+
+impl Table {
+    fn read(&self, number: usize, samples: &Range<u32>) -> Result<Segment, Error> {
+        let is_wanted = |series: usize| {
+            let wanted = self.wanted.as_ref();
+            wanted.is_none_or(|wanted| wanted.binary_search(&series).is_ok())
+        };
+        // The sample of each row, a series after the other.
+        let mut of: Vec<u32> = Vec::new();
+        let runs = self.parts[0].runs().enumerate();
+        for (_, runs) in runs.filter(|(series, _)| is_wanted(*series)) {
+            for run in runs {
+                let end = (run.first + run.length).min(samples.end);
+                of.extend((run.first.max(samples.start)..end).map(|sample| sample - samples.start));
+            }
+        }
+        let width: usize = self.parts.iter().map(Reader::columns).sum();
+        let mut cells = vec![
+            0;
+            if self.parts.len() > 1 {
+                of.len() * width
+            } else {
+                0
+            }
+        ];
+        if let [only] = &self.parts[..] {
+            cells.reserve_exact(of.len() * width);
+            only.read(number, is_wanted, |_, row| cells.extend(row))?;
+        } else {
+            let mut begin = 0;
+            for part in &self.parts {
+                let mut rows = cells.chunks_exact_mut(width);
+                part.read(number, is_wanted, |_, row| {
+                    if let Some(cells) = rows.next() {
+                        cells[begin..begin + row.len()].copy_from_slice(row);
+                    }
+                })?;
+                begin += part.columns();
+            }
+        }
+        let length = of.iter().max().map_or(0, |last| *last as usize + 1);
+        let mut begins = vec![0_u32; length + 1];
+        for sample in &of {
+            begins[*sample as usize + 1] += 1;
+        }
+        for sample in 0..length {
+            begins[sample + 1] += begins[sample];
+        }
+        let mut next = begins.clone();
+        let mut places = vec![0; of.len()];
+        for (row, sample) in of.into_iter().enumerate() {
+            let place = &mut next[sample as usize];
+            places[*place as usize] = row as u32;
+            *place += 1;
+        }
+        Ok(Segment {
+            width,
+            cells,
+            begins,
+            places,
         })
     }
 }
 
-/// The rows of the next table, and the sample of each.
-fn read_table(
-    bytes: &mut &[u8],
-    width: usize,
-    first: Option<u64>,
-) -> Result<(Vec<u64>, Vec<u32>), Error> {
-    let mut parts: Vec<(usize, Vec<(usize, Series)>)> = Vec::new();
-    let mut wanted: Vec<usize> = Vec::new();
-    let mut left = width;
-    while left > 0 {
-        let length = usize::try_from(read_number(bytes)?).map_err(|_| Error::Mismatch)?;
-        let coded = bytes.split_off(..length).ok_or(Error::Truncated)?;
-        let reader = Reader::open(coded)?;
-        let columns = reader.columns();
-        left = left.checked_sub(columns).ok_or(Error::Mismatch)?;
-        if parts.is_empty() {
-            let firsts = reader.firsts(0).enumerate();
-            let is_wanted = |number: u64| first.is_none_or(|first| first == number);
-            wanted = firsts
-                .filter(|(_, number)| is_wanted(*number))
-                .map(|(at, _)| at)
-                .collect();
-        }
-        parts.push((columns, reader.some(&wanted)?));
+impl Segment {
+    fn of(&self, sample: usize) -> impl Iterator<Item = &[u64]> {
+        let begin = self.begins.get(sample).copied().unwrap_or_default();
+        let end = self.begins.get(sample + 1).copied().unwrap_or(begin);
+        let places = &self.places[begin as usize..end as usize];
+        let row = |row: &u32| &self.cells[*row as usize * self.width..][..self.width];
+        places.iter().map(row)
     }
-    if parts.iter().any(|(_, part)| part.len() != wanted.len()) {
-        return Err(Error::Mismatch);
-    }
-    let (mut cells, mut samples) = (Vec::new(), Vec::new());
-    for number in 0..wanted.len() {
-        let runs = &parts[0].1[number].1.runs;
-        let same = |(_, part): &(usize, Vec<(usize, Series)>)| part[number].1.runs == *runs;
-        if !parts.iter().all(same) {
-            return Err(Error::Mismatch);
-        }
-        let before = samples.len();
-        samples.extend(
-            runs.iter()
-                .flat_map(|run| run.first..run.first + run.length),
-        );
-        if let [(_, only)] = &mut parts[..] {
-            cells.append(&mut only[number].1.rows);
-            continue;
-        }
-        for at in 0..samples.len() - before {
-            for (columns, part) in &parts {
-                cells.extend(&part[number].1.rows[at * columns..(at + 1) * columns]);
-            }
-        }
-    }
-    Ok((cells, samples))
 }

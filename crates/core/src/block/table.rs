@@ -1,23 +1,44 @@
 //! Series of rows of numbers, in chunks that are read one by one.
 //!
-//! The coded form is `columns (u8) | shift of each column (u8) | number of series | length of heads | heads |
-//! chunks`, numbers as LEB128; a chunk is `number of series | length | bytes`. A shift with its highest bit
-//! set is of a column in which each series has one number all along, of which chunks say nothing. Heads are of each series the
-//! runs in which it was there and its first row: they say whose it is, and of what is seen once they are all.
-//! A chunk has the next rows of its series.
+//! The coded form is `columns (u8) | shift of each column (u8) | samples of a segment | number of series |
+//! length of heads | heads | number of groups | series of each | length of the prior | prior | length of each
+//! chunk | chunks`, numbers as LEB128; the highest bit of the columns is set. A shift with its highest bit set
+//! is of a column in which each series has one number all along, of which chunks say nothing. Heads are of each
+//! series the runs in which it was there and its first row: they say whose it is, and of what is seen once they
+//! are all.
+//!
+//! Samples are cut into segments and series into groups, and a chunk has the rows of a group in a segment, so
+//! that neither all of a moment nor one series needs all of the rest. The first row of a series in a segment is
+//! told from its very first one. What is known of each bit before a chunk is read stands before all of them.
+//!
+//! The form before this one, without that highest bit, has no segments: behind its heads come chunks, `number
+//! of series | length | bytes`, of all rows of some series.
 
-use super::coder::{Coder, Decoder, Encoder};
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::coder::{Bit, Coder, Counter, Decoder, Encoder};
+use super::heads::{Head, Heads, count, heads};
 use super::model::{History, Model};
 
-/// A chunk has so many rows or a little more: what is learnt of one serves it, and a question about one
-/// series reads no more.
-const CHUNK_ROWS: usize = 2000;
+/// A table with so many rows is cut, where it has more samples than a segment.
+const CUT_ROWS: usize = if cfg!(test) { 100 } else { 4000 };
+/// Samples of a segment: all of a moment costs about as much as is read of so many.
+const SEGMENT: u32 = if cfg!(test) { 7 } else { 30 };
+/// A chunk has about so many rows: who asks for one series reads half of them.
+const CHUNK_ROWS: usize = if cfg!(test) { 20 } else { 100 };
+/// Of so many chunks one is counted for what is known of all.
+const COUNTED: usize = 4;
 /// Most columns, samples, series, and numbers in all: beyond what an hour of a host of thousands of
 /// processes has.
 pub(crate) const COLUMNS: usize = 64;
+/// Set in the columns of a table that may have segments.
+const CUT: u8 = 0x80;
 /// Set in the shift of a column in which each series has one number all along.
 const STILL: u8 = 0x80;
-const SAMPLES: u64 = 1 << 20;
+pub(super) const SAMPLES: u64 = 1 << 20;
 pub(crate) const SERIES: u64 = 1 << 18;
 pub(crate) const NUMBERS: u64 = 1 << 24;
 
@@ -82,13 +103,13 @@ pub enum Error {
 /// Where a series has not as many rows as its runs say.
 pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
     assert!((1..=COLUMNS).contains(&columns), "{columns} columns");
-    let shifts = shifts(columns, series);
-    let moving = moving(columns, series);
-    let mut bytes = vec![columns as u8];
-    bytes.extend(shifts.iter().enumerate().map(|(at, shift)| {
-        let still = if moving.contains(&at) { 0 } else { STILL };
+    let table = Table::new(columns, series);
+    let mut bytes = vec![columns as u8 | CUT];
+    bytes.extend(table.shifts.iter().enumerate().map(|(at, shift)| {
+        let still = if table.moving.contains(&at) { 0 } else { STILL };
         *shift as u8 | still
     }));
+    write_number(&mut bytes, table.segment.into());
     write_number(&mut bytes, series.len() as u64);
     let mut heads = Heads::new(columns, Encoder::new());
     for series in series {
@@ -96,36 +117,157 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
         let rows = series.rows.len() / columns;
         assert_eq!(count, Ok(rows as u64), "rows of a series");
         if let Some(first) = series.rows.chunks_exact(columns).next() {
-            heads.first(&shifted(first, &shifts));
+            heads.first(&shifted(first, &table.shifts));
         }
     }
-    let coded = heads.coder.finish();
-    write_number(&mut bytes, coded.len() as u64);
-    bytes.extend(coded);
-    let mut rest = series;
-    while !rest.is_empty() {
-        let mut rows = 0;
-        let count = rest
-            .iter()
-            .take_while(|series| {
-                let is_first = rows == 0;
-                rows += further(columns, series);
-                is_first || rows <= CHUNK_ROWS
-            })
-            .count();
-        let (chunk, next) = rest.split_at(count);
-        let coded = encode_chunk(columns, (&shifts, &moving), chunk);
-        write_number(&mut bytes, count as u64);
-        write_number(&mut bytes, coded.len() as u64);
-        bytes.extend(coded);
-        rest = next;
+    write_section(&mut bytes, &heads.coder.finish());
+    write_number(&mut bytes, table.groups.len() as u64);
+    for group in &table.groups {
+        write_number(&mut bytes, group.len() as u64);
     }
+    let (prior, mut model) = table.prior();
+    write_section(&mut bytes, &prior);
+    let mut chunks = Vec::new();
+    for (segment, group) in table.chunks() {
+        model.begin();
+        let mut coder = Encoder::new();
+        let is_coded = table.code(&mut model, &mut coder, segment, group);
+        let before = chunks.len();
+        if is_coded {
+            chunks.extend(coder.finish());
+        }
+        write_number(&mut bytes, (chunks.len() - before) as u64);
+    }
+    bytes.extend(chunks);
     bytes
 }
 
-/// Rows of a series beside its first.
-fn further(columns: usize, series: &Series) -> usize {
-    (series.rows.len() / columns).saturating_sub(1)
+/// Series that are coded.
+struct Table<'a> {
+    columns: usize,
+    shifts: Vec<u32>,
+    /// Columns in which a series has more than one number.
+    moving: Vec<usize>,
+    series: &'a [Series],
+    /// Samples of a segment, and how many segments there are.
+    segment: u32,
+    segments: u32,
+    groups: Vec<Range<usize>>,
+}
+
+impl<'a> Table<'a> {
+    fn new(columns: usize, series: &'a [Series]) -> Self {
+        let rows_of = |series: &Series| series.rows.len() / columns;
+        let rows: usize = series.iter().map(rows_of).sum();
+        let ends = series.iter().filter_map(|series| series.runs.last());
+        let samples = ends.map(|run| run.first + run.length).max().unwrap_or(0);
+        let moving = moving(columns, series);
+        let is_cut = rows > CUT_ROWS && samples > SEGMENT && !moving.is_empty();
+        let segment = if is_cut { SEGMENT } else { samples.max(1) };
+        let segments = samples.div_ceil(segment);
+        let mut groups: Vec<Range<usize>> = Vec::new();
+        let mut rows_of_group = 0;
+        for (number, series) in series.iter().enumerate() {
+            let is_full = is_cut && rows_of_group >= CHUNK_ROWS * segments as usize;
+            match groups.last_mut() {
+                Some(group) if !is_full => group.end = number + 1,
+                _ => {
+                    groups.push(number..number + 1);
+                    rows_of_group = 0;
+                }
+            }
+            rows_of_group += rows_of(series);
+        }
+        Self {
+            columns,
+            shifts: shifts(columns, series),
+            moving,
+            series,
+            segment,
+            segments,
+            groups,
+        }
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = (u32, Range<usize>)> {
+        let groups = |segment| {
+            self.groups
+                .iter()
+                .map(move |group| (segment, group.clone()))
+        };
+        (0..self.segments).flat_map(groups)
+    }
+
+    /// What is known of all chunks, and a model that knows it; nothing where there is one.
+    fn prior(&self) -> (Vec<u8>, Model) {
+        if self.segments < 2 {
+            return (Vec::new(), Model::new(self.moving.len()));
+        }
+        let mut model = Model::counting(self.moving.len());
+        for (segment, group) in self.chunks().step_by(COUNTED) {
+            self.code(&mut model, &mut Counter, segment, group);
+        }
+        let mut coder = Encoder::new();
+        let prior = model.code_prior(&mut coder);
+        let model = Model::knowing(self.moving.len(), prior.into());
+        (coder.finish(), model)
+    }
+
+    /// Codes a chunk; returns whether there was anything to code.
+    fn code(
+        &self,
+        model: &mut Model,
+        coder: &mut impl Coder,
+        segment: u32,
+        group: Range<usize>,
+    ) -> bool {
+        if self.moving.is_empty() {
+            return false;
+        }
+        let mut is_coded = false;
+        let mut row = vec![0; self.moving.len()];
+        let fill = |row: &mut [u64], numbers: &[u64]| {
+            for (number, column) in row.iter_mut().zip(&self.moving) {
+                *number = numbers[*column] >> self.shifts[*column];
+            }
+        };
+        for series in &self.series[group] {
+            let (before, here) = rows_within(&series.runs, self.segment, segment);
+            let rows = &series.rows[before * self.columns..][..here * self.columns];
+            let mut rows = rows.chunks_exact(self.columns);
+            let Some(first) = rows.next() else { continue };
+            fill(&mut row, first);
+            let mut history = if before == 0 {
+                History::new(&row)
+            } else {
+                let next = row.clone();
+                fill(&mut row, &series.rows[..self.columns]);
+                let mut history = History::distant(&row);
+                model.code(coder, &mut history, &next);
+                history.arrive();
+                is_coded = true;
+                history
+            };
+            for next in rows {
+                fill(&mut row, next);
+                model.code(coder, &mut history, &row);
+                is_coded = true;
+            }
+        }
+        is_coded
+    }
+}
+
+/// How many rows there are before a segment, and how many in it.
+fn rows_within(runs: &[Run], samples: u32, segment: u32) -> (usize, usize) {
+    let (begin, end) = (samples * segment, samples.saturating_mul(segment + 1));
+    let (mut before, mut here) = (0, 0);
+    for run in runs {
+        let run_end = run.first + run.length;
+        before += begin.clamp(run.first, run_end) - run.first;
+        here += end.clamp(run.first, run_end) - begin.clamp(run.first, run_end);
+    }
+    (before as usize, here as usize)
 }
 
 fn shifted(row: &[u64], shifts: &[u32]) -> Vec<u64> {
@@ -163,169 +305,132 @@ fn moving(columns: usize, series: &[Series]) -> Vec<usize> {
     (0..columns).filter(|column| moves[*column]).collect()
 }
 
-/// The rows of a chunk's series but the first of each.
-fn encode_chunk(columns: usize, (shifts, moving): (&[u32], &[usize]), chunk: &[Series]) -> Vec<u8> {
-    if moving.is_empty() || chunk.iter().all(|series| further(columns, series) == 0) {
-        return Vec::new();
-    }
-    let mut model = Model::new(moving.len());
-    let mut coder = Encoder::new();
-    let mut row = vec![0; moving.len()];
-    let fill = |row: &mut [u64], numbers: &[u64]| {
-        for (number, column) in row.iter_mut().zip(moving) {
-            *number = numbers[*column] >> shifts[*column];
-        }
-    };
-    for series in chunk {
-        let mut rows = series.rows.chunks_exact(columns);
-        let Some(first) = rows.next() else { continue };
-        fill(&mut row, first);
-        let mut history = History::new(&row);
-        for next in rows {
-            fill(&mut row, next);
-            model.code(&mut coder, &mut history, &row);
-        }
-    }
-    coder.finish()
-}
-
-fn count(runs: &[Run]) -> u64 {
-    runs.iter().map(|run| u64::from(run.length)).sum()
-}
-
-/// A walk through the heads of all series, for whoever writes them and for whoever reads them.
-struct Heads<C> {
-    coder: C,
-    /// First rows, each of which follows from the one before.
-    model: Model,
-    head: History,
-    /// Runs of a series follow from those of the one before: number of runs, begin, lengths and gaps.
-    runs: Model,
-    run: History,
-}
-
-/// Columns of what is told of runs: how many more there are, samples from the end of the run before,
-/// and length.
-const OF_RUN: usize = 3;
-
-impl<C: Coder> Heads<C> {
-    fn new(columns: usize, coder: C) -> Self {
-        Self {
-            coder,
-            model: Model::new(columns),
-            head: History::new(&vec![0; columns]),
-            runs: Model::new(OF_RUN),
-            run: History::new(&[0; OF_RUN]),
-        }
-    }
-
-    /// Codes the runs of a series; a reader gives none, and gets them.
-    fn runs(&mut self, known: &[Run]) -> Result<Vec<Run>, Error> {
-        let mut runs = Vec::new();
-        let mut end = 0;
-        loop {
-            let next = known.get(runs.len());
-            let left = known.len().saturating_sub(runs.len()) as u64;
-            let row = match next {
-                Some(run) => [left, u64::from(run.first) - end, u64::from(run.length)],
-                None => [0; OF_RUN],
-            };
-            self.runs.code_first(&mut self.coder, &mut self.run, &row);
-            let &[left, gap, length] = self.run.row() else {
-                return Err(Error::Damaged);
-            };
-            if left == 0 {
-                return Ok(runs);
-            }
-            let first = end.checked_add(gap).ok_or(Error::Damaged)?;
-            let is_apart = runs.is_empty() || gap > 0;
-            end = first.checked_add(length).ok_or(Error::Damaged)?;
-            if length == 0 || !is_apart || end > SAMPLES {
-                return Err(Error::Damaged);
-            }
-            runs.push(Run {
-                first: first as u32,
-                length: length as u32,
-            });
-            if left == 1 {
-                return Ok(runs);
-            }
-        }
-    }
-
-    /// Codes the first row of a series, and returns it.
-    fn first(&mut self, row: &[u64]) -> &[u64] {
-        self.model.code_first(&mut self.coder, &mut self.head, row);
-        self.head.row()
-    }
-}
-
-/// When something was there, and its first row as it is coded; of one that never was there none.
-type Head = (Vec<Run>, Vec<u64>);
-
 /// A coded table whose heads have been read; chunks are read on demand.
 #[derive(Debug, Clone)]
-pub struct Reader<'a> {
+pub struct Reader {
+    bytes: Bytes,
     shifts: Vec<u8>,
     /// Columns in which a series has more than one number.
     moving: Vec<usize>,
     heads: Vec<Head>,
-    chunks: Vec<Chunk<'a>>,
+    segment: u32,
+    segments: u32,
+    groups: Vec<Range<usize>>,
+    /// Where the chunks are, those of a segment one after the other.
+    chunks: Vec<Range<usize>>,
+    prior: Range<usize>,
+    known: OnceLock<Arc<[Bit]>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Chunk<'a> {
-    /// Number of its first series.
-    first: usize,
-    series: usize,
+/// Goes on from a place in bytes.
+struct Cursor<'a> {
     bytes: &'a [u8],
+    at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl Cursor<'_> {
+    fn number(&mut self) -> Result<u64, Error> {
+        let mut rest = self.bytes.get(self.at..).ok_or(Error::Truncated)?;
+        let number = read_number(&mut rest)?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(number)
+    }
+
+    fn take(&mut self, length: u64) -> Result<Range<usize>, Error> {
+        let length = usize::try_from(length).map_err(|_| Error::Damaged)?;
+        let end = self.at.checked_add(length).ok_or(Error::Damaged)?;
+        if end > self.bytes.len() {
+            return Err(Error::Truncated);
+        }
+        let taken = self.at..end;
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn section(&mut self) -> Result<Range<usize>, Error> {
+        let length = self.number()?;
+        self.take(length)
+    }
+}
+
+impl Reader {
     /// Reads the heads, and finds the chunks.
-    pub fn open(mut bytes: &'a [u8]) -> Result<Self, Error> {
-        let columns = usize::from(*bytes.split_off_first().ok_or(Error::Truncated)?);
+    pub fn open(bytes: Bytes) -> Result<Self, Error> {
+        let mut cursor = Cursor {
+            bytes: &bytes,
+            at: 0,
+        };
+        let first = bytes[cursor.take(1)?][0];
+        let (is_cut, columns) = (first & CUT != 0, usize::from(first & !CUT));
         if !(1..=COLUMNS).contains(&columns) {
             return Err(Error::Damaged);
         }
-        let shifts = bytes.split_off(..columns).ok_or(Error::Truncated)?;
+        let shifts = &bytes[cursor.take(columns as u64)?];
         let moving = (0..columns).filter(|column| shifts[*column] & STILL == 0);
         let moving: Vec<usize> = moving.collect();
         let shifts: Vec<u8> = shifts.iter().map(|shift| shift & !STILL).collect();
         if shifts.iter().any(|shift| *shift > 63) {
             return Err(Error::Damaged);
         }
-        let series = read_number(&mut bytes)?;
-        let length = read_number(&mut bytes)?;
-        let length = usize::try_from(length).map_err(|_| Error::Damaged)?;
-        let coded = bytes.split_off(..length).ok_or(Error::Truncated)?;
+        let segment = if is_cut { cursor.number()? } else { SAMPLES };
+        if !(1..=SAMPLES).contains(&segment) {
+            return Err(Error::Damaged);
+        }
+        let segment = segment as u32;
+        let series = cursor.number()?;
+        let coded = cursor.section()?;
         if series > SERIES {
             return Err(Error::Damaged);
         }
-        let heads = heads(columns, series, coded)?;
-        let (mut chunks, mut first) = (Vec::new(), 0_u64);
-        while !bytes.is_empty() {
-            let count = read_number(&mut bytes)?;
-            let length = read_number(&mut bytes)?;
-            let length = usize::try_from(length).map_err(|_| Error::Damaged)?;
-            if count == 0 {
+        let heads = heads(columns, series, &bytes[coded])?;
+        let ends = heads.iter().filter_map(|(runs, _)| runs.last());
+        let samples = ends.map(|run| run.first + run.length).max().unwrap_or(0);
+        let (mut groups, mut chunks, mut prior) = (Vec::new(), Vec::new(), 0..0);
+        let mut end = 0_u64;
+        let mut add_group = |count: u64| {
+            let begin = end as usize;
+            end = end.checked_add(count).filter(|end| *end <= series)?;
+            groups.push(begin..end as usize);
+            (count > 0).then_some(())
+        };
+        if is_cut {
+            for _ in 0..cursor.number()? {
+                add_group(cursor.number()?).ok_or(Error::Damaged)?;
+            }
+            prior = cursor.section()?;
+            let count = u64::from(samples.div_ceil(segment)) * groups.len() as u64;
+            // Each length takes a byte.
+            if count > bytes.len() as u64 {
+                return Err(Error::Truncated);
+            }
+            let lengths = (0..count).map(|_| cursor.number());
+            let lengths: Vec<u64> = lengths.collect::<Result<_, _>>()?;
+            for length in lengths {
+                chunks.push(cursor.take(length)?);
+            }
+            if cursor.at < bytes.len() {
                 return Err(Error::Damaged);
             }
-            chunks.push(Chunk {
-                first: first as usize,
-                series: usize::try_from(count).map_err(|_| Error::Damaged)?,
-                bytes: bytes.split_off(..length).ok_or(Error::Truncated)?,
-            });
-            first = first.checked_add(count).ok_or(Error::Damaged)?;
+        } else {
+            while cursor.at < bytes.len() {
+                add_group(cursor.number()?).ok_or(Error::Damaged)?;
+                chunks.push(cursor.section()?);
+            }
         }
-        if first != series {
+        if end != series {
             return Err(Error::Damaged);
         }
         Ok(Self {
             shifts,
             moving,
             heads,
+            segment,
+            segments: samples.div_ceil(segment),
+            groups,
             chunks,
+            prior,
+            known: OnceLock::new(),
+            bytes,
         })
     }
 
@@ -344,6 +449,17 @@ impl<'a> Reader<'a> {
         self.shifts.len()
     }
 
+    /// When each series was there.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &[Run]> {
+        self.heads.iter().map(|(runs, _)| &runs[..])
+    }
+
+    /// The samples of each segment; of the last there may be less.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Range<u32>> {
+        let segment = self.segment;
+        (0..self.segments).map(move |number| number * segment..(number + 1).saturating_mul(segment))
+    }
+
     /// The number in a column of the first row of each series; of one without rows 0.
     pub(crate) fn firsts(&self, column: usize) -> impl Iterator<Item = u64> {
         let shift = self.shifts.get(column).copied().unwrap_or_default();
@@ -353,114 +469,117 @@ impl<'a> Reader<'a> {
 
     /// All series.
     pub fn all(&self) -> Result<Vec<Series>, Error> {
-        let mut all = Vec::with_capacity(self.heads.len());
-        for chunk in &self.chunks {
-            all.extend(self.read(*chunk, |_| true)?.into_iter().map(|(_, one)| one));
-        }
-        Ok(all)
+        self.read_all(|_| true)
     }
 
     /// One series; `None` where there are not so many.
     pub fn one(&self, number: usize) -> Result<Option<Series>, Error> {
-        let mut found = self.some(&[number])?;
-        Ok(found.pop().map(|(_, series)| series))
-    }
-
-    /// Those of these numbers, ascending, that there are.
-    pub(crate) fn some(&self, numbers: &[usize]) -> Result<Vec<(usize, Series)>, Error> {
-        let mut found = Vec::new();
-        for chunk in &self.chunks {
-            let end = chunk.first + chunk.series;
-            let wanted = |number: usize| numbers.binary_search(&number).is_ok();
-            if (chunk.first..end).any(wanted) {
-                found.extend(self.read(*chunk, wanted)?);
-            }
+        if number >= self.len() {
+            return Ok(None);
         }
-        Ok(found)
+        let mut all = self.read_all(|other| other == number)?;
+        Ok(Some(all.swap_remove(number)))
     }
 
-    /// Those series of a chunk that are wanted; behind the last of them nothing is read.
-    fn read(
-        &self,
-        chunk: Chunk<'_>,
-        is_wanted: impl Fn(usize) -> bool,
-    ) -> Result<Vec<(usize, Series)>, Error> {
-        let columns = self.columns();
-        let mut model = Model::new(if chunk.bytes.is_empty() {
-            0
-        } else {
-            self.moving.len()
+    fn read_all(&self, is_wanted: impl Fn(usize) -> bool) -> Result<Vec<Series>, Error> {
+        let runs = self.runs().map(|runs| Series {
+            runs: runs.to_vec(),
+            rows: Vec::new(),
         });
-        let mut coder = Decoder::new(chunk.bytes);
-        let none = vec![0; self.moving.len()];
-        let numbers = chunk.first..chunk.first + chunk.series;
-        let Some(last) = numbers.clone().rev().find(|number| is_wanted(*number)) else {
-            return Ok(Vec::new());
-        };
-        let mut all = Vec::new();
-        for number in numbers.start..=last {
-            let (runs, head) = &self.heads[number];
-            let keep = is_wanted(number);
-            let count = count(runs) as usize;
-            let mut rows = Vec::with_capacity(if keep { count * columns } else { 0 });
-            if count > 0 {
-                let is_coded = count > 1 && !self.moving.is_empty();
-                if is_coded && chunk.bytes.is_empty() {
-                    return Err(Error::Truncated);
-                }
-                let first: Vec<u64> = self.moving.iter().map(|column| head[*column]).collect();
-                let mut history = History::new(&first);
-                let mut row = head.clone();
-                let mut push = |history: &History| {
-                    if keep {
-                        for (column, number) in self.moving.iter().zip(history.row()) {
-                            row[*column] = *number;
-                        }
-                        self.push(&mut rows, &row);
-                    }
-                };
-                push(&history);
-                for _ in 1..count {
-                    if is_coded {
-                        model.code(&mut coder, &mut history, &none);
-                    }
-                    push(&history);
-                }
-            }
-            if keep {
-                let runs = runs.clone();
-                all.push((number, Series { runs, rows }));
-            }
+        let mut all: Vec<Series> = runs.collect();
+        for segment in 0..self.segments {
+            self.read(segment as usize, &is_wanted, |number, row| {
+                all[number].rows.extend(row);
+            })?;
         }
         Ok(all)
     }
 
-    fn push(&self, rows: &mut Vec<u64>, row: &[u64]) {
-        let numbers = row.iter().zip(&self.shifts);
-        rows.extend(numbers.map(|(number, shift)| number << shift));
+    /// Gives the rows that those series have in a segment which are wanted, a series after the other.
+    pub(crate) fn read(
+        &self,
+        segment: usize,
+        is_wanted: impl Fn(usize) -> bool,
+        mut give: impl FnMut(usize, &[u64]),
+    ) -> Result<(), Error> {
+        let mut model = None;
+        let chunks = self.chunks.iter().skip(segment * self.groups.len());
+        for (group, chunk) in self.groups.iter().zip(chunks) {
+            // Behind the last that is wanted nothing is read.
+            let Some(last) = group.clone().rev().find(|number| is_wanted(*number)) else {
+                continue;
+            };
+            let mut coder = Decoder::new(&self.bytes[chunk.clone()]);
+            let model = match &mut model {
+                Some(model) => {
+                    Model::begin(model);
+                    model
+                }
+                None => model.insert(self.model()),
+            };
+            for number in group.start..=last {
+                let (runs, head) = &self.heads[number];
+                let (before, here) = rows_within(runs, self.segment, segment as u32);
+                if here == 0 {
+                    continue;
+                }
+                let is_coded = (before > 0 || here > 1) && !self.moving.is_empty();
+                if is_coded && chunk.is_empty() {
+                    return Err(Error::Truncated);
+                }
+                let keep = is_wanted(number);
+                let first: Vec<u64> = self.moving.iter().map(|column| head[*column]).collect();
+                let numbers = head.iter().zip(&self.shifts);
+                let mut row: Vec<u64> = numbers.map(|(number, shift)| number << shift).collect();
+                let mut push = |history: &History| {
+                    if keep {
+                        for (column, number) in self.moving.iter().zip(history.row()) {
+                            row[*column] = number << self.shifts[*column];
+                        }
+                        give(number, &row);
+                    }
+                };
+                let mut history = if before > 0 && is_coded {
+                    let mut history = History::distant(&first);
+                    model.code(&mut coder, &mut history, &first);
+                    history.arrive();
+                    history
+                } else {
+                    History::new(&first)
+                };
+                push(&history);
+                for _ in 1..here {
+                    if is_coded {
+                        model.code(&mut coder, &mut history, &first);
+                    }
+                    push(&history);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A model that knows what is known before a chunk is read.
+    fn model(&self) -> Model {
+        let columns = if self.chunks.iter().all(Range::is_empty) {
+            0
+        } else {
+            self.moving.len()
+        };
+        if self.prior.is_empty() {
+            return Model::new(columns);
+        }
+        let known = self.known.get_or_init(|| {
+            let mut coder = Decoder::new(&self.bytes[self.prior.clone()]);
+            Model::new(columns).code_prior(&mut coder).into()
+        });
+        Model::knowing(columns, Arc::clone(known))
     }
 }
 
-/// Reads the heads of so many series; what all rows together have is bounded.
-fn heads(columns: usize, series: u64, coded: &[u8]) -> Result<Vec<Head>, Error> {
-    let mut walk = Heads::new(columns, Decoder::new(coded));
-    let none = vec![0; columns];
-    let mut left = NUMBERS;
-    let mut heads = Vec::new();
-    for _ in 0..series {
-        let runs = walk.runs(&[])?;
-        let count = count(&runs);
-        let numbers = count.checked_mul(columns as u64);
-        let rest = numbers.and_then(|numbers| left.checked_sub(numbers));
-        left = rest.ok_or(Error::Damaged)?;
-        let first = if count > 0 {
-            walk.first(&none).to_vec()
-        } else {
-            Vec::new()
-        };
-        heads.push((runs, first));
-    }
-    Ok(heads)
+fn write_section(bytes: &mut Vec<u8>, section: &[u8]) {
+    write_number(bytes, section.len() as u64);
+    bytes.extend(section);
 }
 
 pub(crate) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
@@ -541,7 +660,7 @@ mod tests {
         ) {
             let (columns, all) = all;
             let bytes = encode(columns, &all);
-            let reader = Reader::open(&bytes).expect("well formed");
+            let reader = Reader::open(bytes.clone().into()).expect("well formed");
             prop_assert_eq!((reader.columns(), reader.len()), (columns, all.len()));
             prop_assert_eq!(&reader.all().expect("well formed"), &all);
             for (number, series) in all.iter().enumerate() {
@@ -553,7 +672,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            if let Ok(reader) = Reader::open(&bytes) {
+            if let Ok(reader) = Reader::open(bytes.into()) {
                 let _ = reader.one(0);
             }
         }
@@ -570,7 +689,7 @@ mod tests {
         };
         let bytes = encode(2, &[series.clone(), series]);
         for end in 0..bytes.len() {
-            if let Ok(reader) = Reader::open(&bytes[..end]) {
+            if let Ok(reader) = Reader::open(bytes[..end].to_vec().into()) {
                 let _ = reader.all();
             }
         }

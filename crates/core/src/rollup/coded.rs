@@ -186,7 +186,7 @@ pub fn decode(bytes: &Bytes, part: Part) -> Result<Rollup, Error> {
         return Err(Error::TooLarge);
     }
     let texts: Vec<Arc<str>> = unpack(&texts)?;
-    let rows = Decoded::read(&rows, headers.len())?;
+    let rows = Decoded::open(rows, headers.len(), None)?;
     let sketches: Vec<u8> = unpack(&sketches)?;
     let mut sketches = &sketches[..];
     let mut rollup = Rollup::default();
@@ -232,7 +232,7 @@ fn infos<T: DeserializeOwned>(
     texts: &[Arc<str>],
     covered: u64,
 ) -> Result<Vec<(T, Row)>, Error> {
-    let each = rows.of(number).map(|cells| {
+    let each = rows.of(number)?.into_iter().map(|cells| {
         let (info, row): (T, Coded) = restore(cells, texts)?;
         Ok((info, row.row(covered)))
     });

@@ -1,0 +1,101 @@
+//! The heads of a table: when each series was there, and its first row.
+
+use super::coder::{Coder, Decoder};
+use super::model::{History, Model};
+use super::table::{Error, NUMBERS, Run, SAMPLES};
+
+pub(super) fn count(runs: &[Run]) -> u64 {
+    runs.iter().map(|run| u64::from(run.length)).sum()
+}
+
+/// A walk through the heads of all series, for whoever writes them and for whoever reads them.
+pub(super) struct Heads<C> {
+    pub(super) coder: C,
+    /// First rows, each of which follows from the one before.
+    model: Model,
+    head: History,
+    /// Runs of a series follow from those of the one before: number of runs, begin, lengths and gaps.
+    runs: Model,
+    run: History,
+}
+
+/// Columns of what is told of runs: how many more there are, samples from the end of the run before,
+/// and length.
+const OF_RUN: usize = 3;
+
+impl<C: Coder> Heads<C> {
+    pub(super) fn new(columns: usize, coder: C) -> Self {
+        Self {
+            coder,
+            model: Model::new(columns),
+            head: History::new(&vec![0; columns]),
+            runs: Model::new(OF_RUN),
+            run: History::new(&[0; OF_RUN]),
+        }
+    }
+
+    /// Codes the runs of a series; a reader gives none, and gets them.
+    pub(super) fn runs(&mut self, known: &[Run]) -> Result<Vec<Run>, Error> {
+        let mut runs = Vec::new();
+        let mut end = 0;
+        loop {
+            let next = known.get(runs.len());
+            let left = known.len().saturating_sub(runs.len()) as u64;
+            let row = match next {
+                Some(run) => [left, u64::from(run.first) - end, u64::from(run.length)],
+                None => [0; OF_RUN],
+            };
+            self.runs.code_first(&mut self.coder, &mut self.run, &row);
+            let &[left, gap, length] = self.run.row() else {
+                return Err(Error::Damaged);
+            };
+            if left == 0 {
+                return Ok(runs);
+            }
+            let first = end.checked_add(gap).ok_or(Error::Damaged)?;
+            let is_apart = runs.is_empty() || gap > 0;
+            end = first.checked_add(length).ok_or(Error::Damaged)?;
+            if length == 0 || !is_apart || end > SAMPLES {
+                return Err(Error::Damaged);
+            }
+            runs.push(Run {
+                first: first as u32,
+                length: length as u32,
+            });
+            if left == 1 {
+                return Ok(runs);
+            }
+        }
+    }
+
+    /// Codes the first row of a series, and returns it.
+    pub(super) fn first(&mut self, row: &[u64]) -> &[u64] {
+        self.model.code_first(&mut self.coder, &mut self.head, row);
+        self.head.row()
+    }
+}
+
+/// When something was there, and its first row as it is coded; of one that never was there none.
+pub(super) type Head = (Vec<Run>, Vec<u64>);
+
+/// Reads the heads of so many series.
+pub(super) fn heads(columns: usize, series: u64, coded: &[u8]) -> Result<Vec<Head>, Error> {
+    let mut walk = Heads::new(columns, Decoder::new(coded));
+    let none = vec![0; columns];
+    let mut left = NUMBERS;
+    let mut heads = Vec::new();
+    for _ in 0..series {
+        let runs = walk.runs(&[])?;
+        let count = count(&runs);
+        let numbers = count.checked_mul(columns as u64);
+        let rest = numbers.and_then(|numbers| left.checked_sub(numbers));
+        left = rest.ok_or(Error::Damaged)?;
+        let first = if count > 0 {
+            walk.first(&none).to_vec()
+        } else {
+            Vec::new()
+        };
+        heads.push((runs, first));
+    }
+    Ok(heads)
+}
