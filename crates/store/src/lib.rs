@@ -10,6 +10,7 @@ mod claim;
 mod database;
 mod directory;
 mod events;
+mod frontier;
 mod location;
 mod memory;
 mod metrics;
@@ -136,6 +137,7 @@ pub struct Store {
     lives: registry::Lives,
     /// See `Store::telling`.
     telling: Arc<tokio::sync::Mutex<()>>,
+    frontier: frontier::Frontier,
     /// Who we are among those that share the database.
     replica: Arc<str>,
 }
@@ -213,7 +215,13 @@ impl Store {
         }
         let usage = usage::Usage::load(database).await.map_err(failed)?;
         let metrics = metrics::Metrics::new(&options.meter, database, &usage, &options.memory);
-        let writer = writer::Writer::start(database.clone(), usage.clone(), metrics.clone());
+        let frontier = frontier::Frontier::new(matches!(location, Location::Remote { .. }));
+        let writer = writer::Writer::start(
+            database.clone(),
+            usage.clone(),
+            metrics.clone(),
+            frontier.clone(),
+        );
         Ok(Self {
             database: database.clone(),
             writer,
@@ -226,6 +234,7 @@ impl Store {
             metrics,
             lives: registry::Lives::default(),
             telling: Arc::default(),
+            frontier,
             replica: uuid::Uuid::new_v4().to_string().into(),
         })
     }

@@ -193,9 +193,10 @@ impl Store {
             "RETURN [(SELECT VALUE id FROM $range ORDER BY id {order} LIMIT 1), \
              (SELECT VALUE id FROM $blocks ORDER BY id {order} LIMIT $names)]"
         );
+        let first = self.frontier.first(uid, Timestamp::MIN);
         let end = Timestamp::MAX.plus_micros(1);
         let variables = bind([
-            ("range", time_range(uid, Timestamp::MIN, end)),
+            ("range", time_range(uid, first, end)),
             ("blocks", blocks_within(uid, Timestamp::MIN, Timestamp::MAX)),
             ("names", (names as i64).into_value()),
         ]);
@@ -215,7 +216,12 @@ impl Store {
         if !is_purge && self.oldest(uid).await?.is_none_or(|oldest| oldest >= end) {
             return Ok(());
         }
-        let mut from = Timestamp::MIN;
+        let mut from = if is_purge {
+            self.frontier.forget(uid);
+            Timestamp::MIN
+        } else {
+            self.frontier.first(uid, Timestamp::MIN)
+        };
         while let Some(oldest) = self.first_row(uid, from).await?
             && oldest < end
         {

@@ -140,9 +140,10 @@ pub(crate) fn time_bound(uid: &str, time: i64) -> RecordIdKey {
     .into()
 }
 
+/// The rows from one time to another, the first included, the last not; none where the first is later.
 pub(crate) fn time_range(uid: &str, from: Timestamp, until: Timestamp) -> Value {
     let range = RecordIdKeyRange {
-        start: Bound::Included(time_bound(uid, from.micros())),
+        start: Bound::Included(time_bound(uid, from.min(until).micros())),
         end: Bound::Excluded(time_bound(uid, until.micros())),
     };
     RecordId::new("sample", range).into_value()
@@ -245,7 +246,10 @@ impl Store {
         let statement = "RETURN [(SELECT VALUE id FROM $range LIMIT 1 START $n), \
              (SELECT VALUE id FROM $blocks LIMIT 1)]";
         let variables = bind([
-            ("range", time_range(uid, from, to.plus_micros(1))),
+            (
+                "range",
+                time_range(uid, self.frontier.first(uid, from), to.plus_micros(1)),
+            ),
             ("n", (n as i64).into_value()),
             ("blocks", blocks_within(uid, from, to)),
         ]);

@@ -98,12 +98,17 @@ impl Store {
         settled: Timestamp,
         clock: &impl Fn() -> Timestamp,
     ) -> Result<(), Error> {
-        let mut from = Timestamp::MIN;
+        let begin = self.frontier.look(uid);
+        let mut from = begin;
         let mut failed = Ok(());
+        // Before it no row is left.
+        let mut sealed_until = from;
         for _ in 0..TURNS {
             let Some(oldest) = self.first_row(uid, from).await? else {
+                sealed_until = settled;
                 break;
             };
+            sealed_until = oldest.min(settled);
             let hour = hour_of(oldest);
             let end = hour.plus_micros(HOUR);
             let until = end.min(settled);
@@ -128,6 +133,15 @@ impl Store {
                     until
                 }
             };
+        }
+        if failed.is_ok() {
+            // One that was put again meanwhile, or more of one time than a transaction takes.
+            if from > begin
+                && let Some(left) = self.first_row(uid, begin).await?
+            {
+                sealed_until = sealed_until.min(left);
+            }
+            self.frontier.looked(uid, sealed_until);
         }
         failed
     }

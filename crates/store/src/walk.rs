@@ -280,18 +280,14 @@ impl Walk {
         limit: usize,
         names: usize,
     ) -> Result<(Vec<Stored>, Vec<BlockKey>, usize), Error> {
-        let rows = row_range(
-            &self.uid,
-            (self.from, self.to),
-            self.after.as_ref(),
-            self.order,
-        );
         let (mut from, mut to) = (self.from, self.to);
         let after = self.after.map(|after| after.time);
         match self.order {
             Order::Ascending => from = from.max(after.unwrap_or(from)),
             Order::Descending => to = to.min(after.unwrap_or(to)),
         }
+        let first = self.store.frontier.first(&self.uid, from);
+        let rows = row_range(&self.uid, (first, to), self.after.as_ref(), self.order);
         // `hours_met` is the hour that comes next.
         if let Some(hour) = self.hours_met {
             match self.order {
@@ -332,16 +328,17 @@ impl Walk {
     }
 }
 
-/// The rows from one time to another, both included, beyond `after`.
+/// The rows from one time to another, both included, beyond `after`; none where the first is later.
 fn row_range(
     uid: &str,
     (from, to): (Timestamp, Timestamp),
     after: Option<&SampleKey>,
     order: Order,
 ) -> Value {
-    let mut start = Bound::Included(time_bound(uid, from.micros()));
-    let mut end = Bound::Excluded(time_bound(uid, to.micros() + 1));
-    if let Some(after) = after {
+    let until = to.micros() + 1;
+    let mut start = Bound::Included(time_bound(uid, from.micros().min(until)));
+    let mut end = Bound::Excluded(time_bound(uid, until));
+    if let Some(after) = after.filter(|after| (from..=to).contains(&after.time)) {
         let after = Bound::Excluded(record_key(after, uid));
         match order {
             Order::Ascending => start = after,

@@ -15,6 +15,7 @@ use std::time::Instant;
 use crate::Error;
 use crate::database::{self, Database, bind};
 use crate::events::{self, NewEvent, bind_events};
+use crate::frontier::Frontier;
 use crate::metrics::Metrics;
 use crate::samples::{NewSample, record};
 use crate::seen::{self, Seen};
@@ -56,10 +57,20 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(database: Database, usage: Usage, metrics: Metrics) -> Self {
+    pub(crate) fn start(
+        database: Database,
+        usage: Usage,
+        metrics: Metrics,
+        frontier: Frontier,
+    ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let stop = Arc::new(tokio::sync::Notify::new());
-        let task = tokio::spawn(run(database, usage, metrics, jobs, Arc::clone(&stop)));
+        let books = Books {
+            usage,
+            metrics,
+            frontier,
+        };
+        let task = tokio::spawn(run(database, books, jobs, Arc::clone(&stop)));
         Self {
             queue,
             task: Arc::new(Mutex::new(Some(task))),
@@ -101,10 +112,29 @@ impl Writer {
     }
 }
 
-async fn run(
-    database: Database,
+/// Where it is told what was stored, before who pushed it is.
+struct Books {
     usage: Usage,
     metrics: Metrics,
+    frontier: Frontier,
+}
+
+impl Books {
+    fn stored(&self, job: &Job) {
+        self.usage.stored(&job.uid, &job.samples);
+        let times = job.samples.iter().map(NewSample::time);
+        self.frontier.wrote(&job.uid, times);
+        let frames = job.samples.iter().filter(|sample| sample.values > 0);
+        for sample in frames {
+            self.metrics
+                .stored(sample.payload.len() as u64, sample.values);
+        }
+    }
+}
+
+async fn run(
+    database: Database,
+    books: Books,
     mut jobs: mpsc::Receiver<Job>,
     stop: Arc<tokio::sync::Notify>,
 ) {
@@ -125,7 +155,7 @@ async fn run(
         }
         let batch = take_batch(&mut waiting);
         if !batch.is_empty() {
-            write_batch(&database, &usage, &metrics, batch).await;
+            write_batch(&database, &books, batch).await;
         }
     }
 }
@@ -166,21 +196,15 @@ fn take_batch(waiting: &mut Vec<Job>) -> Vec<Job> {
     batch
 }
 
-async fn write_batch(database: &Database, usage: &Usage, metrics: &Metrics, mut batch: Vec<Job>) {
+async fn write_batch(database: &Database, books: &Books, mut batch: Vec<Job>) {
     for job in &mut batch {
         job.queued = Span::none();
     }
-    let stored = |job: &Job| {
-        usage.stored(&job.uid, &job.samples);
-        let frames = job.samples.iter().filter(|sample| sample.values > 0);
-        for sample in frames {
-            metrics.stored(sample.payload.len() as u64, sample.values);
-        }
-    };
+    let metrics = &books.metrics;
     match insert(database, metrics, &batch).await {
         Ok(()) => {
             for job in batch {
-                stored(&job);
+                books.stored(&job);
                 let _ = job.done.send(Ok(()));
             }
         }
@@ -190,7 +214,7 @@ async fn write_batch(database: &Database, usage: &Usage, metrics: &Metrics, mut 
             for job in batch {
                 let result = insert(database, metrics, std::slice::from_ref(&job)).await;
                 if result.is_ok() {
-                    stored(&job);
+                    books.stored(&job);
                 }
                 let _ = job.done.send(result.map_err(Error::Unavailable));
             }
