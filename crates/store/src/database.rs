@@ -409,6 +409,11 @@ pub(crate) fn available(folder: &Path) -> Option<u64> {
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
+/// How the first rows of a range are selected, in the order of keys: `SELECT … FROM array::first([$range]) LIMIT …`.
+/// `SurrealDB` 3.3 pushes LIMIT and START down to a range that a function gives; of one that a parameter is it
+/// reads all, and so it does to bring any into an order.
+const FIRST: &str = "array::first([";
+
 /// What a statement does and to which table, as spans are called; both of closed sets, since all
 /// statements are ours. What stands in a variable is called as the variable is.
 fn summary(statements: &str) -> (&str, &str) {
@@ -429,7 +434,8 @@ fn summary(statements: &str) -> (&str, &str) {
         _ => words.next(),
     };
     let table = table.unwrap_or_default();
-    let end = table.find([':', ';', ')']).unwrap_or(table.len());
+    let table = table.strip_prefix(FIRST).unwrap_or(table);
+    let end = table.find([':', ';', ')', ']']).unwrap_or(table.len());
     let table = match &table[..end] {
         "$range" => "sample",
         "$blocks" => "block",
@@ -589,7 +595,7 @@ mod tests {
     fn a_statement_is_called_by_what_it_does_and_to_what() {
         for (statements, called) in [
             (
-                "SELECT id, p FROM $range ORDER BY id ASC LIMIT $limit",
+                "SELECT id, p FROM array::first([$range]) LIMIT $limit",
                 ("SELECT", "sample"),
             ),
             ("SELECT VALUE life FROM $node", ("SELECT", "node")),

@@ -308,25 +308,24 @@ impl Store {
             Some(_) => after.by_node(),
             None => after.by_time(),
         });
-        let direction = match order {
+        let statement = match order {
             Order::Ascending => {
                 begin = after.map_or(begin, Bound::Excluded);
-                "ASC"
+                "SELECT id FROM array::first([$event]) LIMIT $limit"
             }
             Order::Descending => {
                 end = after.map_or(end, Bound::Excluded);
-                "DESC"
+                "SELECT id FROM $event ORDER BY id DESC LIMIT $limit"
             }
         };
         let keys = RecordIdKeyRange { start: begin, end };
-        let statement = format!("SELECT id FROM $event ORDER BY id {direction} LIMIT $limit");
         let variables = bind([
             ("event", RecordId::new(table, keys).into_value()),
             ("limit", (limit as i64).into_value()),
         ]);
         let rows: Vec<Value> = self
             .database
-            .select(&statement, variables)
+            .select(statement, variables)
             .await
             .map_err(Error::Unavailable)?;
         let key = |row| match row {

@@ -15,7 +15,7 @@ use surrealdb::types::{
 
 use crate::database::bind;
 use crate::events::{self, bind_events};
-use crate::{Error, NewEvent, Store};
+use crate::{Error, NewEvent, Order, Store};
 
 /// Rows that are read or deleted at once.
 const PAGE: usize = 500;
@@ -222,7 +222,7 @@ impl Store {
             start: Bound::Included(start),
             end: Bound::Excluded(end),
         };
-        self.pods_within(range, "DESC", PAGE).await
+        self.pods_within(range, Order::Descending, PAGE).await
     }
 
     /// At most `limit` pods after `after`, of one namespace or of all, by namespace, name and age.
@@ -246,23 +246,26 @@ impl Store {
             start,
             end: Bound::Excluded(end),
         };
-        self.pods_within(range, "ASC", limit).await
+        self.pods_within(range, Order::Ascending, limit).await
     }
 
     async fn pods_within(
         &self,
         range: RecordIdKeyRange,
-        direction: &str,
+        order: Order,
         limit: usize,
     ) -> Result<Vec<PodRecord>, Error> {
         let variables = bind([
             ("pod", RecordId::new("pod", range).into_value()),
             ("limit", (limit as i64).into_value()),
         ]);
-        let statement = format!("SELECT id, r FROM $pod ORDER BY id {direction} LIMIT $limit");
+        let statement = match order {
+            Order::Ascending => "SELECT id, r FROM array::first([$pod]) LIMIT $limit",
+            Order::Descending => "SELECT id, r FROM $pod ORDER BY id DESC LIMIT $limit",
+        };
         let rows: Vec<Value> = self
             .database
-            .select(&statement, variables)
+            .select(statement, variables)
             .await
             .map_err(Error::Unavailable)?;
         let row = |row| match row {
@@ -300,7 +303,10 @@ impl Store {
             ]);
             let ends: Vec<RecordId> = self
                 .database
-                .select("SELECT VALUE id FROM $pod_end LIMIT $limit", variables)
+                .select(
+                    "SELECT VALUE id FROM array::first([$pod_end]) LIMIT $limit",
+                    variables,
+                )
                 .await
                 .map_err(Error::Unavailable)?;
             if ends.is_empty() {

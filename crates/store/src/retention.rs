@@ -188,11 +188,16 @@ impl Store {
         order: Order,
         names: usize,
     ) -> Result<(Option<Timestamp>, Vec<BlockKey>), Error> {
-        let order = order.word();
-        let statement = format!(
-            "RETURN [(SELECT VALUE id FROM $range ORDER BY id {order} LIMIT 1), \
-             (SELECT VALUE id FROM $blocks ORDER BY id {order} LIMIT $names)]"
-        );
+        let statement = match order {
+            Order::Ascending => {
+                "RETURN [(SELECT VALUE id FROM array::first([$range]) LIMIT 1), \
+                 (SELECT VALUE id FROM array::first([$blocks]) LIMIT $names)]"
+            }
+            Order::Descending => {
+                "RETURN [(SELECT VALUE id FROM $range ORDER BY id DESC LIMIT 1), \
+                 (SELECT VALUE id FROM $blocks ORDER BY id DESC LIMIT $names)]"
+            }
+        };
         let first = self.frontier.first(uid, Timestamp::MIN);
         let end = Timestamp::MAX.plus_micros(1);
         let variables = bind([
@@ -200,7 +205,7 @@ impl Store {
             ("blocks", blocks_within(uid, Timestamp::MIN, Timestamp::MAX)),
             ("names", (names as i64).into_value()),
         ]);
-        let answer = self.database.select::<Vec<Value>>(&statement, variables);
+        let answer = self.database.select::<Vec<Value>>(statement, variables);
         let mut answer = answer.await.map_err(Error::Unavailable)?.into_iter();
         let (Some(rows), Some(blocks)) = (answer.next(), answer.next()) else {
             return Err(Error::Damaged("sample"));

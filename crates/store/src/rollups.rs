@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use nodestats_core::rollup::{self, Bucket, Highs, Kept, MINUTE, Part, Peaks, Roller, Rollup};
@@ -30,6 +31,8 @@ const DAY: i64 = 24 * HOUR;
 const PAGE: usize = 24;
 /// Peaks or highs that are read at once.
 const AT_ONCE: usize = 500;
+/// So many rows of a level are as new as the last one is as a rule.
+const LATEST: i64 = 4;
 /// Hours whose rollups are deleted at once.
 const HOURS: i64 = 24 * 7;
 /// The sample before an hour is looked for among so many.
@@ -265,7 +268,7 @@ impl Store {
             ("behind", behind),
         ]);
         let statement = "RETURN [(SELECT p, k, meta::tb(id) AS t FROM $rows), \
-             (SELECT VALUE id FROM $behind ORDER BY id ASC LIMIT 1)]";
+             (SELECT VALUE id FROM array::first([$behind]) LIMIT 1)]";
         let answer: Vec<Value> = self
             .database
             .select(statement, variables)
@@ -442,7 +445,7 @@ impl Store {
         while let Some(begin) = next.take() {
             let rows = range(uid, level, number(part), begin, to.plus_micros(1));
             let variables = bind([("all", rows), ("limit", (PAGE as i64).into_value())]);
-            let statement = "SELECT id, p FROM $all ORDER BY id ASC LIMIT $limit";
+            let statement = "SELECT id, p FROM array::first([$all]) LIMIT $limit";
             let rows: Vec<Value> = self
                 .database
                 .select(statement, variables)
@@ -480,20 +483,37 @@ impl Store {
         uid: &str,
         level: Level,
     ) -> Result<Option<(Timestamp, Timestamp)>, Error> {
-        let all = range(uid, level, 0, Timestamp::MIN, Timestamp::MAX);
-        let statement = "RETURN [(SELECT VALUE id FROM $all ORDER BY id ASC LIMIT 1), \
-             (SELECT VALUE id FROM $all ORDER BY id DESC LIMIT 1)]";
-        let ends: Vec<Value> = self
-            .database
-            .select(statement, bind([("all", all)]))
-            .await
-            .map_err(Error::Unavailable)?;
-        let mut ends = ends.into_iter().map(|end| match end {
-            Value::Array(ids) => ids.into_iter().next().and_then(begin_of),
-            _ => None,
-        });
-        let (first, last) = (ends.next().flatten(), ends.next().flatten());
-        Ok(first.zip(last.map(|last| last.plus_micros(level.span()))))
+        // The last is looked for where it is as a rule: all of them would be read to begin at the end.
+        let now = Timestamp::from_system(SystemTime::now());
+        let mut from = now.plus_micros(-LATEST * level.span());
+        loop {
+            let (all, latest) = (
+                range(uid, level, 0, Timestamp::MIN, Timestamp::MAX),
+                range(uid, level, 0, from, Timestamp::MAX),
+            );
+            let statement = "RETURN [(SELECT VALUE id FROM array::first([$all]) LIMIT 1), \
+                 (SELECT VALUE id FROM $latest)]";
+            let ends: Vec<Value> = self
+                .database
+                .select(statement, bind([("all", all), ("latest", latest)]))
+                .await
+                .map_err(Error::Unavailable)?;
+            let mut ends = ends.into_iter().map(|ids| match ids {
+                Value::Array(ids) => ids.into_iter().filter_map(begin_of).collect(),
+                _ => Vec::new(),
+            });
+            let (first, latest) = (
+                ends.next().unwrap_or_default(),
+                ends.next().unwrap_or_default(),
+            );
+            match (first.first(), latest.last()) {
+                (None, _) => return Ok(None),
+                (Some(first), Some(last)) => {
+                    return Ok(Some((*first, last.plus_micros(level.span()))));
+                }
+                (Some(_), None) => from = Timestamp::MIN,
+            }
+        }
     }
 
     /// The peaks of nodes in some hours, in the order of what is asked for.

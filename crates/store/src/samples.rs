@@ -52,14 +52,6 @@ impl Order {
             Self::Descending => block.first <= time,
         }
     }
-
-    /// As statements have it.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Ascending => "ASC",
-            Self::Descending => "DESC",
-        }
-    }
 }
 
 impl NewSample {
@@ -243,8 +235,8 @@ impl Store {
         n: usize,
     ) -> Result<Option<Timestamp>, Error> {
         // Rows are counted by their keys alone.
-        let statement = "RETURN [(SELECT VALUE id FROM $range LIMIT 1 START $n), \
-             (SELECT VALUE id FROM $blocks LIMIT 1)]";
+        let statement = "RETURN [(SELECT VALUE id FROM array::first([$range]) LIMIT 1 START $n), \
+             (SELECT VALUE id FROM array::first([$blocks]) LIMIT 1)]";
         let variables = bind([
             (
                 "range",
@@ -291,7 +283,7 @@ impl Store {
 
     /// The id of the first row of a range.
     pub(crate) async fn first_id(&self, range: Value) -> Result<Option<Value>, Error> {
-        let statement = "SELECT VALUE id FROM $range ORDER BY id ASC LIMIT 1";
+        let statement = "SELECT VALUE id FROM array::first([$range]) LIMIT 1";
         let ids: Vec<Value> = self
             .database
             .select(statement, bind([("range", range)]))

@@ -265,7 +265,7 @@ impl Store {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         let mut start = 0_i64;
         loop {
-            let statement = "SELECT id, p FROM $range ORDER BY id ASC LIMIT $limit START $start";
+            let statement = "SELECT id, p FROM array::first([$range]) LIMIT $limit START $start";
             let variables = bind([
                 ("range", time_range(uid, from, until)),
                 ("limit", (PAGE as i64).into_value()),
@@ -495,7 +495,7 @@ impl Store {
             ("range", time_range(uid, from, to.plus_micros(1))),
             ("before", (count as i64 - 1).into_value()),
         ]);
-        let statement = "SELECT VALUE id FROM $range LIMIT 1 START $before";
+        let statement = "SELECT VALUE id FROM array::first([$range]) LIMIT 1 START $before";
         let found: Result<Vec<Value>, _> = self.database.select(statement, variables).await;
         Ok(!found.map_err(Error::Unavailable)?.is_empty())
     }

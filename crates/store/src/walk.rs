@@ -23,6 +23,11 @@ use crate::{Error, Store};
 const BLOCKS: usize = if cfg!(test) { 3 } else { 32 };
 /// Most rows of a page.
 const ROWS: usize = 1000;
+/// A sample each so many microseconds is expected where the last ones are looked for; where there are fewer, or
+/// none, the span becomes so much wider.
+const LOOK_BACK: i64 = 20_000_000;
+const WIDER: i64 = 8;
+const MUCH_WIDER: i64 = 1024;
 /// A page begins anew so often.
 const ATTEMPTS: usize = 5;
 
@@ -287,7 +292,7 @@ impl Walk {
             Order::Descending => to = to.min(after.unwrap_or(to)),
         }
         let first = self.store.frontier.first(&self.uid, from);
-        let rows = row_range(&self.uid, (first, to), self.after.as_ref(), self.order);
+        let last = to;
         // `hours_met` is the hour that comes next.
         if let Some(hour) = self.hours_met {
             match self.order {
@@ -295,27 +300,54 @@ impl Walk {
                 Order::Descending => to = to.min(hour),
             }
         }
-        let order = self.order.word();
-        let statement = format!(
-            "RETURN [(SELECT id, p FROM $range ORDER BY id {order} LIMIT $limit), \
-             (SELECT VALUE id FROM $blocks ORDER BY id {order} LIMIT $names)]"
-        );
-        let variables = bind([
-            ("range", rows),
-            ("limit", (limit as i64).into_value()),
-            ("blocks", blocks_within(&self.uid, from, to)),
-            ("names", (names as i64).into_value()),
-        ]);
-        let answer: Vec<Value> = self
-            .store
-            .database
-            .select(&statement, variables)
-            .await
-            .map_err(Error::Unavailable)?;
-        let mut answer = answer.into_iter();
-        let (Some(Value::Array(rows)), Some(Value::Array(blocks))) = (answer.next(), answer.next())
-        else {
-            return Err(Error::Damaged("sample"));
+        // Where the end is asked for all is read from where a range begins: that is near, as long as there is enough.
+        let (statement, mut window) = match self.order {
+            Order::Ascending => (
+                "RETURN [(SELECT id, p FROM array::first([$range]) LIMIT $limit), \
+                 (SELECT VALUE id FROM array::first([$blocks]) LIMIT $names)]",
+                i64::MAX,
+            ),
+            Order::Descending => (
+                "RETURN [(SELECT id, p FROM $range), \
+                 (SELECT VALUE id FROM $blocks ORDER BY id DESC LIMIT $names)]",
+                LOOK_BACK.saturating_mul(limit as i64 + 1),
+            ),
+        };
+        let (rows, blocks) = loop {
+            let begin = last.plus_micros(-window).max(first);
+            let range = (begin, last);
+            let variables = bind([
+                (
+                    "range",
+                    row_range(&self.uid, range, self.after.as_ref(), self.order),
+                ),
+                ("limit", (limit as i64).into_value()),
+                ("blocks", blocks_within(&self.uid, from, to)),
+                ("names", (names as i64).into_value()),
+            ]);
+            let answer: Vec<Value> = self
+                .store
+                .database
+                .select(statement, variables)
+                .await
+                .map_err(Error::Unavailable)?;
+            let mut answer = answer.into_iter();
+            let (Some(Value::Array(rows)), Some(Value::Array(blocks))) =
+                (answer.next(), answer.next())
+            else {
+                return Err(Error::Damaged("sample"));
+            };
+            let mut rows = rows.into_vec();
+            if self.order == Order::Descending {
+                if rows.len() < limit && begin > first {
+                    let wider = if rows.is_empty() { MUCH_WIDER } else { WIDER };
+                    window = window.saturating_mul(wider);
+                    continue;
+                }
+                rows.reverse();
+                rows.truncate(limit);
+            }
+            break (rows, blocks);
         };
         let mut samples = Vec::with_capacity(rows.len());
         for row in rows {
