@@ -2,13 +2,14 @@
 
 use super::coder::{Coder, Decoder};
 use super::model::{History, Model};
-use super::table::{Error, NUMBERS, Run, SAMPLES};
+use super::table::{Error, Run, SAMPLES};
 
 pub(super) fn count(runs: &[Run]) -> u64 {
     runs.iter().map(|run| u64::from(run.length)).sum()
 }
 
-/// A walk through the heads of all series, for whoever writes them and for whoever reads them.
+/// A walk through the runs of all series, for whoever writes them and for whoever reads them, with what may
+/// stand beside each.
 pub(super) struct Heads<C> {
     pub(super) coder: C,
     /// First rows, each of which follows from the one before.
@@ -75,27 +76,38 @@ impl<C: Coder> Heads<C> {
     }
 }
 
-/// When something was there, and its first row as it is coded; of one that never was there none.
-pub(super) type Head = (Vec<Run>, Vec<u64>);
-
-/// Reads the heads of so many series.
-pub(super) fn heads(columns: usize, series: u64, coded: &[u8]) -> Result<Vec<Head>, Error> {
+/// Reads when each of so many series was there, and some columns of its first row; of one that never was there
+/// these are none.
+pub(super) fn heads(
+    columns: usize,
+    series: u64,
+    coded: &[u8],
+) -> Result<Vec<(Vec<Run>, Vec<u64>)>, Error> {
     let mut walk = Heads::new(columns, Decoder::new(coded));
     let none = vec![0; columns];
-    let mut left = NUMBERS;
     let mut heads = Vec::new();
     for _ in 0..series {
         let runs = walk.runs(&[])?;
-        let count = count(&runs);
-        let numbers = count.checked_mul(columns as u64);
-        let rest = numbers.and_then(|numbers| left.checked_sub(numbers));
-        left = rest.ok_or(Error::Damaged)?;
-        let first = if count > 0 {
-            walk.first(&none).to_vec()
-        } else {
+        let first = if runs.is_empty() {
             Vec::new()
+        } else {
+            walk.first(&none).to_vec()
         };
         heads.push((runs, first));
     }
     Ok(heads)
+}
+
+/// Codes first rows one after the other; a reader gives none of them, but how many they are.
+pub(super) fn code_firsts<'a>(
+    coder: &mut impl Coder,
+    columns: usize,
+    rows: impl Iterator<Item = &'a [u64]>,
+) -> Vec<Vec<u64>> {
+    let (mut model, mut head) = (Model::new(columns), History::new(&vec![0; columns]));
+    let code = |row: &'a [u64]| {
+        model.code_first(coder, &mut head, row);
+        head.row().to_vec()
+    };
+    rows.map(code).collect()
 }

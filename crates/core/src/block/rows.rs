@@ -139,7 +139,7 @@ impl Decoded {
                 return Err(Error::Mismatch);
             }
             let wanted = first.map(|first| {
-                let firsts = reader.firsts(0).enumerate();
+                let firsts = reader.firsts().enumerate();
                 let wanted = firsts.filter(|(_, number)| *number == first);
                 wanted.map(|(at, _)| at).collect()
             });

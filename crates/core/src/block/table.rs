@@ -1,18 +1,20 @@
 //! Series of rows of numbers, in chunks that are read one by one.
 //!
 //! The coded form is `columns (u8) | shift of each column (u8) | samples of a segment | number of series |
-//! length of heads | heads | number of groups | series of each | length of the prior | prior | length of each
-//! chunk | chunks`, numbers as LEB128; the highest bit of the columns is set. A shift with its highest bit set
-//! is of a column in which each series has one number all along, of which chunks say nothing. Heads are of each
-//! series the runs in which it was there and its first row: they say whose it is, and of what is seen once they
-//! are all.
+//! length of the index | index | length of each head | heads | number of groups | series of each | length of
+//! the prior | prior | length of each chunk | chunks`, numbers as LEB128; the highest bit of the columns is set.
+//! A shift with its highest bit set is of a column in which each series has one number all along, of which
+//! chunks say nothing. The index has of each series the runs in which it was there and its first number, by
+//! which it is found; a head has the rest of the first row of some series, which says whose it is, and of what
+//! is seen once it is all.
 //!
 //! Samples are cut into segments and series into groups, and a chunk has the rows of a group in a segment, so
 //! that neither all of a moment nor one series needs all of the rest. The first row of a series in a segment is
 //! told from its very first one. What is known of each bit before a chunk is read stands before all of them.
 //!
-//! The form before this one, without that highest bit, has no segments: behind its heads come chunks, `number
-//! of series | length | bytes`, of all rows of some series.
+//! The form before this one, without that highest bit, has no segments: `columns | shifts | number of series |
+//! length of heads | heads`, of which each is runs and a first row, and then chunks, `number of series | length |
+//! bytes`, of all rows of some series.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::coder::{Bit, Coder, Counter, Decoder, Encoder};
-use super::heads::{Head, Heads, count, heads};
+use super::heads::{Heads, code_firsts, count, heads};
 use super::model::{History, Model};
 
 /// A table with so many rows is cut, where it has more samples than a segment.
@@ -29,6 +31,8 @@ const CUT_ROWS: usize = if cfg!(test) { 100 } else { 4000 };
 const SEGMENT: u32 = if cfg!(test) { 7 } else { 30 };
 /// A chunk has about so many rows: who asks for one series reads half of them.
 const CHUNK_ROWS: usize = if cfg!(test) { 20 } else { 100 };
+/// A head has so many series: who asks for one reads about that many.
+const HEAD: usize = if cfg!(test) { 3 } else { 32 };
 /// Of so many chunks one is counted for what is known of all.
 const COUNTED: usize = 4;
 /// Most columns, samples, series, and numbers in all: beyond what an hour of a host of thousands of
@@ -111,16 +115,33 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
     }));
     write_number(&mut bytes, table.segment.into());
     write_number(&mut bytes, series.len() as u64);
-    let mut heads = Heads::new(columns, Encoder::new());
+    let mut index = Heads::new(1, Encoder::new());
     for series in series {
-        let count = heads.runs(&series.runs).map(|runs| count(&runs));
+        let count = index.runs(&series.runs).map(|runs| count(&runs));
         let rows = series.rows.len() / columns;
         assert_eq!(count, Ok(rows as u64), "rows of a series");
-        if let Some(first) = series.rows.chunks_exact(columns).next() {
-            heads.first(&shifted(first, &table.shifts));
+        if let Some(first) = series.rows.first() {
+            index.first(&[first >> table.shifts[0]]);
         }
     }
-    write_section(&mut bytes, &heads.coder.finish());
+    write_section(&mut bytes, &index.coder.finish());
+    let mut heads = Vec::new();
+    if columns > 1 {
+        for series in series.chunks(of_head(table.segments)) {
+            let firsts = series
+                .iter()
+                .filter_map(|series| series.rows.chunks_exact(columns).next());
+            let firsts = firsts.map(|first| shifted(first, &table.shifts));
+            let firsts: Vec<Vec<u64>> = firsts.collect();
+            let mut coder = Encoder::new();
+            let rows = firsts.iter().map(|first| &first[1..]);
+            code_firsts(&mut coder, columns - 1, rows);
+            let coded = coder.finish();
+            write_number(&mut bytes, coded.len() as u64);
+            heads.extend(coded);
+        }
+    }
+    bytes.extend(heads);
     write_number(&mut bytes, table.groups.len() as u64);
     for group in &table.groups {
         write_number(&mut bytes, group.len() as u64);
@@ -162,13 +183,15 @@ impl<'a> Table<'a> {
         let ends = series.iter().filter_map(|series| series.runs.last());
         let samples = ends.map(|run| run.first + run.length).max().unwrap_or(0);
         let moving = moving(columns, series);
-        let is_cut = rows > CUT_ROWS && samples > SEGMENT && !moving.is_empty();
+        // All columns of a wide table are cut alike.
+        let is_cut = rows > CUT_ROWS && samples > SEGMENT;
         let segment = if is_cut { SEGMENT } else { samples.max(1) };
         let segments = samples.div_ceil(segment);
         let mut groups: Vec<Range<usize>> = Vec::new();
         let mut rows_of_group = 0;
         for (number, series) in series.iter().enumerate() {
-            let is_full = is_cut && rows_of_group >= CHUNK_ROWS * segments as usize;
+            let is_full = !moving.is_empty() && rows_of_group >= CHUNK_ROWS * segments as usize;
+            let is_full = is_cut && is_full;
             match groups.last_mut() {
                 Some(group) if !is_full => group.end = number + 1,
                 _ => {
@@ -200,7 +223,7 @@ impl<'a> Table<'a> {
 
     /// What is known of all chunks, and a model that knows it; nothing where there is one.
     fn prior(&self) -> (Vec<u8>, Model) {
-        if self.segments < 2 {
+        if self.segments < 2 || self.moving.is_empty() {
             return (Vec::new(), Model::new(self.moving.len()));
         }
         let mut model = Model::counting(self.moving.len());
@@ -258,6 +281,11 @@ impl<'a> Table<'a> {
     }
 }
 
+/// Series of a head: all where all are read anyway.
+fn of_head(segments: u32) -> usize {
+    if segments < 2 { usize::MAX } else { HEAD }
+}
+
 /// How many rows there are before a segment, and how many in it.
 fn rows_within(runs: &[Run], samples: u32, segment: u32) -> (usize, usize) {
     let (begin, end) = (samples * segment, samples.saturating_mul(segment + 1));
@@ -312,6 +340,9 @@ pub struct Reader {
     shifts: Vec<u8>,
     /// Columns in which a series has more than one number.
     moving: Vec<usize>,
+    runs: Vec<Vec<Run>>,
+    /// The first number of each series, as it is coded.
+    firsts: Vec<u64>,
     heads: Vec<Head>,
     segment: u32,
     segments: u32,
@@ -320,6 +351,15 @@ pub struct Reader {
     chunks: Vec<Range<usize>>,
     prior: Range<usize>,
     known: OnceLock<Arc<[Bit]>>,
+}
+
+/// First rows of some series.
+#[derive(Debug, Clone)]
+struct Head {
+    series: Range<usize>,
+    bytes: Range<usize>,
+    /// As they are coded; of a series that never was there none.
+    rows: OnceLock<Vec<Vec<u64>>>,
 }
 
 /// Goes on from a place in bytes.
@@ -382,9 +422,39 @@ impl Reader {
         if series > SERIES {
             return Err(Error::Damaged);
         }
-        let heads = heads(columns, series, &bytes[coded])?;
-        let ends = heads.iter().filter_map(|(runs, _)| runs.last());
+        let index = heads(if is_cut { 1 } else { columns }, series, &bytes[coded])?;
+        let (runs, rows): (Vec<Vec<Run>>, Vec<Vec<u64>>) = index.into_iter().unzip();
+        let numbers: u64 = runs.iter().map(|runs| count(runs)).sum();
+        if numbers.saturating_mul(columns as u64) > NUMBERS {
+            return Err(Error::Damaged);
+        }
+        let ends = runs.iter().filter_map(|runs| runs.last());
         let samples = ends.map(|run| run.first + run.length).max().unwrap_or(0);
+        let segments = samples.div_ceil(segment);
+        let firsts = rows.iter().map(|row| row.first().copied().unwrap_or(0));
+        let firsts = firsts.collect();
+        let heads = if is_cut && columns > 1 {
+            let of_head = of_head(segments);
+            let count = runs.len().div_ceil(of_head);
+            let lengths = (0..count).map(|_| cursor.number());
+            let lengths: Vec<u64> = lengths.collect::<Result<_, _>>()?;
+            let head = |(number, length): (usize, u64)| {
+                let begin = number * of_head;
+                Ok(Head {
+                    series: begin..begin.saturating_add(of_head).min(runs.len()),
+                    bytes: cursor.take(length)?,
+                    rows: OnceLock::new(),
+                })
+            };
+            let heads = lengths.into_iter().enumerate().map(head);
+            heads.collect::<Result<_, Error>>()?
+        } else {
+            vec![Head {
+                series: 0..rows.len(),
+                bytes: 0..0,
+                rows: OnceLock::from(rows),
+            }]
+        };
         let (mut groups, mut chunks, mut prior) = (Vec::new(), Vec::new(), 0..0);
         let mut end = 0_u64;
         let mut add_group = |count: u64| {
@@ -398,7 +468,7 @@ impl Reader {
                 add_group(cursor.number()?).ok_or(Error::Damaged)?;
             }
             prior = cursor.section()?;
-            let count = u64::from(samples.div_ceil(segment)) * groups.len() as u64;
+            let count = u64::from(segments) * groups.len() as u64;
             // Each length takes a byte.
             if count > bytes.len() as u64 {
                 return Err(Error::Truncated);
@@ -423,9 +493,11 @@ impl Reader {
         Ok(Self {
             shifts,
             moving,
+            runs,
+            firsts,
             heads,
             segment,
-            segments: samples.div_ceil(segment),
+            segments,
             groups,
             chunks,
             prior,
@@ -436,12 +508,12 @@ impl Reader {
 
     /// How many series there are.
     pub fn len(&self) -> usize {
-        self.heads.len()
+        self.runs.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.heads.is_empty()
+        self.runs.is_empty()
     }
 
     /// Numbers of a row.
@@ -451,7 +523,7 @@ impl Reader {
 
     /// When each series was there.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &[Run]> {
-        self.heads.iter().map(|(runs, _)| &runs[..])
+        self.runs.iter().map(|runs| &runs[..])
     }
 
     /// The samples of each segment; of the last there may be less.
@@ -460,11 +532,36 @@ impl Reader {
         (0..self.segments).map(move |number| number * segment..(number + 1).saturating_mul(segment))
     }
 
-    /// The number in a column of the first row of each series; of one without rows 0.
-    pub(crate) fn firsts(&self, column: usize) -> impl Iterator<Item = u64> {
-        let shift = self.shifts.get(column).copied().unwrap_or_default();
-        let of = move |head: &Vec<u64>| head.get(column).map_or(0, |number| number << shift);
-        self.heads.iter().map(move |(_, head)| of(head))
+    /// The first number of each series; of one without rows 0.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = u64> {
+        let shift = self.shifts.first().copied().unwrap_or_default();
+        self.firsts.iter().map(move |number| number << shift)
+    }
+
+    /// The first row of a series as it is coded.
+    fn head(&self, number: usize) -> Result<&[u64], Error> {
+        let place = self.heads.partition_point(|head| head.series.end <= number);
+        let head = self.heads.get(place).ok_or(Error::Damaged)?;
+        let rows = head.rows.get_or_init(|| {
+            let columns = self.columns();
+            let none = vec![0; columns - 1];
+            let is_there = |number: &usize| !self.runs[*number].is_empty();
+            let there = head.series.clone().filter(is_there);
+            let mut coder = Decoder::new(&self.bytes[head.bytes.clone()]);
+            let rows = code_firsts(&mut coder, columns - 1, there.map(|_| &none[..]));
+            let mut rows = rows.into_iter();
+            let row = |number: usize| {
+                if !is_there(&number) {
+                    return Vec::new();
+                }
+                let mut row = vec![self.firsts[number]];
+                row.extend(rows.next().unwrap_or_default());
+                row
+            };
+            head.series.clone().map(row).collect()
+        });
+        let row = rows.get(number - head.series.start);
+        row.map(Vec::as_slice).ok_or(Error::Damaged)
     }
 
     /// All series.
@@ -518,8 +615,7 @@ impl Reader {
                 None => model.insert(self.model()),
             };
             for number in group.start..=last {
-                let (runs, head) = &self.heads[number];
-                let (before, here) = rows_within(runs, self.segment, segment as u32);
+                let (before, here) = rows_within(&self.runs[number], self.segment, segment as u32);
                 if here == 0 {
                     continue;
                 }
@@ -527,6 +623,7 @@ impl Reader {
                 if is_coded && chunk.is_empty() {
                     return Err(Error::Truncated);
                 }
+                let head = self.head(number)?;
                 let keep = is_wanted(number);
                 let first: Vec<u64> = self.moving.iter().map(|column| head[*column]).collect();
                 let numbers = head.iter().zip(&self.shifts);
