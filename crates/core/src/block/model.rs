@@ -27,7 +27,7 @@ pub(super) struct Model {
     kinds: [usize; 5],
     bits: Vec<Bit>,
     /// What each bit is at the begin; without them it is new.
-    prior: Arc<[Bit]>,
+    prior: Arc<Vec<Bit>>,
     /// Bits that have it were learnt since the begin. Without one all bits are as they are.
     turn: u32,
 }
@@ -150,7 +150,7 @@ impl Model {
     }
 
     /// Of which something is known before the first row.
-    pub(super) fn knowing(columns: usize, prior: Arc<[Bit]>) -> Self {
+    pub(super) fn knowing(columns: usize, prior: Arc<Vec<Bit>>) -> Self {
         Self {
             prior,
             ..Self::new(columns)

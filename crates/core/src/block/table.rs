@@ -350,7 +350,7 @@ pub struct Reader {
     /// Where the chunks are, those of a segment one after the other.
     chunks: Vec<Range<usize>>,
     prior: Range<usize>,
-    known: OnceLock<Arc<[Bit]>>,
+    known: OnceLock<Arc<Vec<Bit>>>,
 }
 
 /// First rows of some series.
