@@ -94,8 +94,10 @@ async fn find_rolled(
     detail: &Detail,
     moment: Timestamp,
 ) -> Result<Option<(Timestamp, Answer)>, ApiError> {
-    let oldest = app.store.oldest(&life.uid).await?;
-    if oldest.is_some_and(|oldest| oldest <= moment) {
+    let (store, uid) = (&app.store, &life.uid);
+    if let Some(oldest) = store.oldest(uid).await?
+        && (oldest <= moment || !store.is_rolled_before(uid, oldest).await?)
+    {
         return Ok(None);
     }
     let part = detail.part();

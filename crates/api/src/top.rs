@@ -264,7 +264,7 @@ struct Bound {
     all: Sum,
 }
 
-/// The bounds of those nodes whose hour is sealed.
+/// The bounds of those nodes whose samples of the moment are sealed.
 async fn bounds(
     app: &App,
     lives: &[Life],
@@ -272,6 +272,8 @@ async fn bounds(
     moment: Timestamp,
 ) -> Result<HashMap<String, Bound>, ApiError> {
     let begin = moment.plus_micros(-LOOK_BACK);
+    let is_sealed = |life: &&Life| !app.store.may_have_unsealed(&life.uid, (begin, moment));
+    let lives: Vec<&Life> = lives.iter().filter(is_sealed).collect();
     let own = moment.floor_to(HOUR);
     let hours: &[Timestamp] = if begin < own {
         &[own, begin.floor_to(HOUR)]

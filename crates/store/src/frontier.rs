@@ -61,6 +61,11 @@ impl Frontier {
         first.max(from)
     }
 
+    /// Whether a node may have a row in a span; of a shared database it is taken to have none.
+    pub(crate) fn has_rows(&self, uid: &str, (from, to): (Timestamp, Timestamp)) -> bool {
+        self.0.is_some() && self.first(uid, from) <= to
+    }
+
     /// Rows of a node that are stored, and whose push is not acknowledged yet.
     pub(crate) fn wrote(&self, uid: &str, times: impl Iterator<Item = Timestamp>) {
         let Some(mut nodes) = self.nodes() else {
@@ -137,6 +142,8 @@ mod tests {
         frontier.wrote("a", [hour(2), hour(5), hour(12)].into_iter());
         assert_eq!((first(3), first(0)), (hour(5), hour(2)));
         assert_eq!(first(6), hour(9));
+        assert!(frontier.has_rows("a", (hour(3), hour(5))));
+        assert!(!frontier.has_rows("a", (hour(6), hour(8))));
         frontier.forget("a");
         assert_eq!(first(3), hour(3));
     }
@@ -147,5 +154,6 @@ mod tests {
         assert_eq!(frontier.look("a"), Timestamp::MIN);
         frontier.looked("a", hour(9));
         assert_eq!(frontier.first("a", hour(1)), hour(1));
+        assert!(!frontier.has_rows("a", (hour(1), hour(10))));
     }
 }

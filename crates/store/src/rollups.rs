@@ -532,6 +532,12 @@ impl Store {
         Ok(found.map(|found| Highs::decode(&found?).ok()).collect())
     }
 
+    /// Whether a node may have samples in a span that its peaks and highs do not know of, since they came after
+    /// their hour was sealed. On a shared database they are known of once they are sealed too.
+    pub fn may_have_unsealed(&self, uid: &str, span: (Timestamp, Timestamp)) -> bool {
+        self.frontier.has_rows(uid, span)
+    }
+
     /// What these records hold, in their order.
     async fn payloads(&self, ids: Vec<Value>) -> Result<Vec<Option<Bytes>>, Error> {
         let mut found = Vec::with_capacity(ids.len());
@@ -654,6 +660,18 @@ impl Store {
             .delete("DELETE $edges RETURN NONE", edges)
             .await;
         deleted.map_err(Error::Unavailable)
+    }
+
+    /// Whether a node has rollups of an hour before that of its oldest sample, or of a day: of what its samples
+    /// were of that are gone.
+    pub async fn is_rolled_before(&self, uid: &str, oldest: Timestamp) -> Result<bool, Error> {
+        for level in Level::ALL {
+            let rolled = self.rolled_span(uid, level).await?;
+            if rolled.is_some_and(|(begin, _)| begin < oldest.floor_to(level.span())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether anything is rolled up of a node.

@@ -150,7 +150,9 @@ impl Source {
         for is_rolled in sources {
             for range in missing(&all, (begin, last)) {
                 let buckets = if is_rolled {
-                    self.rolled(Level::Minute, range).await?
+                    // Of all of its last hour: where that has other minutes than these, there are none of these.
+                    let end = range.1.floor_to(HOUR).plus_micros(HOUR - 1);
+                    self.rolled(Level::Minute, (range.0, end)).await?
                 } else if self.with_samples {
                     self.of_samples(range).await?
                 } else {
@@ -168,23 +170,18 @@ impl Source {
                 }
             }
         }
+        let mut whole_hours = Vec::new();
         if self.preference != Preference::Hours {
             for range in missing(&all, (begin, last)) {
-                for bucket in self.rolled(Level::Hour, range).await? {
-                    self.levels.hours = true;
-                    all.insert(bucket.begin, vec![bucket]);
-                }
+                whole_hours.extend(self.rolled(Level::Hour, range).await?);
             }
         }
-        let mut buckets = Vec::new();
-        for (hour, of_hour) in all {
-            // One that is all that there is of an hour counts also where the span begins within it.
-            let is_hour = of_hour.len() == 1 && hour.plus_micros(HOUR) > self.from;
-            buckets.extend(of_hour.into_iter().filter(|bucket| {
-                let is_begun = bucket.begin >= self.from || is_hour && bucket.begin == hour;
-                is_begun && bucket.begin <= self.to
-            }));
-        }
+        self.levels.hours |= !whole_hours.is_empty();
+        let is_within = |bucket: &Bucket| bucket.begin >= self.from && bucket.begin <= self.to;
+        let mut buckets: Vec<Bucket> = all.into_values().flatten().filter(is_within).collect();
+        // An hour's own counts also where the span begins within it.
+        buckets.extend(whole_hours);
+        buckets.sort_by_key(|bucket| bucket.begin);
         Ok(Some(buckets))
     }
 

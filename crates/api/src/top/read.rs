@@ -199,8 +199,10 @@ impl Reader {
 
     /// At a moment whose samples are gone: the means of its minute, or of its hour.
     async fn rolled_at(&self, moment: Timestamp) -> Result<Option<Told>, ApiError> {
-        let oldest = self.app.store.oldest(&self.life.uid).await?;
-        if oldest.is_some_and(|oldest| oldest <= moment) {
+        let (store, uid) = (&self.app.store, &self.life.uid);
+        if let Some(oldest) = store.oldest(uid).await?
+            && (oldest <= moment || !store.is_rolled_before(uid, oldest).await?)
+        {
             return Ok(None);
         }
         let mut source = self.source((moment, moment), MINUTE).of_rollups();
@@ -224,14 +226,9 @@ impl Reader {
         let _turn = self.app.reading.acquire().await;
         let uid = &self.life.uid;
         let oldest = self.app.store.oldest(uid).await?;
-        if is_short && oldest.is_some_and(|oldest| oldest <= to) {
-            let rolled = self
-                .app
-                .store
-                .rolled_span(uid, nodestats_store::Level::Hour);
-            let begin = rolled.await?.map(|(begin, _)| begin);
+        if let Some(oldest) = oldest.filter(|oldest| is_short && *oldest <= to) {
             // Where samples are gone of what is asked for, rollups have more.
-            if oldest <= Some(from) || begin.is_none_or(|begin| Some(begin) >= oldest) {
+            if oldest <= from || !self.app.store.is_rolled_before(uid, oldest).await? {
                 let (wanted, _) = self.wanted();
                 let all = roll(&self.app, uid, (from, to), (0, wanted)).await?;
                 let bucket = all.into_iter().next();
