@@ -22,6 +22,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::directory::{self, Directory};
+use crate::engine::Engine;
 use crate::location::Location;
 use crate::memory::MemoryBudget;
 
@@ -114,6 +115,7 @@ enum Connection {
     Embedded {
         client: Surreal<Db>,
         datastore: Arc<Datastore>,
+        engine: Engine,
     },
     Remote(Surreal<ws::Client>),
 }
@@ -184,9 +186,9 @@ impl Database {
                 client.use_ns(NAMESPACE).use_db(NAMESPACE).await?;
                 Connection::Remote(client)
             }
-            (_, None) => embedded("mem://", ConfigMap::empty()).await?,
+            (_, None) => embedded("mem://".to_owned(), ConfigMap::empty()).await?,
             (_, Some(directory)) => {
-                embedded(&surrealkv_url(directory.database()), configuration(memory)).await?
+                embedded(surrealkv_url(directory.database()), configuration(memory)).await?
             }
         };
         let database = Self {
@@ -254,8 +256,16 @@ impl Database {
             return Err(Error::Closed);
         }
         match &*self.connection {
-            Connection::Embedded { client, .. } => {
-                Ok(client.query(statements).bind(variables).await?.check()?)
+            Connection::Embedded { engine, .. } => {
+                let (connection, statements) =
+                    (Arc::clone(&self.connection), statements.to_owned());
+                let answer = async move {
+                    let Connection::Embedded { client, .. } = &*connection else {
+                        return Err(Error::Closed);
+                    };
+                    Ok(client.query(statements).bind(variables).await?.check()?)
+                };
+                engine.run(answer.instrument(Span::current())).await?
             }
             Connection::Remote(client) => {
                 let answer = async { client.query(statements).bind(variables).await?.check() };
@@ -392,10 +402,18 @@ impl Database {
     /// Closes an embedded database in order; a server's connection ends with its last clone.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        if let Connection::Embedded { datastore, .. } = &*self.connection {
-            if let Err(error) = datastore.shutdown().await {
-                tracing::warn!(%error, "the database did not close in order");
+        if let Connection::Embedded {
+            datastore, engine, ..
+        } = &*self.connection
+        {
+            let datastore = Arc::clone(datastore);
+            let closing = engine.run(async move { datastore.shutdown().await });
+            match closing.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the database did not close in order"),
+                Err(error) => tracing::warn!(%error, "the database did not close in order"),
             }
+            engine.stop();
             // The last client to be dropped closes the datastore again, which fails and is logged
             // as an error; this one never is.
             std::mem::forget(Arc::clone(&self.connection));
@@ -521,24 +539,30 @@ fn configuration(memory: &MemoryBudget) -> ConfigMap {
 
 /// Opens an embedded database without `SurrealDB`'s maintenance tasks: there is no index, no change
 /// feed and no second server here for them to work on, and each of them writes.
-async fn embedded(path: &str, configuration: ConfigMap) -> Result<Connection, Error> {
-    let datastore = Datastore::builder()
-        .with_config(configuration)
-        .without_maintenance_tasks()
-        .build_with_path(path)
-        .await
-        .map_err(|error| of_datastore(&error))?;
-    let begun = begin(&datastore).await;
-    match begun {
-        Ok(client) => Ok(Connection::Embedded { client, datastore }),
-        Err(error) => {
+async fn embedded(path: String, configuration: ConfigMap) -> Result<Connection, Error> {
+    let engine = Engine::start()?;
+    let opening = async move {
+        let datastore = Datastore::builder()
+            .with_config(configuration)
+            .without_maintenance_tasks()
+            .build_with_path(&path)
+            .await
+            .map_err(|error| of_datastore(&error))?;
+        let begun = begin(&datastore).await;
+        if begun.is_err()
             // Dropped alone it would close some time later, when its folder may be another's.
-            if let Err(error) = datastore.shutdown().await {
-                tracing::warn!(%error, "the database did not close in order");
-            }
-            Err(error)
+            && let Err(error) = datastore.shutdown().await
+        {
+            tracing::warn!(%error, "the database did not close in order");
         }
-    }
+        Ok::<_, Error>((begun?, datastore))
+    };
+    let (client, datastore) = engine.run(opening).await??;
+    Ok(Connection::Embedded {
+        client,
+        datastore,
+        engine,
+    })
 }
 
 /// With all that led to it.
