@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use nodestats_core::token::{self, Grant, Token};
-use nodestats_core::{FrameId, Life, NodeIdentity, Sample, Stored, Wanted, frame};
+use nodestats_core::{FrameId, Life, NodeIdentity, Sample, SampleKey, Stored, Wanted, frame};
 use nodestats_testkit::DatabaseServer;
 use nodestats_wire::v1::{Purpose, Reading, Registration};
+use surrealdb::types::{SurrealValue as _, Value};
 use uuid::Uuid;
 
 use super::*;
@@ -501,4 +502,51 @@ async fn a_join_token_is_used_as_often_as_it_says_also_at_once() {
     assert_eq!(done, Joined::UsedUp);
     let left = store.grant(token.id()).await.expect("read").expect("there");
     assert_eq!(left.token.purpose, Purpose::Join { uses_left: 0 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ranges_are_read_while_files_are_written() {
+    const FILES: usize = 400;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = Options {
+        // A file is written after each few rows.
+        memory: MemoryBudget {
+            memtable: 128 << 10,
+            ..MemoryBudget::from_limit(0)
+        },
+        ..options(1000)
+    };
+    let location = Location::Directory(folder.path().into());
+    let store = Store::open(&location, &options);
+    let store = store.await.expect("opens");
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let readers = (0..3).map(|_| {
+        let (store, done) = (store.clone(), Arc::clone(&done));
+        tokio::spawn(async move {
+            let mut reads = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                store.first_row("a", at(0)).await.expect("read");
+                reads += 1;
+            }
+            reads
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    for number in 0..FILES as i64 {
+        let key = SampleKey {
+            time: at(number % 7),
+            push: None,
+        };
+        let variables = database::bind([
+            ("id", samples::record(&key, "a").into_value()),
+            ("p", Value::Bytes(vec![number as u8; 100 << 10].into())),
+        ]);
+        let written = store.database.write("UPSERT $id SET p = $p", variables, 0);
+        written.await.expect("written");
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    for reader in readers {
+        assert!(reader.await.expect("ended") > 0);
+    }
+    store.close().await;
 }
