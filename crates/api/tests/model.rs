@@ -417,11 +417,11 @@ impl History {
         assert_eq!(told_keys, expected_keys, "{}: {path}", self.stage);
         for ((key, entry), (minute, all)) in told.into_iter().zip(minutes) {
             assert_eq!(key, at(minute).to_key(), "{}: {path}", self.stage);
-            let used = all.iter().map(|(used, _)| *used);
+            let mut used = all.iter().map(|(used, _)| *used);
             let expected = match aggregate {
                 "max" => used.fold(0.0, f64::max),
                 "min" => used.fold(f64::INFINITY, f64::min),
-                "last" => used.last().expect("one"),
+                "last" => used.next_back().expect("one"),
                 _ => {
                     let sum: f64 = all.iter().map(|(used, weight)| used * weight).sum();
                     sum / all.iter().map(|(_, weight)| weight).sum::<f64>()

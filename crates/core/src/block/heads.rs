@@ -76,13 +76,12 @@ impl<C: Coder> Heads<C> {
     }
 }
 
+/// When a series was there, and some columns of its first row.
+type Indexed = (Vec<Run>, Vec<u64>);
+
 /// Reads when each of so many series was there, and some columns of its first row; of one that never was there
 /// these are none.
-pub(super) fn heads(
-    columns: usize,
-    series: u64,
-    coded: &[u8],
-) -> Result<Vec<(Vec<Run>, Vec<u64>)>, Error> {
+pub(super) fn heads(columns: usize, series: u64, coded: &[u8]) -> Result<Vec<Indexed>, Error> {
     let mut walk = Heads::new(columns, Decoder::new(coded));
     let none = vec![0; columns];
     let mut heads = Vec::new();

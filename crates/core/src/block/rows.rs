@@ -165,12 +165,11 @@ impl Decoded {
                 continue;
             };
             let (samples, known) = &table.segments[number];
-            let segment = match known.get() {
-                Some(segment) => segment,
-                None => {
-                    let read = table.read(number, samples)?;
-                    known.get_or_init(|| read)
-                }
+            let segment = if let Some(segment) = known.get() {
+                segment
+            } else {
+                let read = table.read(number, samples)?;
+                known.get_or_init(|| read)
             };
             found.extend(segment.of(sample - samples.start as usize));
         }

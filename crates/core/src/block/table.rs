@@ -136,9 +136,9 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
             let mut coder = Encoder::new();
             let rows = firsts.iter().map(|first| &first[1..]);
             code_firsts(&mut coder, columns - 1, rows);
-            let coded = coder.finish();
-            write_number(&mut bytes, coded.len() as u64);
-            heads.extend(coded);
+            let head = coder.finish();
+            write_number(&mut bytes, head.len() as u64);
+            heads.extend(head);
         }
     }
     bytes.extend(heads);
