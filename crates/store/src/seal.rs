@@ -1,4 +1,4 @@
-//! Sealing: the rows of an hour that is over become blocks, a twentieth of their size, in one transaction
+//! Sealing: the rows of an hour that is over become blocks, a fifteenth of their size, in one transaction
 //! that writes the blocks and deletes the rows. So a crash leaves either, and a reader finds either.
 //!
 //! What comes late is sealed into blocks beside those of its hour; small ones are merged as they become
