@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nodestats_core::sample::{CpuTimes, Host, Memory, Process, Sample};
 use nodestats_core::{FrameId, frame};
+use nodestats_testkit::Random;
 use nodestats_wire::{Timestamp, routes};
 use serde_json::{Value, json};
 use server::Server;
@@ -25,19 +26,6 @@ const BEGIN: i64 = 1_772_368_200;
 const TICKS: u64 = 100;
 /// Whenever the tests run, their samples are not too old to be taken.
 const AGES: u64 = 3_000_000_000;
-
-/// `SplitMix64`: the same numbers of the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
 
 /// A node, and all its samples by their second.
 struct Node {
@@ -118,6 +106,12 @@ impl Node {
             frame::encode(at(*second), id, interval, &self.samples[second])
         };
         seconds.flat_map(frame).collect()
+    }
+
+    /// How a detail of a span is asked for.
+    fn history(&self, detail: &str, from: i64, to: i64) -> String {
+        let (from, to) = (asked(from), asked(to));
+        format!("/nodes/{}/{detail}?from={from}&to={to}", self.uid)
     }
 
     /// The last sample at or before a second, and the one before that.
@@ -217,7 +211,7 @@ struct History {
 impl History {
     async fn new(seed: u64) -> Self {
         let server = Server::new().await;
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let count = 1 + random.below(4);
         let nodes: Vec<Node> = (0..count)
             .map(|number| Node::new(number, &mut random))
@@ -333,8 +327,7 @@ impl History {
         let (number, (from, to)) = (self.node(), self.span());
         let pid = 10 + self.random.below(20) as u32;
         let node = &self.nodes[number];
-        let (begin, end) = (asked(from), asked(to));
-        let path = format!("/nodes/{}/proc/{pid}?from={begin}&to={end}", node.uid);
+        let path = node.history(&format!("proc/{pid}"), from, to);
         let answer = self.get(&path).await.unwrap_or_else(|| json!({}));
         let told = Self::entries(&answer, "rss_bytes");
         let told: Vec<Value> = told
@@ -355,12 +348,7 @@ impl History {
     async fn cpu(&mut self) {
         let (number, (from, to)) = (self.node(), self.span());
         let node = &self.nodes[number];
-        let path = format!(
-            "/nodes/{}/cpu?from={}&to={}",
-            node.uid,
-            asked(from),
-            asked(to)
-        );
+        let path = node.history("cpu", from, to);
         let answer = self.get(&path).await.unwrap_or_else(|| json!({}));
         let told = Self::entries(&answer, "usage_percent");
         let mut expected = Vec::new();
@@ -387,12 +375,7 @@ impl History {
         let (from, to) = (from / 60 * 60, to / 60 * 60 + 59);
         let aggregate = ["mean", "max", "min", "last"][self.random.below(4) as usize];
         let node = &self.nodes[number];
-        let path = format!(
-            "/nodes/{}/memory?from={}&to={}&step=60&aggregate={aggregate}",
-            node.uid,
-            asked(from),
-            asked(to)
-        );
+        let path = node.history("memory", from, to) + "&step=60&aggregate=" + aggregate;
         let answer = self.get(&path).await.unwrap_or_else(|| json!({}));
         let told = Self::entries(&answer, "used_bytes");
         let mut minutes: BTreeMap<i64, Vec<(f64, f64)>> = BTreeMap::new();

@@ -113,7 +113,7 @@ const UPKEEP_TIMEOUT: Duration = Duration::from_mins(2);
 
 enum Connection {
     Embedded {
-        client: Surreal<Db>,
+        client: Arc<Surreal<Db>>,
         datastore: Arc<Datastore>,
         engine: Engine,
     },
@@ -256,16 +256,10 @@ impl Database {
             return Err(Error::Closed);
         }
         match &*self.connection {
-            Connection::Embedded { engine, .. } => {
-                let (connection, statements) =
-                    (Arc::clone(&self.connection), statements.to_owned());
-                let answer = async move {
-                    let Connection::Embedded { client, .. } = &*connection else {
-                        return Err(Error::Closed);
-                    };
-                    Ok(client.query(statements).bind(variables).await?.check()?)
-                };
-                engine.run(answer.instrument(Span::current())).await?
+            Connection::Embedded { client, engine, .. } => {
+                let (client, statements) = (Arc::clone(client), statements.to_owned());
+                let answer = async move { client.query(statements).bind(variables).await?.check() };
+                Ok(engine.run(answer.instrument(Span::current())).await??)
             }
             Connection::Remote(client) => {
                 let answer = async { client.query(statements).bind(variables).await?.check() };
@@ -407,11 +401,12 @@ impl Database {
         } = &*self.connection
         {
             let datastore = Arc::clone(datastore);
-            let closing = engine.run(async move { datastore.shutdown().await });
-            match closing.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "the database did not close in order"),
-                Err(error) => tracing::warn!(%error, "the database did not close in order"),
+            let closing = async move {
+                let closed = datastore.shutdown().await;
+                closed.map_err(|error| of_datastore(&error))
+            };
+            if let Err(error) = engine.run(closing).await.flatten() {
+                tracing::warn!(%error, "the database did not close in order");
             }
             engine.stop();
             // The last client to be dropped closes the datastore again, which fails and is logged
@@ -559,7 +554,7 @@ async fn embedded(path: String, configuration: ConfigMap) -> Result<Connection, 
     };
     let (client, datastore) = engine.run(opening).await??;
     Ok(Connection::Embedded {
-        client,
+        client: Arc::new(client),
         datastore,
         engine,
     })

@@ -37,6 +37,15 @@ impl Default for Node {
     }
 }
 
+impl Node {
+    /// See [`Frontier::first`].
+    fn first(&self, from: Timestamp) -> Timestamp {
+        let late = self.late.range(hour_of(from)..).next();
+        // All late hours are before the others.
+        late.copied().unwrap_or(self.until).max(from)
+    }
+}
+
 impl Frontier {
     /// Of a database to which nobody else writes, or of a shared one, of which nothing is known.
     pub(crate) fn new(is_shared: bool) -> Self {
@@ -50,15 +59,9 @@ impl Frontier {
 
     /// The earliest time from `from` on at which a node may have a row.
     pub(crate) fn first(&self, uid: &str, from: Timestamp) -> Timestamp {
-        let Some(nodes) = self.nodes() else {
-            return from;
-        };
-        let Some(node) = nodes.get(uid) else {
-            return from;
-        };
-        let late = node.late.range(hour_of(from)..).next();
-        let first = late.copied().unwrap_or(node.until).min(node.until);
-        first.max(from)
+        let nodes = self.nodes();
+        let node = nodes.as_ref().and_then(|nodes| nodes.get(uid));
+        node.map_or(from, |node| node.first(from))
     }
 
     /// Whether a node may have a row in a span; of a shared database it is taken to have none.
@@ -90,8 +93,7 @@ impl Frontier {
         };
         let node = nodes.entry(uid.to_owned()).or_default();
         node.since.clear();
-        let late = node.late.first().copied();
-        late.unwrap_or(node.until).min(node.until)
+        node.first(Timestamp::MIN)
     }
 
     /// Ends a look that found no row before `until` to be left.

@@ -216,7 +216,7 @@ impl Store {
         }
         let usage = usage::Usage::load(database).await.map_err(failed)?;
         let metrics = metrics::Metrics::new(&options.meter, database, &usage, &options.memory);
-        let frontier = frontier::Frontier::new(matches!(location, Location::Remote { .. }));
+        let frontier = frontier::Frontier::new(!database.is_embedded());
         let writer = writer::Writer::start(
             database.clone(),
             usage.clone(),

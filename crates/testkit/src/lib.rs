@@ -12,6 +12,7 @@ mod lan;
 pub mod logs;
 mod program;
 mod prometheus;
+mod random;
 pub mod recording;
 mod samples;
 mod small_disk;
@@ -22,6 +23,7 @@ pub use database::DatabaseServer;
 pub use lan::Lan;
 pub use program::{Program, Run, memory_of};
 pub use prometheus::{Exporter, Prometheus, Samples, promtool};
+pub use random::Random;
 pub use samples::Frames;
 pub use small_disk::SmallDisk;
 

@@ -8,6 +8,12 @@ pub(super) fn count(runs: &[Run]) -> u64 {
     runs.iter().map(|run| u64::from(run.length)).sum()
 }
 
+/// How many samples there are at least, so that all runs are of one of them.
+pub(super) fn samples<'a>(all: impl Iterator<Item = &'a [Run]>) -> u32 {
+    let ends = all.filter_map(|runs| runs.last());
+    ends.map(|run| run.first + run.length).max().unwrap_or(0)
+}
+
 /// A walk through the runs of all series, for whoever writes them and for whoever reads them, with what may
 /// stand beside each.
 pub(super) struct Heads<C> {

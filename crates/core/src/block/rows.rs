@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::Error;
-use super::heads::count;
+use super::heads::{self, count};
 use super::table::{self, COLUMNS, NUMBERS, Reader, SERIES, Series, read_number, write_number};
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
@@ -134,8 +134,7 @@ impl Decoded {
                 .checked_mul(width as u64);
             let numbers = numbers.and_then(|numbers| left.checked_sub(numbers));
             left = numbers.ok_or(Error::TooLarge)?;
-            let ends = reader.runs().filter_map(|runs| runs.last());
-            if ends.map(|run| run.first + run.length).max().unwrap_or(0) as usize > samples {
+            if heads::samples(reader.runs()) as usize > samples {
                 return Err(Error::Mismatch);
             }
             let wanted = first.map(|first| {

@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::coder::{Bit, Coder, Counter, Decoder, Encoder};
-use super::heads::{Heads, code_firsts, count, heads};
+use super::heads::{Heads, code_firsts, count, heads, samples};
 use super::model::{History, Model};
 
 /// A table with so many rows is cut, where it has more samples than a segment.
@@ -180,8 +180,7 @@ impl<'a> Table<'a> {
     fn new(columns: usize, series: &'a [Series]) -> Self {
         let rows_of = |series: &Series| series.rows.len() / columns;
         let rows: usize = series.iter().map(rows_of).sum();
-        let ends = series.iter().filter_map(|series| series.runs.last());
-        let samples = ends.map(|run| run.first + run.length).max().unwrap_or(0);
+        let samples = samples(series.iter().map(|series| &series.runs[..]));
         let moving = moving(columns, series);
         // All columns of a wide table are cut alike.
         let is_cut = rows > CUT_ROWS && samples > SEGMENT;
@@ -190,8 +189,8 @@ impl<'a> Table<'a> {
         let mut groups: Vec<Range<usize>> = Vec::new();
         let mut rows_of_group = 0;
         for (number, series) in series.iter().enumerate() {
-            let is_full = !moving.is_empty() && rows_of_group >= CHUNK_ROWS * segments as usize;
-            let is_full = is_cut && is_full;
+            let rows_of_all = CHUNK_ROWS * segments as usize;
+            let is_full = is_cut && !moving.is_empty() && rows_of_group >= rows_of_all;
             match groups.last_mut() {
                 Some(group) if !is_full => group.end = number + 1,
                 _ => {
@@ -428,9 +427,7 @@ impl Reader {
         if numbers.saturating_mul(columns as u64) > NUMBERS {
             return Err(Error::Damaged);
         }
-        let ends = runs.iter().filter_map(|runs| runs.last());
-        let samples = ends.map(|run| run.first + run.length).max().unwrap_or(0);
-        let segments = samples.div_ceil(segment);
+        let segments = samples(runs.iter().map(|runs| &runs[..])).div_ceil(segment);
         let firsts = rows.iter().map(|row| row.first().copied().unwrap_or(0));
         let firsts = firsts.collect();
         let heads = if is_cut && columns > 1 {

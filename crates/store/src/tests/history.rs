@@ -6,6 +6,7 @@ use std::time::Duration;
 use nodestats_core::rollup::{Bucket, MINUTE, Part, Roller, Row, process};
 use nodestats_core::sample::Host;
 use nodestats_core::{SampleKey, Stored, Wanted};
+use nodestats_testkit::Random;
 
 use super::*;
 
@@ -15,27 +16,6 @@ const HISTORIES: u64 = 400;
 /// Steps of each.
 const STEPS: u64 = 30;
 const HOUR: i64 = 3600;
-
-/// `SplitMix64`: the same numbers of the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn between(&mut self, from: i64, to: i64) -> i64 {
-        from + self.below((to - from + 1) as u64) as i64
-    }
-}
 
 /// What a sample says, by which it is made again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -370,7 +350,7 @@ fn ticks(bucket: &Bucket) -> u64 {
 async fn history(store: Store, seed: u64) {
     let mut history = History {
         store,
-        random: Random(seed),
+        random: Random::new(seed),
         node: seed,
         life: 0,
         now: 1_700_000_000 + (seed % 3600) as i64,
