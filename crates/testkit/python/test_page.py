@@ -88,7 +88,9 @@ def test_a_moment_of_the_past_is_shown_as_it_was_and_can_be_sent(standalone, bro
     gone = subprocess.Popen([sys.executable, "-c", "import sys\nname = 'the-gone-one'\nwhile True: pass"])
     browser.get(standalone)
     wait(browser, lambda: any("the-gone-one" in row[-1] for row in rows(browser)))
-    moment = int(time.time())
+    # A link tells whole seconds: one that begins after the sample that was seen, which may be this second's.
+    moment = int(time.time()) + 1
+    wait(browser, lambda: time.time() > moment)
     gone.kill()
     gone.wait()
     wait(browser, lambda: rows(browser) and not any("the-gone-one" in row[-1] for row in rows(browser)))
