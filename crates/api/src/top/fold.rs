@@ -1,6 +1,6 @@
 //! What nodes tell, put together by what it has in common.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use nodestats_core::rollup::{CPU_UNITS, Peak};
@@ -81,10 +81,12 @@ async fn look_up(app: &App, told: &Told, pods: &mut Pods) -> Result<(), ApiError
         .entries
         .iter()
         .filter_map(|entry| entry.row.pod.as_deref());
-    let uids: Vec<&str> = uids.filter(|uid| !pods.contains_key(*uid)).collect();
+    // A pod has several containers.
+    let uids: BTreeSet<&str> = uids.filter(|uid| !pods.contains_key(*uid)).collect();
     if uids.is_empty() {
         return Ok(());
     }
+    let uids = Vec::from_iter(uids);
     let mut known = app.store.pods_of(&uids).await?;
     for uid in uids {
         pods.insert(uid.to_owned(), known.remove(uid));
