@@ -64,9 +64,10 @@ const ALLOWED: [(&str, &[&str]); 16] = [
 ];
 
 /// Crates from elsewhere that only these rooms may name.
-const EXCLUSIVE: [(&str, &[&str]); 6] = [
+const EXCLUSIVE: [(&str, &[&str]); 7] = [
     ("surrealdb", &["nodestats-store"]),
     ("surrealdb-core", &["nodestats-store"]),
+    ("surrealdb-datastore", &["nodestats-store"]),
     ("axum", &["nodestats-api"]),
     ("sysinfo", &["nodestats-collect"]),
     ("procfs", &[]),

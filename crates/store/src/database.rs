@@ -1,7 +1,5 @@
-//! The connection to `SurrealDB`: how it is opened, asked, and closed.
-//!
-//! The one place that uses `SurrealDB`'s interfaces outside semver: only its datastore builder can
-//! set the sizes of its caches.
+//! The connection to `SurrealDB`, a server or one within this process ([`Embedded`]): how it is opened, asked,
+//! and closed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,23 +9,20 @@ use std::time::Duration;
 use nodestats_wire::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use surrealdb::engine::local::Db;
 use surrealdb::engine::remote::ws::{self, Ws, Wss};
 use surrealdb::opt::auth::Root;
 use surrealdb::types::{Object, RecordId, SurrealValue, Value, Variables};
 use surrealdb::{IndexedResults, Surreal};
-use surrealdb_cnf::ConfigMap;
-use surrealdb_core::kvs::Datastore;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::directory::{self, Directory};
-use crate::engine::Engine;
+use crate::embedded::Embedded;
 use crate::location::Location;
 use crate::memory::MemoryBudget;
 
 /// Namespace and database of ours within a server.
-const NAMESPACE: &str = "nodestats";
+pub(crate) const NAMESPACE: &str = "nodestats";
 
 /// What the database said.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +42,9 @@ pub enum Error {
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// What was to be replaced is not there any more.
+    #[error("rows are gone")]
+    Gone,
     /// The disk is all but full.
     #[error("the disk of the data directory is full: {0} bytes are available")]
     DiskFull(u64),
@@ -61,6 +59,7 @@ impl Error {
             Self::Authorities(_) => "authorities",
             Self::Closed => "closed",
             Self::Timeout(_) => "timeout",
+            Self::Gone => "gone",
             Self::DiskFull(_) => "disk_full",
         }
     }
@@ -112,11 +111,7 @@ const REMOTE_TIMEOUT: Duration = Duration::from_secs(8);
 const UPKEEP_TIMEOUT: Duration = Duration::from_mins(2);
 
 enum Connection {
-    Embedded {
-        client: Arc<Surreal<Db>>,
-        datastore: Arc<Datastore>,
-        engine: Engine,
-    },
+    Embedded(Embedded),
     Remote(Surreal<ws::Client>),
 }
 
@@ -186,9 +181,9 @@ impl Database {
                 client.use_ns(NAMESPACE).use_db(NAMESPACE).await?;
                 Connection::Remote(client)
             }
-            (_, None) => embedded("mem://".to_owned(), ConfigMap::empty()).await?,
+            (_, None) => Connection::Embedded(Embedded::in_memory().await?),
             (_, Some(directory)) => {
-                embedded(surrealkv_url(directory.database()), configuration(memory)).await?
+                Connection::Embedded(Embedded::open(directory.database(), memory).await?)
             }
         };
         let database = Self {
@@ -256,11 +251,7 @@ impl Database {
             return Err(Error::Closed);
         }
         match &*self.connection {
-            Connection::Embedded { client, engine, .. } => {
-                let (client, statements) = (Arc::clone(client), statements.to_owned());
-                let answer = async move { client.query(statements).bind(variables).await?.check() };
-                Ok(engine.run(answer.instrument(Span::current())).await??)
-            }
+            Connection::Embedded(embedded) => embedded.query(statements, variables).await,
             Connection::Remote(client) => {
                 let answer = async { client.query(statements).bind(variables).await?.check() };
                 let answer = tokio::time::timeout(patience, answer).await;
@@ -306,6 +297,44 @@ impl Database {
             .map(drop)
     }
 
+    /// Deletes rows and runs statements that write so many bytes, both or neither; nothing where one of the rows
+    /// is gone. For upkeep, which may take its time.
+    pub(crate) async fn replace(
+        &self,
+        rows: Vec<RecordId>,
+        statements: &str,
+        mut variables: Variables,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        match &*self.connection {
+            Connection::Embedded(embedded) => {
+                self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
+                if self.closed.load(Ordering::Acquire) {
+                    return Err(Error::Closed);
+                }
+                let span = query_span(statements);
+                let replaced = embedded.replace(rows, statements, variables);
+                let replaced = replaced.instrument(span.clone()).await;
+                if let Err(error) = &replaced {
+                    failed(&span, error);
+                }
+                replaced
+            }
+            Connection::Remote(_) => {
+                // Rows are read once, as they are deleted.
+                let statements = format!(
+                    "BEGIN; LET $deleted = (DELETE $replaced RETURN VALUE $before.id); \
+                     IF count($deleted) != {} {{ THROW 'rows are gone' }}; {statements} COMMIT;",
+                    rows.len()
+                );
+                let rows = rows.into_iter().map(SurrealValue::into_value);
+                let rows = Value::Array(rows.collect::<Vec<_>>().into());
+                variables.insert("replaced".to_owned(), rows);
+                self.write_patiently(&statements, variables, bytes).await
+            }
+        }
+    }
+
     /// Runs statements that delete.
     pub(crate) async fn delete(&self, statements: &str, variables: Variables) -> Result<(), Error> {
         self.check_room(ROOM_FOR_DELETES)?;
@@ -332,7 +361,7 @@ impl Database {
 
     /// Whether nobody else writes to it.
     pub(crate) fn is_embedded(&self) -> bool {
-        matches!(*self.connection, Connection::Embedded { .. })
+        matches!(*self.connection, Connection::Embedded(_))
     }
 
     /// Its folder, where it is embedded and on a disk.
@@ -396,19 +425,8 @@ impl Database {
     /// Closes an embedded database in order; a server's connection ends with its last clone.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        if let Connection::Embedded {
-            datastore, engine, ..
-        } = &*self.connection
-        {
-            let datastore = Arc::clone(datastore);
-            let closing = async move {
-                let closed = datastore.shutdown().await;
-                closed.map_err(|error| of_datastore(&error))
-            };
-            if let Err(error) = engine.run(closing).await.flatten() {
-                tracing::warn!(%error, "the database did not close in order");
-            }
-            engine.stop();
+        if let Connection::Embedded(embedded) = &*self.connection {
+            embedded.close().await;
             // The last client to be dropped closes the datastore again, which fails and is logged
             // as an error; this one never is.
             std::mem::forget(Arc::clone(&self.connection));
@@ -512,75 +530,6 @@ pub(crate) fn bind<const N: usize>(variables: [(&str, Value); N]) -> Variables {
 /// The record of a node in the registry.
 pub(crate) fn node_record(uid: &str) -> Value {
     RecordId::new("node", uid).into_value()
-}
-
-fn surrealkv_url(path: &Path) -> String {
-    format!("surrealkv://{}", path.display())
-}
-
-/// Caches within the budget, every commit synced, and no value log: its files are given back only
-/// when every value in them is gone, so history would grow by each day's writes for ever.
-fn configuration(memory: &MemoryBudget) -> ConfigMap {
-    ConfigMap::empty()
-        .with_key_value(
-            "surrealkv_block_cache_capacity",
-            memory.block_cache.to_string(),
-        )
-        .with_key_value("surrealkv_max_memtable_size", memory.memtable.to_string())
-        .with_key_value("surrealkv_enable_vlog", "false")
-        .with_key_value("datastore_sync", "every")
-        .with_key_value("datastore_cache_size", memory.definitions.to_string())
-}
-
-/// Opens an embedded database without `SurrealDB`'s maintenance tasks: there is no index, no change
-/// feed and no second server here for them to work on, and each of them writes.
-async fn embedded(path: String, configuration: ConfigMap) -> Result<Connection, Error> {
-    let engine = Engine::start()?;
-    let opening = async move {
-        let datastore = Datastore::builder()
-            .with_config(configuration)
-            .without_maintenance_tasks()
-            .build_with_path(&path)
-            .await
-            .map_err(|error| of_datastore(&error))?;
-        let begun = begin(&datastore).await;
-        if begun.is_err()
-            // Dropped alone it would close some time later, when its folder may be another's.
-            && let Err(error) = datastore.shutdown().await
-        {
-            tracing::warn!(%error, "the database did not close in order");
-        }
-        Ok::<_, Error>((begun?, datastore))
-    };
-    let (client, datastore) = engine.run(opening).await??;
-    Ok(Connection::Embedded {
-        client: Arc::new(client),
-        datastore,
-        engine,
-    })
-}
-
-/// With all that led to it.
-fn of_datastore(error: &dyn std::fmt::Display) -> Error {
-    Error::Datastore(format!("{error:#}"))
-}
-
-async fn begin(datastore: &Arc<Datastore>) -> Result<Surreal<Db>, Error> {
-    datastore
-        .check_version()
-        .await
-        .map_err(|error| of_datastore(&error))?;
-    datastore
-        .bootstrap()
-        .await
-        .map_err(|error| of_datastore(&error))?;
-    let client = Surreal::<Db>::unstable_from_datastore(Arc::clone(datastore), None).await?;
-    client
-        .query("DEFINE NAMESPACE IF NOT EXISTS nodestats; USE NS nodestats; DEFINE DATABASE IF NOT EXISTS nodestats;")
-        .await?
-        .check()?;
-    client.use_ns(NAMESPACE).use_db(NAMESPACE).await?;
-    Ok(client)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod blocks;
 mod claim;
 mod database;
 mod directory;
+mod embedded;
 mod engine;
 mod events;
 mod frontier;

@@ -443,13 +443,16 @@ impl Store {
             blocks.push(block);
             parts.extend(own);
         }
-        let id = |row: &Row| record(&row.sample.key(), uid).into_value();
+        let id = |row: &Row| record(&row.sample.key(), uid);
         let (frames, readings): (Vec<&Row>, Vec<&Row>) =
             rows.iter().partition(|row| row.sample.counters().is_some());
-        let frames: Vec<Value> = frames.into_iter().map(id).collect();
+        let frames: Vec<RecordId> = frames.into_iter().map(id).collect();
         let reading = |row: &Row| {
             let payload = surrealdb::types::Bytes::from(row.payload.to_vec());
-            object([("id", Some(id(row))), ("p", Some(Value::Bytes(payload)))])
+            object([
+                ("id", Some(id(row).into_value())),
+                ("p", Some(Value::Bytes(payload))),
+            ])
         };
         let readings: Vec<Value> = readings.into_iter().map(reading).collect();
         let merged = merged.iter().flat_map(|block| block.records(uid));
@@ -457,21 +460,19 @@ impl Store {
         let bytes: usize = coded.iter().map(|coded| coded.parts.len()).sum();
         let bytes = bytes + rolled.bytes;
         // Rows that are gone were purged: what was read of them must not come again. A reading that was put
-        // again since it was read stays, and counts before the block. Rows are read once, as they are deleted.
+        // again since it was read stays, and counts before the block.
         let statements = format!(
-            "BEGIN; {GUARD} \
-             LET $deleted = (DELETE $frames RETURN VALUE $before.id); \
-             IF count($deleted) + count((SELECT VALUE id FROM $readings.id)) != {} {{ THROW 'rows are gone' }}; \
+            "{GUARD} \
+             IF count((SELECT VALUE id FROM $readings.id)) != {} {{ THROW 'rows are gone' }}; \
              INSERT INTO block $blocks RETURN NONE; INSERT INTO block_part $parts RETURN NONE; \
              DELETE $merged RETURN NONE; {WRITE}\
-             FOR $row IN $readings {{ DELETE $row.id WHERE p = $row.p RETURN NONE }}; COMMIT;",
-            rows.len()
+             FOR $row IN $readings {{ DELETE $row.id WHERE p = $row.p RETURN NONE }};",
+            readings.len()
         );
         let mut variables = self.claimed(now);
         for (name, list) in [
             ("blocks", blocks),
             ("parts", parts),
-            ("frames", frames),
             ("merged", merged),
             ("readings", readings),
         ] {
@@ -480,8 +481,8 @@ impl Store {
         for (name, list) in rolled.variables() {
             variables.insert(name.to_owned(), list);
         }
-        let written = self.database.write_patiently(&statements, variables, bytes);
-        written.await.map_err(Error::Unavailable)
+        let replaced = self.database.replace(frames, &statements, variables, bytes);
+        replaced.await.map_err(Error::Unavailable)
     }
 
     /// Whether there are so many rows.
