@@ -50,6 +50,9 @@ pub(crate) struct Load {
     /// Makes so many processes of each.
     #[arg(long, value_name = "N", default_value_t = 1)]
     times: usize,
+    /// Keeps all in a `SurrealDB` server.
+    #[arg(long)]
+    shared: bool,
 }
 
 /// `cargo xtask bench history`.
@@ -65,6 +68,13 @@ pub(crate) fn history(corpus: &Path, load: Load, dist: bool, json: bool) -> anyh
     let numbers = numbers.map(|(name, number)| (name, number.to_string()));
     let mut arguments = vec!["--corpus", corpus];
     arguments.extend(numbers.iter().flat_map(|(name, number)| [*name, &**number]));
+    if load.shared {
+        arguments.push("--shared");
+        let profile = if dist { "dist" } else { "release" };
+        let mut build = process::cargo();
+        build.args(["build", "--quiet", "--profile", profile]);
+        process::run(build.args(["--package", "surrealdb-server-for-tests"]))?;
+    }
     let line = figures_with("nodestats-api", "history", dist, &arguments)?;
     if json {
         println!("{line}");

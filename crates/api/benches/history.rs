@@ -2,7 +2,8 @@
 //! its database on the disk, asked by HTTP. `--corpus FILE` is a recording of `/proc` of 25 minutes, of which
 //! a day is made; `--nodes N` are as many that have that day, and `--others N` as many that push its last two
 //! hours. With `--copies N` all is asked again where as many more have that day, after the server was killed.
-//! `--times N` makes each process so many. `--codec` leaves the server out. Prints one line of JSON.
+//! `--times N` makes each process so many. `--shared` keeps all in a `SurrealDB` server, whose own CPU and memory
+//! count nowhere. `--codec` leaves the server out. Prints one line of JSON.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead as _, BufReader};
@@ -21,15 +22,15 @@ use nodestats_core::rates::cpu_books;
 use nodestats_core::rollup::{self, Part, Roller, Rollup};
 use nodestats_core::{FrameId, Sample, Timestamp, Wanted};
 use nodestats_runtime::metrics::Registry;
-use nodestats_store::{Location, MemoryBudget, Store};
-use nodestats_testkit::memory_of;
+use nodestats_store::{Credentials, Location, MemoryBudget, Store};
 use nodestats_testkit::recording::{self, COLUMNS};
+use nodestats_testkit::{DatabaseServer, memory_of};
 use nodestats_wire::client::Client;
 use nodestats_wire::v1::Registration;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-/// The folder of the server that this process is.
+/// The database of the server that this process is.
 const SERVER: &str = "NODESTATS_BENCH_SERVER";
 /// How many copies of the first node's day this process makes there, instead of serving.
 const COPIES: &str = "NODESTATS_BENCH_COPIES";
@@ -54,14 +55,14 @@ const UPKEEP: Duration = Duration::from_mins(1);
 const QUESTIONS: usize = 200;
 
 fn main() {
-    if let Ok(folder) = std::env::var(SERVER) {
-        let folder = Path::new(&folder);
+    if let Ok(location) = std::env::var(SERVER) {
+        let location = with_credentials(location.parse().expect("a database"));
         match std::env::var(COPIES) {
             Ok(copies) => {
                 let copies = copies.parse().expect("a number");
-                runtime().block_on(copy(folder, copies));
+                runtime().block_on(copy(&location, copies));
             }
-            Err(_) => runtime().block_on(serve(folder)),
+            Err(_) => runtime().block_on(serve(&location)),
         }
         return;
     }
@@ -91,6 +92,7 @@ fn main() {
         nodes: number("--nodes", 20),
         others: number("--others", 0),
         copies: number("--copies", 0),
+        is_shared: arguments.iter().any(|argument| argument == "--shared"),
     };
     runtime().block_on(whole_way(&mut figures, &entries, load));
     println!("{}", Value::Object(figures));
@@ -102,6 +104,8 @@ struct Load {
     nodes: usize,
     others: usize,
     copies: usize,
+    /// Whether all is kept in a server of its own.
+    is_shared: bool,
 }
 
 /// Each process so many times, by numbers and names of their own.
@@ -420,9 +424,9 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(folder: &Path) -> Self {
+    fn start(location: &Location) -> Self {
         let mut process = Command::new(std::env::current_exe().expect("this program"))
-            .env(SERVER, folder)
+            .env(SERVER, location.to_string())
             .stdout(Stdio::piped())
             .spawn()
             .expect("started");
@@ -492,7 +496,28 @@ fn address(number: usize) -> String {
     format!("10.0.{}.{}", number / 250, number % 250)
 }
 
-async fn open(folder: &Path, registry: &Registry) -> Store {
+/// A server that testkit starts asks who calls.
+fn with_credentials(location: Location) -> Location {
+    match location {
+        Location::Remote {
+            tls,
+            authority,
+            authorities,
+            ..
+        } => Location::Remote {
+            tls,
+            authority,
+            credentials: Some(Credentials {
+                user: DatabaseServer::USER.to_owned(),
+                password: DatabaseServer::PASSWORD.to_owned(),
+            }),
+            authorities,
+        },
+        own => own,
+    }
+}
+
+async fn open(location: &Location, registry: &Registry) -> Store {
     let options = nodestats_store::Options {
         retention: Duration::from_hours(24 * 14),
         memory: MemoryBudget::from_limit(512 << 20),
@@ -502,12 +527,12 @@ async fn open(folder: &Path, registry: &Registry) -> Store {
         max_size: None,
         meter: registry.meter("nodestats.store"),
     };
-    let store = Store::open(&Location::Directory(folder.into()), &options).await;
+    let store = Store::open(location, &options).await;
     store.expect("opens")
 }
 
-async fn copy(folder: &Path, copies: usize) {
-    let store = open(folder, &Registry::default()).await;
+async fn copy(location: &Location, copies: usize) {
+    let store = open(location, &Registry::default()).await;
     let names: Vec<String> = (0..copies).map(|copy| format!("copy-{copy}")).collect();
     let done = store.copy_blocks("node-0", &names).await;
     done.expect("copied");
@@ -515,9 +540,9 @@ async fn copy(folder: &Path, copies: usize) {
 }
 
 /// What the program `nodestats api` does, without its arguments.
-async fn serve(folder: &Path) {
+async fn serve(location: &Location) {
     let registry = Registry::default();
-    let store = open(folder, &registry).await;
+    let store = open(location, &registry).await;
     let app = App::new(
         store.clone(),
         Options {
@@ -551,9 +576,15 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], load: Lo
         nodes,
         others,
         copies,
+        is_shared,
     } = load;
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start(folder.path());
+    let database = is_shared.then(|| DatabaseServer::start(folder.path()));
+    let location = match &database {
+        Some(database) => database.url().parse().expect("a database"),
+        None => Location::Directory(folder.path().into()),
+    };
+    let server = Server::start(&location);
     live(figures, entries, &server).await;
     // The present hour is not sealed: the day ends before it.
     let now = Timestamp::from_system(SystemTime::now());
@@ -583,6 +614,7 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], load: Lo
         ("store_cpu_micros_per_push", json!(cpu)),
         ("sealed_bytes_per_sample", json!(sealed / all)),
         ("others", json!(others)),
+        ("shared", json!(is_shared)),
         ("node_day_bytes", json!(bytes / all * DAY as f64)),
         (
             "rss_while_filling_mib",
@@ -604,16 +636,16 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], load: Lo
     drop(server);
     let begin = Instant::now();
     let status = Command::new(std::env::current_exe().expect("this program"))
-        .env(SERVER, folder.path())
+        .env(SERVER, location.to_string())
         .env(COPIES, copies.to_string())
         .status();
     assert!(status.expect("started").success());
     let copying = begin.elapsed().as_secs_f64();
-    let server = Server::start(folder.path());
+    let server = Server::start(&location);
     live(&mut Map::new(), entries, &server).await;
     drop(server);
     let begin = Instant::now();
-    let server = Server::start(folder.path());
+    let server = Server::start(&location);
     let starting = begin.elapsed().as_secs_f64() * 1e3;
     let bytes = server.settled().await;
     for (name, figure) in [
