@@ -100,13 +100,7 @@ impl Embedded {
                 let request = QueryRequest::new(statements.as_str(), &session)
                     .with_variables(Some(variables))
                     .with_transaction(Arc::clone(&transaction));
-                // Boxed, since its type is deeper than compilers look in who calls us.
-                let running: Pin<Box<dyn Future<Output = _> + Send>> =
-                    Box::pin(datastore.run(request));
-                for result in running.await? {
-                    result.result?;
-                }
-                Ok(())
+                run(&datastore, request).await
             };
             let replaced: Result<(), Error> = replaced.await;
             let ended = match &replaced {
@@ -133,6 +127,21 @@ impl Embedded {
         }
         self.engine.stop();
     }
+}
+
+/// What runs statements, as one pointer: its own type is deeper than the compiler looks in whoever calls us, and it
+/// is made here and nowhere else.
+#[inline(never)]
+fn run<'a>(
+    datastore: &'a Datastore,
+    request: QueryRequest<'a>,
+) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+    Box::pin(async move {
+        for result in datastore.run(request).await? {
+            result.result?;
+        }
+        Ok(())
+    })
 }
 
 /// Deletes rows of tables that nothing else in the database knows of: no index, no event, no reference.

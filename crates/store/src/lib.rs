@@ -5,6 +5,8 @@
 //! become blocks, which take a twentieth. Keys begin with the node's UID and the time, so that a range of
 //! time is a range of keys.
 
+#![recursion_limit = "256"] // What SurrealDB gives to run statements is that deep.
+
 mod blocks;
 mod claim;
 mod database;

@@ -196,9 +196,10 @@ impl History {
             };
             seen.entry(second / 60 * 60).or_default().extend(one);
         }
-        let (detail, pointer, error) = match is_cpu {
-            true => ("cpu", "/usage_millicores", 0.11),
-            false => ("memory", "/working_set_bytes", 2.0),
+        let (detail, pointer, error) = if is_cpu {
+            ("cpu", "/usage_millicores", 0.11)
+        } else {
+            ("memory", "/working_set_bytes", 2.0)
         };
         let figure = Figure {
             path: format!("{path}/{detail}?from={}&to={}", asked(from), asked(to)),

@@ -53,12 +53,11 @@ impl History {
                     json!([key, one[figures[0]], one[figures[1]]])
                 })
                 .collect();
-            let figures = |sample: &Sample| match detail {
-                "disk" => {
+            let figures = |sample: &Sample| {
+                if detail == "disk" {
                     let disk = &sample.host.disks.as_ref().expect("set")[1];
                     [disk.read_bytes, disk.busy_millis]
-                }
-                _ => {
+                } else {
                     let interface = &sample.host.interfaces.as_ref().expect("set")[0];
                     [interface.receive.bytes, interface.transmit.packets]
                 }
