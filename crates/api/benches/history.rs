@@ -9,8 +9,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -759,11 +757,11 @@ async fn live(figures: &mut Map<String, Value>, entries: &[Entry], server: &Serv
             .register(&format!("live-{connection}"), connection)
             .await;
     }
-    let (pushed, until) = (Arc::new(AtomicU64::new(0)), Instant::now() + LIVE);
+    let until = Instant::now() + LIVE;
     let (before, begin) = (server.cpu(), Instant::now());
     let sending = (0..CONNECTIONS).map(|connection| {
         let client = server.client.clone();
-        let (pushed, entries) = (Arc::clone(&pushed), entries.to_vec());
+        let entries = entries.to_vec();
         tokio::spawn(async move {
             // Encoded before, since that is the agents' work.
             let frames: Vec<Vec<u8>> = entries
@@ -772,6 +770,7 @@ async fn live(figures: &mut Map<String, Value>, entries: &[Entry], server: &Serv
                 .map(|entry| frame::encode(entry.time, entry.id, entry.interval, &entry.sample))
                 .collect();
             let mut sequence = 0_u64;
+            let mut waits = Vec::new();
             while Instant::now() < until {
                 let mut frame = frames[sequence as usize % frames.len()].clone();
                 let now = Timestamp::from_system(SystemTime::now());
@@ -779,18 +778,25 @@ async fn live(figures: &mut Map<String, Value>, entries: &[Entry], server: &Serv
                 frame[5..13].copy_from_slice(&now.micros().to_le_bytes());
                 frame[29..37].copy_from_slice(&sequence.to_le_bytes());
                 let node = format!("live-{connection}");
+                let begin = Instant::now();
                 client.push_frames(&node, frame).await.expect("stored");
-                pushed.fetch_add(1, Ordering::Relaxed);
+                waits.push(begin.elapsed().as_secs_f64() * 1e3);
                 sequence += 1;
             }
+            waits
         })
     });
+    let mut waits: Vec<f64> = Vec::new();
     for connection in sending.collect::<Vec<_>>() {
-        connection.await.expect("pushed");
+        waits.append(&mut connection.await.expect("pushed"));
     }
-    let pushed = pushed.load(Ordering::Relaxed) as f64;
+    waits.sort_by(f64::total_cmp);
+    let pushed = waits.len() as f64;
     let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6;
     let per_second = pushed / begin.elapsed().as_secs_f64();
     figures.insert("pushes_per_second".to_owned(), json!(per_second));
     figures.insert("server_cpu_micros_per_push".to_owned(), json!(cpu / pushed));
+    let p99 = waits[waits.len() * 99 / 100];
+    figures.insert("push_p99_ms".to_owned(), json!(p99));
+    figures.insert("push_longest_ms".to_owned(), json!(waits.last()));
 }

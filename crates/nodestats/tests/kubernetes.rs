@@ -368,13 +368,13 @@ async fn a_person_the_agent_and_the_controller_never_fight(version: Version) {
         .filter(|event| event["regarding"]["kind"] == "MonitoredNode")
         .filter_map(|event| event["reason"].as_str())
         .collect();
-    for reason in ["NodeReports", "NodePaused", "NodeStale"] {
-        assert_eq!(
-            reasons.iter().filter(|one| **one == reason).count(),
-            1,
-            "{reasons:?}"
-        );
-    }
+    // At an interval of a second a node is stale after a few: a server that takes longer to come back is told of
+    // as well, with the end of it. Nothing is told twice.
+    let count = |reason: &str| reasons.iter().filter(|one| **one == reason).count();
+    let silences = count("NodeStale");
+    assert_eq!(count("NodePaused"), 1, "{reasons:?}");
+    assert_eq!(count("NodeReports"), silences, "{reasons:?}");
+    assert!((1..=2).contains(&silences), "{reasons:?}");
     // And the node's own history has them, when Kubernetes has forgotten.
     let phases = eventually("the phases in the history", async || {
         let events = get(&client, &format!("/nodes/{uid}/events?kind=node_phase")).await?;
