@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use server::Server;
 
 /// Histories whose seed once failed, and so many others.
-const FAILED: [u64; 0] = [];
+const FAILED: [u64; 1] = [39];
 const HISTORIES: u64 = 16;
 /// Questions of each kind at each stage of a history.
 const QUESTIONS: usize = 6;
