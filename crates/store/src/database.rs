@@ -231,14 +231,7 @@ impl Database {
         variables: Variables,
         patience: Duration,
     ) -> Result<IndexedResults, Error> {
-        let answer = self
-            .answer(statements, variables, patience)
-            .instrument(span.clone());
-        let answer = answer.await;
-        if let Err(error) = &answer {
-            failed(&span, error);
-        }
-        answer
+        traced(&span, self.answer(statements, variables, patience)).await
     }
 
     async fn answer(
@@ -289,8 +282,7 @@ impl Database {
         bytes: usize,
         patience: Duration,
     ) -> Result<(), Error> {
-        // Once in the log, once in a table.
-        self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
+        self.check_room_to_write(bytes)?;
         let span = query_span(statements);
         self.query_within(span, statements, variables, patience)
             .await
@@ -308,17 +300,12 @@ impl Database {
     ) -> Result<(), Error> {
         match &*self.connection {
             Connection::Embedded(embedded) => {
-                self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)?;
+                self.check_room_to_write(bytes)?;
                 if self.closed.load(Ordering::Acquire) {
                     return Err(Error::Closed);
                 }
-                let span = query_span(statements);
                 let replaced = embedded.replace(rows, statements, variables);
-                let replaced = replaced.instrument(span.clone()).await;
-                if let Err(error) = &replaced {
-                    failed(&span, error);
-                }
-                replaced
+                traced(&query_span(statements), replaced).await
             }
             Connection::Remote(_) => {
                 // Rows are read once, as they are deleted.
@@ -367,6 +354,11 @@ impl Database {
     /// Its folder, where it is embedded and on a disk.
     pub(crate) fn folder(&self) -> Option<&Path> {
         Some(self.directory.as_ref()?.database())
+    }
+
+    fn check_room_to_write(&self, bytes: usize) -> Result<(), Error> {
+        // Once in the log, once in a table.
+        self.check_room(ROOM_FOR_WRITES + 2 * bytes as u64)
     }
 
     /// A disk that does not say is taken to have room.
@@ -474,6 +466,18 @@ fn summary(statements: &str) -> (&str, &str) {
         other => other.trim_start_matches('$'),
     };
     (operation, table)
+}
+
+/// What is answered within a span, which has the error.
+async fn traced<T>(
+    span: &Span,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let answer = answer.instrument(span.clone()).await;
+    if let Err(error) = &answer {
+        failed(span, error);
+    }
+    answer
 }
 
 fn failed<'a>(span: &'a Span, error: &Error) -> &'a Span {

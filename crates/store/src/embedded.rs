@@ -146,9 +146,10 @@ fn run<'a>(
 
 /// Deletes rows of tables that nothing else in the database knows of: no index, no event, no reference.
 async fn delete(transaction: &Transaction, rows: Vec<RecordId>) -> Result<(), Error> {
-    let failed = |error: &dyn std::fmt::Display| of_datastore(error);
     let own = transaction.get_db_by_name(NAMESPACE, NAMESPACE, None).await;
-    let own = own.map_err(|error| failed(&error))?.ok_or(Error::Gone)?;
+    let own = own
+        .map_err(|error| of_datastore(&error))?
+        .ok_or(Error::Gone)?;
     for row in rows {
         let key = RecordKey {
             ns: own.namespace_id,
@@ -157,11 +158,11 @@ async fn delete(transaction: &Transaction, rows: Vec<RecordId>) -> Result<(), Er
             id: Cow::Owned(RecordIdKey::from(row.key)),
         };
         let is_there = transaction.exists_key(&key, None).await;
-        if !is_there.map_err(|error| failed(&error))? {
+        if !is_there.map_err(|error| of_datastore(&error))? {
             return Err(Error::Gone);
         }
         let deleted = transaction.del_key(&key).await;
-        deleted.map_err(|error| failed(&error))?;
+        deleted.map_err(|error| of_datastore(&error))?;
     }
     Ok(())
 }

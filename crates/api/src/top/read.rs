@@ -226,21 +226,22 @@ impl Reader {
         let _turn = self.app.reading.acquire().await;
         let uid = &self.life.uid;
         let oldest = self.app.store.oldest(uid).await?;
-        if let Some(oldest) = oldest.filter(|oldest| is_short || *oldest > to) {
-            // Where samples are gone of what is asked for, rollups have more.
-            if oldest <= from || !self.app.store.is_rolled_before(uid, oldest).await? {
-                if oldest > to {
-                    return Ok(None);
-                }
-                let (wanted, _) = self.wanted();
-                let all = roll(&self.app, uid, (from, to), (0, wanted)).await?;
-                let bucket = all.into_iter().next();
-                return Ok(bucket.map(|bucket| {
-                    let mut told = self.told(&bucket, Some(&bucket));
-                    told.levels = OF_SAMPLES;
-                    told
-                }));
+        // Where samples are gone of what is asked for, rollups have more.
+        if let Some(oldest) = oldest
+            && (is_short || oldest > to)
+            && (oldest <= from || !self.app.store.is_rolled_before(uid, oldest).await?)
+        {
+            if oldest > to {
+                return Ok(None);
             }
+            let (wanted, _) = self.wanted();
+            let all = roll(&self.app, uid, (from, to), (0, wanted)).await?;
+            let bucket = all.into_iter().next();
+            return Ok(bucket.map(|bucket| {
+                let mut told = self.told(&bucket, Some(&bucket));
+                told.levels = OF_SAMPLES;
+                told
+            }));
         }
         let mut source = self.source((from, to), HOUR);
         let mut hosts = source.beside(Part::Hosts);

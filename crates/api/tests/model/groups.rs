@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::History;
 use super::made::{
-    NAMESPACE, Node, asked, at, group_read, grown, pod_of, rate, round, seconds_between, usage,
-    working_set,
+    NAMESPACE, Node, Pod, asked, at, group_read, grown, pod_of, rate, round, seconds_between,
+    usage, working_set,
 };
 use super::minutes::{Figure, Seen};
 
@@ -23,6 +23,14 @@ fn millicores(before: Option<&Sample>, now: &Sample, group: &Cgroup) -> Option<f
 
 fn groups(sample: &Sample) -> &[Cgroup] {
     sample.cgroups.as_deref().expect("set")
+}
+
+impl Pod {
+    /// Its own group, where it was there.
+    fn group<'a>(&self, sample: &'a Sample) -> Option<&'a Cgroup> {
+        let mut all = groups(sample).iter();
+        all.find(|group| matches!(&group.kind, Kind::Pod { uid } if *uid == self.uid))
+    }
 }
 
 impl Node {
@@ -153,9 +161,7 @@ impl History {
                 .collect();
             let mut expected = Vec::new();
             for (second, before, now) in node.pairs(from, to) {
-                let is_own =
-                    |group: &&Cgroup| matches!(&group.kind, Kind::Pod { uid } if *uid == pod.uid);
-                if let Some(group) = groups(now).iter().find(is_own) {
+                if let Some(group) = pod.group(now) {
                     let figure = match detail {
                         "cpu" => json!(millicores(before, now, group)),
                         _ => json!(working_set(group)),
@@ -179,9 +185,7 @@ impl History {
         let pod = &node.pods[pod];
         let mut seen: BTreeMap<i64, Vec<Seen>> = BTreeMap::new();
         for (second, before, now) in node.pairs(from, to) {
-            let is_own =
-                |group: &&Cgroup| matches!(&group.kind, Kind::Pod { uid } if *uid == pod.uid);
-            let Some(group) = groups(now).iter().find(is_own) else {
+            let Some(group) = pod.group(now) else {
                 continue;
             };
             let span = before.map(|before| seconds_between(before, now));
