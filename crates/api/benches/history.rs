@@ -17,7 +17,7 @@ use nodestats_api::{App, Limits, Options, router};
 use nodestats_core::block::{self, Block, Entry, Parts, Reader, Sealer, Series};
 use nodestats_core::frame::{self, Pushed, delta};
 use nodestats_core::rates::cpu_books;
-use nodestats_core::rollup::{self, Part, Roller, Rollup};
+use nodestats_core::rollup::{self, Figures, Part, Roller, Rollup};
 use nodestats_core::{FrameId, Sample, Timestamp, Wanted};
 use nodestats_runtime::metrics::Registry;
 use nodestats_store::{Credentials, Location, MemoryBudget, Store};
@@ -134,6 +134,16 @@ fn runtime() -> tokio::runtime::Runtime {
     runtime.expect("a runtime")
 }
 
+/// What work takes at best, in microseconds.
+fn micros_of(work: &dyn Fn()) -> f64 {
+    let turns = (0..TURNS).map(|_| {
+        let begin = Instant::now();
+        work();
+        begin.elapsed().as_secs_f64() * 1e6
+    });
+    turns.fold(f64::INFINITY, f64::min)
+}
+
 /// The codec alone.
 fn codec(figures: &mut Map<String, Value>, entries: &[Entry], series: &[Series]) {
     let samples = entries.len();
@@ -143,27 +153,19 @@ fn codec(figures: &mut Map<String, Value>, entries: &[Entry], series: &[Series])
     let coded = block::encode(COLUMNS, series);
     let reader = Reader::open(coded.clone().into()).expect("as it was written");
     assert_eq!(reader.all().expect("as it was written"), series);
-    let micros = |work: &dyn Fn()| {
-        let turns = (0..TURNS).map(|_| {
-            let begin = Instant::now();
-            work();
-            begin.elapsed().as_secs_f64() * 1e6
-        });
-        turns.fold(f64::INFINITY, f64::min)
-    };
-    let encode = micros(&|| drop(block::encode(COLUMNS, series)));
-    let read_all = micros(&|| drop(reader.all()));
-    let read_each = micros(&|| {
+    let encode = micros_of(&|| drop(block::encode(COLUMNS, series)));
+    let read_all = micros_of(&|| drop(reader.all()));
+    let read_each = micros_of(&|| {
         for number in 0..reader.len() {
             drop(reader.one(number));
         }
     });
     let block = seal(entries);
     read_block(&block, entries);
-    let seal = micros(&|| drop(seal(entries)));
-    let unseal = micros(&|| read_block(&block, entries));
+    let seal = micros_of(&|| drop(seal(entries)));
+    let unseal = micros_of(&|| read_block(&block, entries));
     let frames = encode_frames(entries);
-    wire(figures, &frames, &micros);
+    wire(figures, &frames);
     let each = |total: f64| total / samples as f64;
     for (name, figure) in [
         ("samples", json!(samples)),
@@ -199,6 +201,7 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
     let (mut minutes, mut peaks, mut highs) = (0, 0, 0);
     let mut hours = Rollup::default();
     let mut kept = HashSet::new();
+    let mut hosts = Vec::new();
     let mut before: Option<&Entry> = None;
     for of_hour in all.chunks(HOUR) {
         let hour = of_hour[0].time.floor_to(rollup::HOUR);
@@ -212,8 +215,9 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
         let (of_minutes, of_peaks, of_highs) = roller.finish(hour, &kept);
         let last = of_minutes.buckets.last().expect("a minute");
         kept = last.processes.iter().map(|(one, _)| one.life()).collect();
-        let bytes = Part::ALL.map(|part| rollup::encode(&of_minutes, part).expect("small").len());
-        minutes += bytes.iter().sum::<usize>();
+        let parts = Part::ALL.map(|part| rollup::encode(&of_minutes, part).expect("small"));
+        minutes += parts.iter().map(Bytes::len).sum::<usize>();
+        hosts.extend(parts.into_iter().next());
         peaks += of_peaks.encode().len();
         highs += of_highs.encode().len();
         hours.buckets.push(of_minutes.whole(hour));
@@ -222,6 +226,11 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
     let hours = Part::ALL.map(|part| rollup::encode(&hours, part).expect("small").len());
     let hours: usize = hours.iter().sum();
     let micros = begin.elapsed().as_secs_f64() * 1e6 / all.len() as f64;
+    let read_cpu = micros_of(&|| {
+        for bytes in &hosts {
+            drop(rollup::decode(bytes, Figures::Cpu));
+        }
+    });
     let pairs = entries.windows(2);
     let books = pairs.filter_map(|pair| cpu_books(&pair[0].sample, &pair[1].sample));
     let (busy, left) = books.fold((0, 0), |(busy, left), books| {
@@ -233,6 +242,7 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
         ("rollup_hour_bytes_per_node_day", json!(hours)),
         ("high_bytes_per_node_day", json!(highs)),
         ("roll_micros_per_sample", json!(micros)),
+        ("read_cpu_day_micros", json!(read_cpu)),
         (
             "unaccounted_percent",
             json!(left as f64 * 100.0 / busy.max(1) as f64),
@@ -243,7 +253,7 @@ fn rollups(figures: &mut Map<String, Value>, entries: &[Entry]) {
 }
 
 /// Frames as they go over the wire.
-fn wire(figures: &mut Map<String, Value>, frames: &[Vec<u8>], micros: &dyn Fn(&dyn Fn()) -> f64) {
+fn wire(figures: &mut Map<String, Value>, frames: &[Vec<u8>]) {
     let pairs = || {
         let groups = frames.chunks(GROUP);
         groups.flat_map(|group| group[1..].iter().map(|frame| (frame, &group[0])))
@@ -268,8 +278,8 @@ fn wire(figures: &mut Map<String, Value>, frames: &[Vec<u8>], micros: &dyn Fn(&d
     let bytes: usize = deltas.iter().map(|(bytes, ..)| bytes.len()).sum();
     let keys: usize = frames.chunks(GROUP).map(|group| group[0].len()).sum();
     let count = deltas.len() as f64;
-    let encoding = micros(&|| pairs().for_each(|(frame, key)| drop(encode(frame, key))));
-    let restoring = micros(&|| {
+    let encoding = micros_of(&|| pairs().for_each(|(frame, key)| drop(encode(frame, key))));
+    let restoring = micros_of(&|| {
         for (bytes, key, _) in &deltas {
             drop(restore(bytes, key));
         }

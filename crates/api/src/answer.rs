@@ -7,7 +7,7 @@ use nodestats_core::rates::{
     rolled_disk, rolled_filesystems, rolled_memory, rolled_network, rolled_pods, rolled_pressure,
     rolled_processes, rolled_summary, rolled_units, summary,
 };
-use nodestats_core::rollup::{Bucket, Part};
+use nodestats_core::rollup::{Bucket, Figures, Part};
 use nodestats_core::sample::Sample;
 use nodestats_core::{Stored, Wanted, pod, stored};
 use nodestats_wire::Timestamp;
@@ -115,14 +115,18 @@ impl Detail {
         )
     }
 
-    /// Which part of a rollup has it.
-    pub(crate) fn part(&self) -> Part {
-        if self.wants_processes() {
-            Part::Processes
-        } else if self.wants_groups() {
-            Part::Groups
-        } else {
-            Part::Hosts
+    /// What of a rollup it needs.
+    pub(crate) fn figures(&self) -> Figures {
+        match self {
+            Self::Cpu => Figures::Cpu,
+            Self::Memory => Figures::Memory,
+            Self::Pressure => Figures::Pressure,
+            Self::Disk => Figures::Disks,
+            Self::Network => Figures::Interfaces,
+            Self::Filesystems => Figures::Filesystems,
+            _ if self.wants_processes() => Figures::All(Part::Processes),
+            _ if self.wants_groups() => Figures::All(Part::Groups),
+            _ => Figures::All(Part::Hosts),
         }
     }
 

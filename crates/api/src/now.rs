@@ -4,7 +4,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, header};
 use nodestats_core::Life;
 use nodestats_core::rates::Aggregate;
-use nodestats_core::rollup::{HOUR, Part};
+use nodestats_core::rollup::{Figures, HOUR, Part};
 use nodestats_store::Order;
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
@@ -100,17 +100,17 @@ async fn find_rolled(
     {
         return Ok(None);
     }
-    let part = detail.part();
+    let figures = detail.figures();
     let range = (moment.plus_micros(-HOUR), moment);
-    let mut source = Source::new(app, &life.uid, part, range, None).of_rollups();
-    let mut hosts = source.beside(Part::Hosts);
+    let mut source = Source::new(app, &life.uid, figures, range, None).of_rollups();
+    let mut hosts = source.beside(Figures::All(Part::Hosts));
     let mut last = None;
     while let Some(page) = source.page(1).await? {
         last = page.into_iter().next_back().or(last);
     }
     let Some(bucket) = last else { return Ok(None) };
     let mut host = None;
-    while part == Part::Processes
+    while figures.part() == Part::Processes
         && let Some(page) = hosts.page(1).await?
     {
         host = page

@@ -22,7 +22,7 @@ use nodestats_wire::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::sample::cgroup::Kind;
-pub use coded::{Part, decode, encode};
+pub use coded::{Figures, Part, decode, encode};
 pub use peaks::{High, Highs, Peak, Peaks};
 pub use roller::{Kept, Roller, unaccounted};
 pub use sketch::{ERROR, Sketch};

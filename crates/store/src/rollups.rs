@@ -12,7 +12,9 @@ use std::ops::Bound;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use nodestats_core::rollup::{self, Bucket, Highs, Kept, MINUTE, Part, Peaks, Roller, Rollup};
+use nodestats_core::rollup::{
+    self, Bucket, Figures, Highs, Kept, MINUTE, Part, Peaks, Roller, Rollup,
+};
 use nodestats_core::{Sample, Stored, Wanted, block, stored};
 use nodestats_wire::Timestamp;
 use surrealdb::types::{
@@ -305,7 +307,7 @@ impl Store {
         } else {
             // What came late, or after a pause.
             let last = (hour.plus_micros(-HOUR), hour.plus_micros(-1));
-            let of = (Level::Minute, Part::Processes);
+            let of = (Level::Minute, Figures::All(Part::Processes));
             let last = self.buckets(uid, of, last).await?.pop();
             let processes = last.map(|bucket| bucket.processes).unwrap_or_default();
             before.kept = processes.iter().map(|(one, _)| one.life()).collect();
@@ -392,7 +394,7 @@ impl Store {
                     let id = record(&uid, Level::Hour, number(part), *begin);
                     let kept = known.iter().find(|(known, _)| *known == id);
                     let mut rollup = kept.map_or_else(Rollup::default, |(_, bytes)| {
-                        rollup::decode(bytes, part).unwrap_or_else(|error| {
+                        rollup::decode(bytes, Figures::All(part)).unwrap_or_else(|error| {
                             tracing::error!(node = uid, day = %begin, %error, "a rollup cannot be read; it begins anew");
                             Rollup::default()
                         })
@@ -432,18 +434,19 @@ impl Store {
         }))
     }
 
-    /// Buckets of a node whose begin is within a span, both ends included, in the order of time, as far as a
-    /// part has them. What cannot be read is told of and left out.
+    /// Buckets of a node whose begin is within a span, both ends included, in the order of time, with these
+    /// figures. What cannot be read is told of and left out.
     pub async fn buckets(
         &self,
         uid: &str,
-        (level, part): (Level, Part),
+        (level, figures): (Level, Figures),
         (from, to): (Timestamp, Timestamp),
     ) -> Result<Vec<Bucket>, Error> {
         let mut all = Vec::new();
         let mut next = Some(from.floor_to(level.span()));
         while let Some(begin) = next.take() {
-            let rows = range(uid, level, number(part), begin, to.plus_micros(1));
+            let part = number(figures.part());
+            let rows = range(uid, level, part, begin, to.plus_micros(1));
             let variables = bind([("all", rows), ("limit", (PAGE as i64).into_value())]);
             let statement = "SELECT id, p FROM array::first([$all]) LIMIT $limit";
             let rows: Vec<Value> = self
@@ -464,7 +467,7 @@ impl Store {
                 if !is_last {
                     next = Some(begin.plus_micros(1));
                 }
-                match rollup::decode(&payload, part) {
+                match rollup::decode(&payload, figures) {
                     Ok(rollup) => all.extend(rollup.buckets),
                     Err(error) => {
                         self.metrics.damaged();

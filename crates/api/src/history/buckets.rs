@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use nodestats_core::rollup::{Bucket, HOUR, MINUTE, Part, Roller, Rollup};
+use nodestats_core::rollup::{Bucket, Figures, HOUR, MINUTE, Part, Roller, Rollup};
 use nodestats_core::{Stored, Wanted};
 use nodestats_store::{Level, Order};
 use nodestats_wire::Timestamp;
@@ -63,7 +63,7 @@ pub(crate) enum Preference {
 pub(crate) struct Source {
     app: App,
     uid: String,
-    part: Part,
+    figures: Figures,
     preference: Preference,
     /// Length of buckets that are made of samples.
     step: i64,
@@ -81,7 +81,7 @@ impl Source {
     pub(crate) fn new(
         app: &App,
         uid: &str,
-        part: Part,
+        figures: Figures,
         (from, to): (Timestamp, Timestamp),
         step: Option<i64>,
     ) -> Self {
@@ -97,7 +97,7 @@ impl Source {
         Self {
             app: app.clone(),
             uid: uid.to_owned(),
-            part,
+            figures,
             preference,
             step,
             with_samples: true,
@@ -114,12 +114,12 @@ impl Source {
         self
     }
 
-    /// The same for another part.
-    pub(crate) fn beside(&self, part: Part) -> Self {
+    /// The same for other figures.
+    pub(crate) fn beside(&self, figures: Figures) -> Self {
         Self {
             app: self.app.clone(),
             uid: self.uid.clone(),
-            part,
+            figures,
             ..*self
         }
     }
@@ -197,7 +197,7 @@ impl Source {
 
     /// How many hours are read at once.
     pub(crate) fn hours(&self) -> i64 {
-        let hours = match self.part {
+        let hours = match self.figures.part() {
             Part::Hosts => HOURS_OF_HOSTS,
             Part::Groups | Part::Processes => HOURS_OF_ROWS,
         };
@@ -212,14 +212,15 @@ impl Source {
         level: Level,
         range: (Timestamp, Timestamp),
     ) -> Result<Vec<Bucket>, ApiError> {
-        let found = self.app.store.buckets(&self.uid, (level, self.part), range);
+        let of = (level, self.figures);
+        let found = self.app.store.buckets(&self.uid, of, range);
         Ok(found.await?)
     }
 
     /// Buckets made of samples.
     async fn of_samples(&self, range: (Timestamp, Timestamp)) -> Result<Vec<Bucket>, ApiError> {
         let (from, to) = (range.0.max(self.from), range.1);
-        let wanted = match self.part {
+        let wanted = match self.figures.part() {
             Part::Hosts => Wanted::Host,
             Part::Groups => Wanted::All,
             Part::Processes => Wanted::Processes,

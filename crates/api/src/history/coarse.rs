@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nodestats_core::Life;
 use nodestats_core::rates::Aggregate;
-use nodestats_core::rollup::{Bucket, MINUTE, Part};
+use nodestats_core::rollup::{Bucket, Figures, MINUTE, Part};
 use nodestats_store::Order;
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::GapEntry;
@@ -53,9 +53,10 @@ impl Coarse {
         (from, to): (Timestamp, Timestamp),
         (step, aggregate): (Option<i64>, Aggregate),
     ) -> Self {
-        let part = detail.part();
-        let source = Source::new(app, &life.uid, part, (from, to), step);
-        let hosts = (part == Part::Processes).then(|| source.beside(Part::Hosts));
+        let figures = detail.figures();
+        let source = Source::new(app, &life.uid, figures, (from, to), step);
+        let has_hosts = figures.part() == Part::Processes;
+        let hosts = has_hosts.then(|| source.beside(Figures::All(Part::Hosts)));
         Self {
             app: app.clone(),
             life: life.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nodestats_core::rates::{host_reading, pods, process_rows};
 use nodestats_core::rollup::{
-    self, Bucket, Flow, HOUR, MINUTE, Part, Row, Thing, disk, group, host, process,
+    self, Bucket, Figures, Flow, HOUR, MINUTE, Part, Row, Thing, disk, group, host, process,
 };
 use nodestats_core::sample::Sample;
 use nodestats_core::sample::cgroup::Kind;
@@ -194,7 +194,13 @@ impl Reader {
 
     fn source(&self, range: (Timestamp, Timestamp), step: i64) -> Source {
         let (_, part) = self.wanted();
-        Source::new(&self.app, &self.life.uid, part, range, Some(step))
+        Source::new(
+            &self.app,
+            &self.life.uid,
+            Figures::All(part),
+            range,
+            Some(step),
+        )
     }
 
     /// At a moment whose samples are gone: the means of its minute, or of its hour.
@@ -206,7 +212,7 @@ impl Reader {
             return Ok(None);
         }
         let mut source = self.source((moment, moment), MINUTE).of_rollups();
-        let mut hosts = source.beside(Part::Hosts);
+        let mut hosts = source.beside(Figures::All(Part::Hosts));
         let (page, of_hosts) = (source.page(1).await?, hosts.page(1).await?);
         let Some(bucket) = page.and_then(|page| page.into_iter().next_back()) else {
             return Ok(None);
@@ -244,7 +250,7 @@ impl Reader {
             }));
         }
         let mut source = self.source((from, to), HOUR);
-        let mut hosts = source.beside(Part::Hosts);
+        let mut hosts = source.beside(Figures::All(Part::Hosts));
         let hours = source.hours();
         let (mut whole, mut of_hosts): (Vec<Bucket>, Vec<Bucket>) = (Vec::new(), Vec::new());
         while let Some(mut page) = source.page(hours).await? {
@@ -261,7 +267,7 @@ impl Reader {
     /// A span step by step.
     pub(super) fn steps(self, range: (Timestamp, Timestamp), step: i64) -> StepWalk {
         let source = self.source(range, step);
-        let hosts = source.beside(Part::Hosts);
+        let hosts = source.beside(Figures::All(Part::Hosts));
         StepWalk {
             reader: self,
             step,

@@ -21,15 +21,70 @@ const UNKNOWN: usize = KEPT + 1;
 /// Leading bits of a change, behind the first, of which something is learnt.
 const LEADING: u32 = 3;
 
-/// What is learnt of a number of columns: bits of five kinds, one kind after the other.
+/// What is learnt of a number of columns: bits of six kinds, numbered one kind after the other.
 pub(super) struct Model {
-    /// Where each kind begins, behind that of whether anything changed.
-    kinds: [usize; 5],
-    bits: Vec<Bit>,
+    /// Where each kind begins, behind that of whether anything changed, and where the last ends.
+    kinds: [usize; 6],
+    bits: Bits,
     /// What each bit is at the begin; without them it is new.
-    prior: Arc<Vec<Bit>>,
+    prior: Option<Arc<Bits>>,
     /// Bits that have it were learnt since the begin. Without one all bits are as they are.
     turn: u32,
+}
+
+/// Bits by number. Of most of them there is nothing: to clear all would take longer than what is coded with the
+/// few that are met.
+#[derive(Debug)]
+pub(super) struct Bits {
+    /// So many from the first are there, and behind them pages of the others in the order in which they were met.
+    all: Vec<Bit>,
+    first: usize,
+    /// Where each page of the others is; one that was not met yet is at [`NOWHERE`].
+    pages: Vec<u32>,
+}
+
+/// Bits of a page: a tree, or some of the leading bits.
+const PAGE: usize = TREE;
+const NOWHERE: u32 = u32::MAX;
+
+impl Bits {
+    fn new(first: usize, count: usize) -> Self {
+        Self {
+            all: vec![NEW; first],
+            first,
+            pages: vec![NOWHERE; (count - first).div_ceil(PAGE)],
+        }
+    }
+
+    /// Where a bit is, and those behind it in its page.
+    #[inline]
+    fn place(&mut self, number: usize) -> usize {
+        let Some(number) = number.checked_sub(self.first) else {
+            return number;
+        };
+        let page = &mut self.pages[number / PAGE];
+        if *page == NOWHERE {
+            *page = self.all.len() as u32;
+            self.all.resize(self.all.len() + PAGE, NEW);
+        }
+        *page as usize + number % PAGE
+    }
+
+    /// A bit; one that was not met is new.
+    fn get(&self, number: usize) -> Bit {
+        let Some(paged) = number.checked_sub(self.first) else {
+            return self.all[number];
+        };
+        match self.pages[paged / PAGE] {
+            NOWHERE => NEW,
+            page => self.all[page as usize + paged % PAGE],
+        }
+    }
+
+    fn set(&mut self, number: usize, bit: Bit) {
+        let place = self.place(number);
+        self.all[place] = bit;
+    }
 }
 
 /// Bits of whether anything changed.
@@ -142,17 +197,17 @@ impl Model {
         });
         let [mask, again, sign, size, leading, all] = ends;
         Self {
-            kinds: [mask, again, sign, size, leading],
-            bits: vec![NEW; all],
-            prior: Arc::default(),
+            kinds: [mask, again, sign, size, leading, all],
+            bits: Bits::new(size, all),
+            prior: None,
             turn: TURN,
         }
     }
 
     /// Of which something is known before the first row.
-    pub(super) fn knowing(columns: usize, prior: Arc<Vec<Bit>>) -> Self {
+    pub(super) fn knowing(columns: usize, prior: Arc<Bits>) -> Self {
         Self {
-            prior,
+            prior: Some(prior),
             ..Self::new(columns)
         }
     }
@@ -169,16 +224,23 @@ impl Model {
     pub(super) fn begin(&mut self) {
         self.turn += TURN;
         if self.turn > OWNERS {
-            self.bits.fill(NEW);
+            self.bits.all.fill(NEW);
             self.turn = TURN;
         }
     }
 
+    /// A bit of the first four kinds.
     #[inline]
     fn at(&mut self, number: usize) -> &mut Bit {
-        let bit = &mut self.bits[number];
+        self.at_place(number, number)
+    }
+
+    #[inline]
+    fn at_place(&mut self, place: usize, number: usize) -> &mut Bit {
+        let bit = &mut self.bits.all[place];
         if *bit & OWNERS != self.turn && self.turn > 0 {
-            *bit = self.prior.get(number).copied().unwrap_or(NEW) | self.turn;
+            let prior = self.prior.as_ref().map_or(NEW, |prior| prior.get(number));
+            *bit = prior | self.turn;
         }
         bit
     }
@@ -267,26 +329,32 @@ impl Model {
         column: &Column,
         change: i64,
     ) -> i64 {
-        let [_, _, sign, sizes, leading] = self.kinds;
+        let [_, _, sign, sizes, leading, _] = self.kinds;
         let known = sign + at * 2 + usize::from(column.down);
         let down = coder.code(self.at(known), change < 0);
         let magnitude = change.unsigned_abs();
         let wanted = size(change);
         let before = column.size.min(BEFORE - 1);
         let tree = sizes + (at * BEFORE + before) * TREE;
+        let place = self.bits.place(tree);
         let mut node = 1;
         for level in (0..7).rev() {
-            let bit = coder.code(self.at(tree + node), wanted >> level & 1 == 1);
+            let bit = coder.code(
+                self.at_place(place + node, tree + node),
+                wanted >> level & 1 == 1,
+            );
             node = node << 1 | usize::from(bit);
         }
         let size = (node - TREE).min(SIZES - 1);
         let mut read = u64::from(size > 0);
         let leading = leading + ((at * SIZES + size) << LEADING);
+        let place = self.bits.place(leading);
         let mut known = 1;
         let mut left = (size as u32).saturating_sub(1);
         for _ in 0..LEADING.min(left) {
             left -= 1;
-            let bit = coder.code(self.at(leading + known), magnitude >> left & 1 == 1);
+            let bit = self.at_place(place + known, leading + known);
+            let bit = coder.code(bit, magnitude >> left & 1 == 1);
             known = known << 1 | usize::from(bit);
             read = read << 1 | u64::from(bit);
         }
@@ -368,32 +436,36 @@ fn code_tree(coder: &mut impl Coder, tree: &mut [Bit], bits: u32, wanted: usize)
 impl Model {
     /// Codes what is known at the begin: a writer has counted it, and a reader has a model of which nothing is
     /// known, and gives its own bits.
-    pub(super) fn code_prior(&self, coder: &mut impl Coder) -> Vec<Bit> {
-        let mut all = vec![NEW; self.bits.len()];
-        let [mask, _, _, sizes, leading] = self.kinds;
+    pub(super) fn code_prior(&self, coder: &mut impl Coder) -> Bits {
+        let [mask, _, _, sizes, leading, end] = self.kinds;
+        let mut all = Bits::new(sizes, end);
         // Those that are told one by one.
         let flat = [0..mask, mask..sizes];
         for range in flat {
             let mut prior = Prior::new();
             let mut before = 0;
             for number in range {
-                let told = prior.code(coder, before, self.bits[number]);
+                let told = prior.code(coder, before, self.bits.get(number));
                 before = usize::from(told.is_some());
-                all[number] = told.unwrap_or(NEW);
+                if let Some(told) = told {
+                    all.set(number, told);
+                }
             }
         }
         // Trees, of which a node is met less often than the one above it.
         let trees = (sizes..leading).step_by(TREE).map(|begin| (begin, TREE));
-        let others = (leading..self.bits.len()).step_by(1 << LEADING);
+        let others = (leading..end).step_by(1 << LEADING);
         let others = others.map(|begin| (begin, 1 << LEADING));
         let mut prior = Prior::new();
         for (begin, nodes) in trees.chain(others) {
             for node in 1..nodes {
-                let is_met = node == 1 || all[begin + node / 2] != NEW;
+                let is_met = node == 1 || all.get(begin + node / 2) != NEW;
                 if is_met {
                     let own = usize::from(node > 1) + 1;
-                    let told = prior.code(coder, own, self.bits[begin + node]);
-                    all[begin + node] = told.unwrap_or(NEW);
+                    let told = prior.code(coder, own, self.bits.get(begin + node));
+                    if let Some(told) = told {
+                        all.set(begin + node, told);
+                    }
                 }
             }
         }

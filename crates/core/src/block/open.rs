@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::cells::restore;
-use super::rows::Decoded;
+use super::rows::{Decoded, Selection};
 use super::table::Reader;
 use super::{
     Error, HEADER, Header, LISTS, OF_HOSTS, OF_ROWS, OWN, PLAIN_LIMIT, Parts, READING, SAMPLES,
@@ -158,7 +158,7 @@ impl Block {
     /// and beside that the load and what CPUs did where only that is.
     fn host(&self, number: usize, wanted: Wanted) -> Result<Host, Error> {
         let texts = self.texts.get(|bytes| unpack(bytes))?;
-        let decode = |bytes: &Bytes| Decoded::open(bytes.clone(), self.len(), None);
+        let decode = |bytes: &Bytes| Decoded::open(bytes.clone(), self.len(), Selection::default());
         macro_rules! own {
             ($section:expr) => {{
                 let rows = $section.get(decode)?.of(number)?;
@@ -222,12 +222,16 @@ impl Block {
         let table = self.processes.as_ref().ok_or(Error::Missing)?;
         // The first figure of a process is its pid.
         let pid = match wanted {
-            Wanted::Process(pid) => Some(pid.into()),
+            Wanted::Process(pid) => Some([pid.into()]),
             _ => None,
+        };
+        let selection = Selection {
+            firsts: pid.as_ref().map(|pid| &pid[..]),
+            ..Selection::default()
         };
         let rows = table
             .rows
-            .get(|bytes| Decoded::open(bytes.clone(), self.len(), pid))?;
+            .get(|bytes| Decoded::open(bytes.clone(), self.len(), selection))?;
         let texts = table.texts.get(|bytes| unpack(bytes))?;
         let mut processes = Vec::new();
         for cells in rows.of(number)? {
@@ -248,7 +252,7 @@ impl Block {
         let table = self.groups.as_ref().ok_or(Error::Missing)?;
         let rows = table
             .rows
-            .get(|bytes| Decoded::open(bytes.clone(), self.len(), None))?;
+            .get(|bytes| Decoded::open(bytes.clone(), self.len(), Selection::default()))?;
         let texts = table.texts.get(|bytes| unpack(bytes))?;
         let groups = rows
             .of(number)?

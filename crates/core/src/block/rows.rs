@@ -39,6 +39,11 @@ impl<K: Ord + Hash> Rows<K> {
     }
 
     pub(crate) fn encode(self) -> Vec<u8> {
+        self.encode_in_parts(&[])
+    }
+
+    /// Wide rows have parts of these widths first: each can be read without the others.
+    pub(crate) fn encode_in_parts(self, widths: &[usize]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (width, series) in self.0.into_iter().filter(|(width, _)| *width > 0) {
             write_number(&mut bytes, width as u64);
@@ -49,8 +54,11 @@ impl<K: Ord + Hash> Rows<K> {
                 push(&mut bytes, &table::encode(width, &series));
                 continue;
             }
-            for begin in (0..width).step_by(COLUMNS) {
-                let end = (begin + COLUMNS).min(width);
+            let mut widths = widths.iter();
+            let mut begin = 0;
+            while begin < width {
+                let columns = widths.next().copied().unwrap_or(COLUMNS);
+                let end = (begin + columns).min(width);
                 let part = |series: &Series| Series {
                     runs: series.runs.clone(),
                     rows: series
@@ -62,6 +70,7 @@ impl<K: Ord + Hash> Rows<K> {
                 };
                 let parts: Vec<Series> = series.iter().map(part).collect();
                 push(&mut bytes, &table::encode(end - begin, &parts));
+                begin = end;
             }
         }
         bytes
@@ -80,11 +89,21 @@ pub(crate) struct Decoded {
     tables: Vec<Table>,
 }
 
+/// Which rows are read, and what of them; without anything, all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Selection<'a> {
+    /// Those alone whose first number is one of these.
+    pub(crate) firsts: Option<&'a [u64]>,
+    /// Of wide rows the parts of these widths, as far as they are said to be wanted; for the others there is 0.
+    /// Where rows were written in other parts they are read whole.
+    pub(crate) parts: &'a [(usize, bool)],
+}
+
 /// Rows of one width.
 #[derive(Debug)]
 struct Table {
-    /// Those of a wide one have some columns each.
-    parts: Vec<Reader>,
+    /// Those of a wide one have some columns each, and are read or not.
+    parts: Vec<(Reader, bool)>,
     /// Which series are read; of nothing, all.
     wanted: Option<Vec<usize>>,
     segments: Vec<(Range<u32>, OnceLock<Segment>)>,
@@ -102,8 +121,12 @@ struct Segment {
 }
 
 impl Decoded {
-    /// Opens the rows of so many samples; where `first` is given those alone whose first number it is.
-    pub(crate) fn open(bytes: Bytes, samples: usize, first: Option<u64>) -> Result<Self, Error> {
+    /// Opens rows of so many samples.
+    pub(crate) fn open(
+        bytes: Bytes,
+        samples: usize,
+        selection: Selection<'_>,
+    ) -> Result<Self, Error> {
         let mut left = NUMBERS;
         let mut tables = Vec::new();
         let mut rest = &bytes[..];
@@ -137,16 +160,23 @@ impl Decoded {
             if heads::samples(reader.runs()) as usize > samples {
                 return Err(Error::Mismatch);
             }
-            let wanted = first.map(|first| {
+            let wanted = selection.firsts.map(|wanted| {
                 let firsts = reader.firsts().enumerate();
-                let wanted = firsts.filter(|(_, number)| *number == first);
+                let wanted = firsts.filter(|(_, number)| wanted.contains(number));
                 wanted.map(|(at, _)| at).collect()
             });
+            let widths = selection.parts.iter().map(|(width, _)| *width);
+            let is_in_parts = widths.eq(parts.iter().map(Reader::columns));
+            let is_read = |at: usize| !is_in_parts || selection.parts[at].1;
             let segments = reader.segments().map(|samples| (samples, OnceLock::new()));
             tables.push(Table {
                 segments: segments.collect(),
                 wanted,
-                parts,
+                parts: parts
+                    .into_iter()
+                    .enumerate()
+                    .map(|(at, part)| (part, is_read(at)))
+                    .collect(),
             });
         }
         Ok(Self { samples, tables })
@@ -184,14 +214,14 @@ impl Table {
         };
         // The sample of each row, a series after the other.
         let mut of: Vec<u32> = Vec::new();
-        let runs = self.parts[0].runs().enumerate();
+        let runs = self.parts[0].0.runs().enumerate();
         for (_, runs) in runs.filter(|(series, _)| is_wanted(*series)) {
             for run in runs {
                 let end = (run.first + run.length).min(samples.end);
                 of.extend((run.first.max(samples.start)..end).map(|sample| sample - samples.start));
             }
         }
-        let width: usize = self.parts.iter().map(Reader::columns).sum();
+        let width: usize = self.parts.iter().map(|(part, _)| part.columns()).sum();
         let mut cells = vec![
             0;
             if self.parts.len() > 1 {
@@ -200,18 +230,20 @@ impl Table {
                 0
             }
         ];
-        if let [only] = &self.parts[..] {
+        if let [(only, _)] = &self.parts[..] {
             cells.reserve_exact(of.len() * width);
             only.read(number, is_wanted, |_, row| cells.extend(row))?;
         } else {
             let mut begin = 0;
-            for part in &self.parts {
+            for (part, is_read) in &self.parts {
                 let mut rows = cells.chunks_exact_mut(width);
-                part.read(number, is_wanted, |_, row| {
-                    if let Some(cells) = rows.next() {
-                        cells[begin..begin + row.len()].copy_from_slice(row);
-                    }
-                })?;
+                if *is_read {
+                    part.read(number, is_wanted, |_, row| {
+                        if let Some(cells) = rows.next() {
+                            cells[begin..begin + row.len()].copy_from_slice(row);
+                        }
+                    })?;
+                }
                 begin += part.columns();
             }
         }

@@ -21,9 +21,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::coder::{Bit, Coder, Counter, Decoder, Encoder};
+use super::coder::{Coder, Counter, Decoder, Encoder};
 use super::heads::{Heads, code_firsts, count, heads, samples};
-use super::model::{History, Model};
+use super::model::{Bits, History, Model};
 
 /// A table with so many rows is cut, where it has more samples than a segment.
 const CUT_ROWS: usize = if cfg!(test) { 100 } else { 4000 };
@@ -349,7 +349,7 @@ pub struct Reader {
     /// Where the chunks are, those of a segment one after the other.
     chunks: Vec<Range<usize>>,
     prior: Range<usize>,
-    known: OnceLock<Arc<Vec<Bit>>>,
+    known: OnceLock<Arc<Bits>>,
 }
 
 /// First rows of some series.

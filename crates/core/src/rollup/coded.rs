@@ -2,17 +2,19 @@
 //! which the rows are coded as those of blocks.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use nodestats_wire::Timestamp;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::sketch::class;
-use super::{Bucket, Flow, Level, Rollup, Row, Sketch};
+use super::{Bucket, Flow, Level, Rollup, Row, Sketch, Thing, host};
 use crate::block::cells::{Texts, flatten, restore};
-use crate::block::rows::{Decoded, Rows};
+use crate::block::rows::{Decoded, Rows, Selection};
 use crate::block::{Error, PLAIN_LIMIT, TEXTS, envelope, sections, unpack};
 use crate::pack;
 
@@ -39,6 +41,94 @@ impl Part {
     pub const ALL: [Self; 3] = [Self::Hosts, Self::Groups, Self::Processes];
 }
 
+/// What is read of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figures {
+    /// All of it.
+    All(Part),
+    /// What CPUs did, and the load.
+    Cpu,
+    /// The host's memory.
+    Memory,
+    /// How its tasks stood still.
+    Pressure,
+    /// Its block devices.
+    Disks,
+    /// Its interfaces.
+    Interfaces,
+    /// Its filesystems.
+    Filesystems,
+}
+
+/// Cells of a [`Flow`], and of a [`Level`].
+const CELLS: usize = 4;
+/// Cells of the host's own row up to its levels: which thing it is, and [`Coded`], with a length of each list.
+const COUNTERS: usize = 1 + 2 + (1 + host::TOTALS) + (1 + CELLS * host::FLOWS) + 1;
+
+/// The levels of the host itself that are read together: the first of each, and the end.
+const TOGETHER: [usize; 5] = [
+    host::MEMORY_USED,
+    host::LOAD[0],
+    host::PROCESSES,
+    host::CPUS,
+    host::LEVELS,
+];
+/// Parts of the row of the host itself, the only one that is a wide one: counters, then memory, load, processes
+/// and pressure, and what does not move, with whether there are distributions.
+const PARTS: [usize; TOGETHER.len()] = {
+    let mut parts = [COUNTERS; TOGETHER.len()];
+    let mut part = 1;
+    while part < parts.len() {
+        parts[part] = CELLS * (TOGETHER[part] - TOGETHER[part - 1]);
+        part += 1;
+    }
+    parts[parts.len() - 1] += 1;
+    parts
+};
+
+impl Figures {
+    /// Which part has them.
+    pub fn part(self) -> Part {
+        match self {
+            Self::All(part) => part,
+            _ => Part::Hosts,
+        }
+    }
+
+    /// Places of the things in [`Thing`](super::Thing) that have them; of nothing, all.
+    fn things(self) -> Option<&'static [u64]> {
+        match self {
+            Self::All(_) => None,
+            Self::Cpu => Some(&[0, 1]),
+            Self::Memory | Self::Pressure => Some(&[0]),
+            Self::Disks => Some(&[2]),
+            Self::Interfaces => Some(&[3]),
+            Self::Filesystems => Some(&[4]),
+        }
+    }
+
+    /// Which of [`PARTS`] are read.
+    fn parts(self) -> [bool; PARTS.len()] {
+        match self {
+            Self::Cpu => [true, false, true, false, true],
+            Self::Memory => [true, true, false, false, true],
+            Self::Pressure => [true, false, false, true, true],
+            _ => [true; PARTS.len()],
+        }
+    }
+
+    /// Takes out of the row of the host itself what was not read of it.
+    fn leave(self, row: &mut Row) {
+        let parts = self.parts();
+        let levels = TOGETHER.windows(2).zip(&parts[1..]);
+        for (levels, _) in levels.filter(|(_, is_read)| !**is_read) {
+            for level in row.levels.iter_mut().take(levels[1]).skip(levels[0]) {
+                *level = None;
+            }
+        }
+    }
+}
+
 /// A bucket without its rows.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
@@ -48,7 +138,7 @@ struct Header {
 }
 
 /// A row as it is coded: what is known of it as bits, and 0 for the rest.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Coded {
     /// Milliseconds of the bucket for which it was not watched.
     missing: u64,
@@ -57,6 +147,45 @@ struct Coded {
     flows: Vec<Flow>,
     levels: Vec<Level>,
     has_sketches: bool,
+}
+
+/// The same as it is read.
+#[derive(Deserialize)]
+struct Read {
+    missing: u64,
+    known: u64,
+    totals: Filled<u64>,
+    flows: Filled<Flow>,
+    levels: Filled<Level>,
+    has_sketches: bool,
+}
+
+/// Figures, as if all of them were known.
+struct Filled<T>(Vec<Option<T>>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Filled<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Each<T> {
+            type Value = Filled<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("figures")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut figures: A) -> Result<Filled<T>, A::Error> {
+                let count = figures.size_hint().unwrap_or_default().min(FIGURES);
+                let mut all = Vec::with_capacity(count);
+                while let Some(figure) = figures.next_element()? {
+                    all.push(Some(figure));
+                }
+                Ok(Filled(all))
+            }
+        }
+
+        deserializer.deserialize_seq(Each(PhantomData))
+    }
 }
 
 /// Most figures of a row, each of which has a bit.
@@ -86,7 +215,9 @@ impl Coded {
             has_sketches: row.sketches.is_some(),
         }
     }
+}
 
+impl Read {
     fn row(self, covered: u64) -> Row {
         let mut bits = (0..).map(|at| at < FIGURES && self.known >> at & 1 == 1);
         let mut is_known = || bits.next().unwrap_or_default();
@@ -100,10 +231,13 @@ impl Coded {
     }
 }
 
-fn known<T>(all: Vec<T>, is_known: &mut impl FnMut() -> bool) -> Vec<Option<T>> {
-    all.into_iter()
-        .map(|one| is_known().then_some(one))
-        .collect()
+fn known<T>(mut all: Filled<T>, is_known: &mut impl FnMut() -> bool) -> Vec<Option<T>> {
+    for figure in &mut all.0 {
+        if !is_known() {
+            *figure = None;
+        }
+    }
+    all.0
 }
 
 /// A part of a rollup.
@@ -152,7 +286,7 @@ pub fn encode(rollup: &Rollup, part: Part) -> Result<Bytes, Error> {
     let sections = [
         packed(&headers)?,
         packed(&texts.into_list())?,
-        rows.encode(),
+        rows.encode_in_parts(if part == Part::Hosts { &PARTS } else { &[] }),
         packed(&sketches)?,
     ];
     Ok(envelope(sections).into())
@@ -178,15 +312,20 @@ impl<T: Serialize> ErasedInfo for T {
     }
 }
 
-/// Reads a part that [`encode`] gave; of the buckets everything else is empty.
-pub fn decode(bytes: &Bytes, part: Part) -> Result<Rollup, Error> {
+/// Reads figures of a part that [`encode`] gave; of the buckets everything else is empty.
+pub fn decode(bytes: &Bytes, figures: Figures) -> Result<Rollup, Error> {
     let [headers, texts, rows, sketches] = sections::<SECTIONS>(bytes)?;
     let headers: Vec<Header> = unpack(&headers)?;
     if headers.len() > BUCKETS {
         return Err(Error::TooLarge);
     }
     let texts: Vec<Arc<str>> = unpack(&texts)?;
-    let rows = Decoded::open(rows, headers.len(), None)?;
+    let parts: Vec<(usize, bool)> = PARTS.into_iter().zip(figures.parts()).collect();
+    let selection = Selection {
+        firsts: figures.things(),
+        parts: &parts,
+    };
+    let rows = Decoded::open(rows, headers.len(), selection)?;
     let sketches: Vec<u8> = unpack(&sketches)?;
     let mut sketches = &sketches[..];
     let mut rollup = Rollup::default();
@@ -195,8 +334,14 @@ pub fn decode(bytes: &Bytes, part: Part) -> Result<Rollup, Error> {
         let mut bucket = Bucket::new(begin);
         bucket.covered = header.covered * MILLI;
         bucket.samples = header.samples;
-        match part {
-            Part::Hosts => bucket.hosts = infos(&rows, number, &texts, header.covered)?,
+        match figures.part() {
+            Part::Hosts => {
+                bucket.hosts = infos(&rows, number, &texts, header.covered)?;
+                let own = bucket.hosts.iter_mut();
+                for (_, row) in own.filter(|(thing, _)| *thing == Thing::Own) {
+                    figures.leave(row);
+                }
+            }
             Part::Groups => bucket.groups = infos(&rows, number, &texts, header.covered)?,
             Part::Processes => {
                 let all = infos::<Option<super::Process>>(&rows, number, &texts, header.covered)?;
@@ -232,11 +377,13 @@ fn infos<T: DeserializeOwned>(
     texts: &[Arc<str>],
     covered: u64,
 ) -> Result<Vec<(T, Row)>, Error> {
-    let each = rows.of(number)?.into_iter().map(|cells| {
-        let (info, row): (T, Coded) = restore(cells, texts)?;
-        Ok((info, row.row(covered)))
-    });
-    each.collect()
+    let cells = rows.of(number)?;
+    let mut infos = Vec::with_capacity(cells.len());
+    for cells in cells {
+        let (info, row): (T, Read) = restore(cells, texts)?;
+        infos.push((info, row.row(covered)));
+    }
+    Ok(infos)
 }
 
 /// Writes the distributions of a row: of each how many classes it has, and those with what they count.

@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rates::cpu_books;
+use crate::rates::{
+    Aggregate, cpu_books, rolled_cpu, rolled_disk, rolled_filesystems, rolled_memory,
+    rolled_network, rolled_pressure,
+};
 use crate::sample::{self, CpuCounters, CpuTimes, Sample};
 
 fn at(seconds: i64) -> Timestamp {
@@ -59,9 +62,31 @@ fn history(doing: &[Doing]) -> Vec<(Timestamp, Sample)> {
                 }],
                 memory: Some(sample::Memory {
                     total: 1 << 34,
-                    available: Some(1 << 33),
+                    available: Some((1 << 33) + busy * 4096),
                     ..sample::Memory::default()
                 }),
+                load_average: Some([busy as f64, 1.25, 0.5]),
+                process_count: Some(processes.len() as u32),
+                pressure: Some(sample::Pressure {
+                    io: Some(sample::Stall::default()),
+                    ..sample::Pressure::default()
+                }),
+                disks: Some(vec![sample::DiskCounters {
+                    device: "a".to_owned(),
+                    written_bytes: busy * 512,
+                    ..sample::DiskCounters::default()
+                }]),
+                interfaces: Some(vec![sample::InterfaceCounters {
+                    interface: "b".to_owned(),
+                    ..sample::InterfaceCounters::default()
+                }]),
+                filesystems: Some(vec![sample::Filesystem {
+                    mountpoint: "/".to_owned(),
+                    total: 1 << 40,
+                    free: 1 << 39,
+                    available: (1 << 39) - busy,
+                    ..sample::Filesystem::default()
+                }]),
                 ..sample::Host::default()
             },
             processes,
@@ -98,6 +123,31 @@ fn roll(samples: &[(Timestamp, Sample)], step: i64) -> (Rollup, Peaks, Highs) {
     roller.finish(hour.floor_to(HOUR), &HashSet::new())
 }
 
+/// An answer as text.
+type Told = fn(&Bucket, Aggregate) -> String;
+
+/// What is read for answers, and those.
+const ANSWERS: [(Figures, Told); 6] = [
+    (Figures::Cpu, |bucket, how| {
+        format!("{:?}", rolled_cpu(bucket, how))
+    }),
+    (Figures::Memory, |bucket, how| {
+        format!("{:?}", rolled_memory(bucket, how))
+    }),
+    (Figures::Pressure, |bucket, how| {
+        format!("{:?}", rolled_pressure(bucket, how))
+    }),
+    (Figures::Disks, |bucket, how| {
+        format!("{:?}", rolled_disk(bucket, how))
+    }),
+    (Figures::Interfaces, |bucket, how| {
+        format!("{:?}", rolled_network(bucket, how))
+    }),
+    (Figures::Filesystems, |bucket, how| {
+        format!("{:?}", rolled_filesystems(bucket, how))
+    }),
+];
+
 fn cpu(row: &Row) -> u64 {
     row.flows
         .first()
@@ -114,7 +164,7 @@ proptest! {
         let (rollup, peaks, highs) = roll(&history(&doing), MINUTE);
         for part in Part::ALL {
             let bytes = encode(&rollup, part).expect("small");
-            let read = decode(&bytes, part).expect("well formed");
+            let read = decode(&bytes, Figures::All(part)).expect("well formed");
             prop_assert_eq!(read.buckets.len(), rollup.buckets.len());
             for (read, kept) in read.buckets.iter().zip(&rollup.buckets) {
                 prop_assert_eq!((read.begin, read.covered, read.samples), (kept.begin, kept.covered, kept.samples));
@@ -126,6 +176,18 @@ proptest! {
                         prop_assert_eq!(&read.others, &kept.others);
                     }
                 }
+            }
+        }
+        let bytes = encode(&rollup, Part::Hosts).expect("small");
+        for (figures, answer) in ANSWERS {
+            let read = decode(&bytes, figures).expect("well formed");
+            for (read, kept) in read.buckets.iter().zip(&rollup.buckets) {
+                for aggregate in [Aggregate::Mean, Aggregate::Max, Aggregate::Quantile(95)] {
+                    prop_assert_eq!(answer(read, aggregate), answer(kept, aggregate));
+                }
+                let own = |bucket: &Bucket| bucket.host(&Thing::Own).and_then(|own| own.levels[host::PROCESSES]);
+                // What was not asked for was not read.
+                prop_assert_eq!(own(read), own(kept).filter(|_| figures == Figures::Pressure));
             }
         }
         prop_assert_eq!(Peaks::decode(&peaks.encode()).expect("well formed"), peaks);
@@ -197,12 +259,12 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in any::<prop::sample::Index>()) {
         let (rollup, ..) = roll(&history(&[vec![(5, 5, true); 20]]), MINUTE);
         for part in Part::ALL {
-            let _ = decode(&bytes.clone().into(), part);
+            let _ = decode(&bytes.clone().into(), Figures::All(part));
             // Also where the checksum is right.
             let mut whole = encode(&rollup, part).expect("small").to_vec();
             let place = at.index(whole.len());
             whole[place] ^= bytes.first().copied().unwrap_or(1) | 1;
-            let _ = decode(&crate::block::with_checksum(whole).into(), part);
+            let _ = decode(&crate::block::with_checksum(whole).into(), Figures::All(part));
             let _ = (Peaks::decode(&bytes), Highs::decode(&bytes));
         }
     }

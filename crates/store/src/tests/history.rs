@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nodestats_core::rollup::{Bucket, MINUTE, Part, Roller, Row, process};
+use nodestats_core::rollup::{Bucket, Figures, MINUTE, Part, Roller, Row, process};
 use nodestats_core::sample::Host;
 use nodestats_core::{SampleKey, Stored, Wanted};
 use nodestats_testkit::Random;
@@ -256,7 +256,8 @@ impl History {
             let sealed: Vec<&Bucket> = sealed.collect();
             let range = (Timestamp::MIN, settled.plus_micros(-1));
             for part in Part::ALL {
-                let read = self.store.buckets(&uid, (Level::Minute, part), range);
+                let figures = Figures::All(part);
+                let read = self.store.buckets(&uid, (Level::Minute, figures), range);
                 let read = read.await.expect("read");
                 let begins = |bucket: &Bucket| bucket.begin;
                 assert_eq!(
@@ -278,9 +279,8 @@ impl History {
                     }
                 }
             }
-            let hours = self
-                .store
-                .buckets(&uid, (Level::Hour, Part::Processes), range);
+            let figures = Figures::All(Part::Processes);
+            let hours = self.store.buckets(&uid, (Level::Hour, figures), range);
             let hours = hours.await.expect("read");
             let of_hours: u64 = hours.iter().map(ticks).sum();
             assert_eq!(
