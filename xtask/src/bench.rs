@@ -150,10 +150,15 @@ pub(crate) fn history(corpus: &Path, load: Load, dist: bool, json: bool) -> anyh
             "table_at_p99_ms",
             "ms",
         ),
+        (
+            "the top of all nodes at a moment, the slowest",
+            "cluster_top_at_p99_ms",
+            "ms",
+        ),
         ("resident", "api_rss_mib", "MiB"),
         ("resident at its peak", "api_rss_peak_mib", "MiB"),
     ] {
-        println!("{what:>46} {:>12.1} {unit}", number(name));
+        print(&figures, (what, name, unit));
     }
     if load.copies == 0 {
         return Ok(());
@@ -178,11 +183,23 @@ pub(crate) fn history(corpus: &Path, load: Load, dist: bool, json: bool) -> anyh
             "filled_table_at_p99_ms",
             "ms",
         ),
+        (
+            "the top of all nodes at a moment, the slowest",
+            "filled_cluster_top_at_p99_ms",
+            "ms",
+        ),
         ("resident at its peak", "filled_api_rss_peak_mib", "MiB"),
     ] {
-        println!("{what:>46} {:>12.1} {unit}", number(name));
+        print(&figures, (what, name, unit));
     }
     Ok(())
+}
+
+/// A line of a figure, where it was taken.
+fn print(figures: &serde_json::Value, (what, name, unit): (&str, &str, &str)) {
+    if let Some(figure) = figures[name].as_f64() {
+        println!("{what:>46} {figure:>12.1} {unit}");
+    }
 }
 
 /// `cargo xtask bench retention`.

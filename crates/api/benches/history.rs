@@ -614,7 +614,8 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], load: Lo
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / all;
-    let bytes = server.settled().await;
+    // A server's own files are not known to who uses it.
+    let bytes = (!is_shared).then_some(server.settled().await);
     let sealed = server.figure("nodestats_store_sealed_bytes_total").await;
     for (name, figure) in [
         ("nodes", json!(nodes)),
@@ -623,7 +624,10 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], load: Lo
         ("sealed_bytes_per_sample", json!(sealed / all)),
         ("others", json!(others)),
         ("shared", json!(is_shared)),
-        ("node_day_bytes", json!(bytes / all * DAY as f64)),
+        (
+            "node_day_bytes",
+            json!(bytes.map(|bytes| bytes / all * DAY as f64)),
+        ),
         (
             "rss_while_filling_mib",
             json!(

@@ -28,10 +28,12 @@ const fn rates() -> [u16; MEMORY as usize + 1] {
 }
 
 /// That the next bit is set, of 65536.
+#[inline]
 fn one(known: Bit) -> u32 {
     (known >> 16) ^ EVEN
 }
 
+#[inline]
 fn learn(known: &mut Bit, bit: bool) {
     let seen = (*known & 0xff) as usize;
     let rate = u32::from(RATES[seen]);
@@ -87,6 +89,7 @@ const SMALL: u64 = 1 << SETTLED;
 const SETTLED: u32 = 32;
 
 /// The part of a range that stands for a set bit; never nothing, and never all of it.
+#[inline]
 fn part_of(range: u64, known: Bit) -> u64 {
     (range >> 16) * u64::from(one(known))
 }
@@ -216,6 +219,7 @@ impl<'a> Decoder<'a> {
         self.value = self.value << SETTLED | u64::from(next);
     }
 
+    #[inline]
     fn settle(&mut self) {
         if self.range < SMALL {
             self.range <<= SETTLED;

@@ -49,8 +49,11 @@ const NOWHERE: u32 = u32::MAX;
 
 impl Bits {
     fn new(first: usize, count: usize) -> Self {
+        // With room for some pages, so that it is not moved for the first of them.
+        let mut all = Vec::with_capacity(2 * first);
+        all.resize(first, NEW);
         Self {
-            all: vec![NEW; first],
+            all,
             first,
             pages: vec![NOWHERE; (count - first).div_ceil(PAGE)],
         }
