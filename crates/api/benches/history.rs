@@ -422,6 +422,7 @@ fn host(sample: &mut Sample, number: u64) {
 struct Server {
     process: Child,
     client: Client,
+    is_shared: bool,
 }
 
 impl Drop for Server {
@@ -442,7 +443,11 @@ impl Server {
         let stdout = process.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let client = Client::new(line.trim(), Duration::from_mins(10)).expect("a client");
-        Self { process, client }
+        Self {
+            process,
+            client,
+            is_shared: matches!(location, Location::Remote { .. }),
+        }
     }
 
     /// CPU time that it has taken.
@@ -472,8 +477,12 @@ impl Server {
         registered.expect("registered");
     }
 
-    /// Bytes of its folder when its files are merged, which is done in the background.
-    async fn settled(&self) -> f64 {
+    /// Bytes of its folder when its files are merged, which is done in the background; those of a database server
+    /// are not its own.
+    async fn settled(&self) -> Option<f64> {
+        if self.is_shared {
+            return None;
+        }
         let (mut bytes, mut quiet) = (0.0, 0);
         while quiet < 5 {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -485,7 +494,7 @@ impl Server {
             };
             bytes = next;
         }
-        bytes
+        Some(bytes)
     }
 
     async fn figure(&self, name: &str) -> f64 {
@@ -614,8 +623,7 @@ async fn whole_way(figures: &mut Map<String, Value>, entries: &[Entry], load: Lo
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / all;
-    // A server's own files are not known to who uses it.
-    let bytes = (!is_shared).then_some(server.settled().await);
+    let bytes = server.settled().await;
     let sealed = server.figure("nodestats_store_sealed_bytes_total").await;
     for (name, figure) in [
         ("nodes", json!(nodes)),

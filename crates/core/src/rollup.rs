@@ -75,7 +75,7 @@ pub struct Row {
     pub sketches: Option<[Sketch; 2]>,
 }
 
-/// Something of a host that has a row.
+/// Something of a host that has a row; rows begin with the place of the variant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Thing {
     /// The host itself: see [`host`].

@@ -3,7 +3,7 @@
 
 /// A probability learnt from the bits that were coded with it: in the upper half that the next one is set,
 /// of 65536, less [`EVEN`]; in the lowest byte how many bits it was learnt from, and in the one above it what
-/// its owner wants ([`OWNERS`]). So one that is new is 0, and many of them are memory that nobody has touched.
+/// its owner wants ([`OWNERS`]). So one that is new is 0.
 pub(super) type Bit = u32;
 
 /// Nothing was learnt yet.

@@ -59,7 +59,7 @@ impl Bits {
         }
     }
 
-    /// Where a bit is, and those behind it in its page.
+    /// Where a bit is, and those behind it in its page, which comes into being.
     #[inline]
     fn place(&mut self, number: usize) -> usize {
         let Some(number) = number.checked_sub(self.first) else {

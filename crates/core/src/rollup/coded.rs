@@ -95,7 +95,8 @@ impl Figures {
         }
     }
 
-    /// Places of the things in [`Thing`](super::Thing) that have them; of nothing, all.
+    /// Places of the variants of [`Thing`] that have them; of nothing, all. Of a host [`Thing::Own`] alone has
+    /// distributions, so what is left out has none that would have to be passed over.
     fn things(self) -> Option<&'static [u64]> {
         match self {
             Self::All(_) => None,
@@ -105,6 +106,11 @@ impl Figures {
             Self::Interfaces => Some(&[3]),
             Self::Filesystems => Some(&[4]),
         }
+    }
+
+    /// Whether what is read may have distributions.
+    fn has_sketches(self) -> bool {
+        self.things().is_none_or(|things| things.contains(&0))
     }
 
     /// Which of [`PARTS`] are read.
@@ -222,7 +228,7 @@ impl Read {
         let mut bits = (0..).map(|at| at < FIGURES && self.known >> at & 1 == 1);
         let mut is_known = || bits.next().unwrap_or_default();
         Row {
-            covered: covered.saturating_sub(self.missing) * MILLI,
+            covered: covered.saturating_sub(self.missing).saturating_mul(MILLI),
             totals: known(self.totals, &mut is_known),
             flows: known(self.flows, &mut is_known),
             levels: known(self.levels, &mut is_known),
@@ -242,6 +248,15 @@ fn known<T>(mut all: Filled<T>, is_known: &mut impl FnMut() -> bool) -> Vec<Opti
 
 /// A part of a rollup.
 pub fn encode(rollup: &Rollup, part: Part) -> Result<Bytes, Error> {
+    encode_in_parts(rollup, part, if part == Part::Hosts { &PARTS } else { &[] })
+}
+
+/// The same with wide rows in parts of these widths: those that were written before have none.
+pub(super) fn encode_in_parts(
+    rollup: &Rollup,
+    part: Part,
+    widths: &[usize],
+) -> Result<Bytes, Error> {
     let mut rows = Rows::default();
     let mut texts = Texts::default();
     let mut sketches = Vec::new();
@@ -286,7 +301,7 @@ pub fn encode(rollup: &Rollup, part: Part) -> Result<Bytes, Error> {
     let sections = [
         packed(&headers)?,
         packed(&texts.into_list())?,
-        rows.encode_in_parts(if part == Part::Hosts { &PARTS } else { &[] }),
+        rows.encode_in_parts(widths),
         packed(&sketches)?,
     ];
     Ok(envelope(sections).into())
@@ -312,7 +327,8 @@ impl<T: Serialize> ErasedInfo for T {
     }
 }
 
-/// Reads figures of a part that [`encode`] gave; of the buckets everything else is empty.
+/// Reads figures of a part that [`encode`] gave; of the buckets the other parts are empty, and of this
+/// one what stands in none of the things and the columns that these figures need.
 pub fn decode(bytes: &Bytes, figures: Figures) -> Result<Rollup, Error> {
     let [headers, texts, rows, sketches] = sections::<SECTIONS>(bytes)?;
     let headers: Vec<Header> = unpack(&headers)?;
@@ -326,13 +342,17 @@ pub fn decode(bytes: &Bytes, figures: Figures) -> Result<Rollup, Error> {
         parts: &parts,
     };
     let rows = Decoded::open(rows, headers.len(), selection)?;
-    let sketches: Vec<u8> = unpack(&sketches)?;
+    let sketches: Vec<u8> = if figures.has_sketches() {
+        unpack(&sketches)?
+    } else {
+        Vec::new()
+    };
     let mut sketches = &sketches[..];
     let mut rollup = Rollup::default();
     for (number, header) in headers.iter().enumerate() {
         let begin = Timestamp::from_micros(header.begin).ok_or(Error::Mismatch)?;
         let mut bucket = Bucket::new(begin);
-        bucket.covered = header.covered * MILLI;
+        bucket.covered = header.covered.saturating_mul(MILLI);
         bucket.samples = header.samples;
         match figures.part() {
             Part::Hosts => {
@@ -413,7 +433,7 @@ fn read_sketches(bytes: &mut &[u8], row: &mut Row) -> Result<(), Error> {
         }
         let (mut all, mut class) = (BTreeMap::new(), 0_u64);
         for _ in 0..count {
-            class += read(bytes)?;
+            class = class.checked_add(read(bytes)?).ok_or(Error::Mismatch)?;
             let number = u16::try_from(class).map_err(|_| Error::Mismatch)?;
             let count = u32::try_from(read(bytes)?).map_err(|_| Error::Mismatch)?;
             all.insert(number, count);

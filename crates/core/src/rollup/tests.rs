@@ -179,10 +179,19 @@ proptest! {
             }
         }
         let bytes = encode(&rollup, Part::Hosts).expect("small");
-        for (figures, answer) in ANSWERS {
-            let read = decode(&bytes, figures).expect("well formed");
+        // As the versions before wrote it.
+        let old = coded::encode_in_parts(&rollup, Part::Hosts, &[]).expect("small");
+        for ((figures, answer), bytes) in ANSWERS.into_iter().flat_map(|one| [(one, &bytes), (one, &old)]) {
+            let read = decode(bytes, figures).expect("well formed");
             for (read, kept) in read.buckets.iter().zip(&rollup.buckets) {
-                for aggregate in [Aggregate::Mean, Aggregate::Max, Aggregate::Quantile(95)] {
+                for aggregate in [
+                    Aggregate::Natural,
+                    Aggregate::Mean,
+                    Aggregate::Min,
+                    Aggregate::Max,
+                    Aggregate::Last,
+                    Aggregate::Quantile(95),
+                ] {
                     prop_assert_eq!(answer(read, aggregate), answer(kept, aggregate));
                 }
                 let own = |bucket: &Bucket| bucket.host(&Thing::Own).and_then(|own| own.levels[host::PROCESSES]);
@@ -260,11 +269,15 @@ proptest! {
         let (rollup, ..) = roll(&history(&[vec![(5, 5, true); 20]]), MINUTE);
         for part in Part::ALL {
             let _ = decode(&bytes.clone().into(), Figures::All(part));
+            let all = ANSWERS.map(|(figures, _)| figures);
             // Also where the checksum is right.
             let mut whole = encode(&rollup, part).expect("small").to_vec();
             let place = at.index(whole.len());
             whole[place] ^= bytes.first().copied().unwrap_or(1) | 1;
-            let _ = decode(&crate::block::with_checksum(whole).into(), Figures::All(part));
+            let whole = crate::block::with_checksum(whole).into();
+            for figures in all.into_iter().chain([Figures::All(part)]) {
+                let _ = decode(&whole, figures);
+            }
             let _ = (Peaks::decode(&bytes), Highs::decode(&bytes));
         }
     }
