@@ -4,7 +4,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, header};
 use nodestats_core::Life;
 use nodestats_core::rates::Aggregate;
-use nodestats_core::rollup::{Figures, HOUR, Part};
+use nodestats_core::rollup::{HOUR, Part};
 use nodestats_store::Order;
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
@@ -103,7 +103,7 @@ async fn find_rolled(
     let figures = detail.figures();
     let range = (moment.plus_micros(-HOUR), moment);
     let mut source = Source::new(app, &life.uid, figures, range, None).of_rollups();
-    let mut hosts = source.beside(Figures::All(Part::Hosts));
+    let mut hosts = source.hosts_beside();
     let mut last = None;
     while let Some(page) = source.page(1).await? {
         last = page.into_iter().next_back().or(last);

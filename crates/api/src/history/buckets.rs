@@ -114,12 +114,12 @@ impl Source {
         self
     }
 
-    /// The same for other figures.
-    pub(crate) fn beside(&self, figures: Figures) -> Self {
+    /// The same of the host, beside which rows of processes stand.
+    pub(crate) fn hosts_beside(&self) -> Self {
         Self {
             app: self.app.clone(),
             uid: self.uid.clone(),
-            figures,
+            figures: Figures::All(Part::Hosts),
             ..*self
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nodestats_core::Life;
 use nodestats_core::rates::Aggregate;
-use nodestats_core::rollup::{Bucket, Figures, MINUTE, Part};
+use nodestats_core::rollup::{Bucket, MINUTE, Part};
 use nodestats_store::Order;
 use nodestats_wire::Timestamp;
 use nodestats_wire::v1::GapEntry;
@@ -56,7 +56,7 @@ impl Coarse {
         let figures = detail.figures();
         let source = Source::new(app, &life.uid, figures, (from, to), step);
         let has_hosts = figures.part() == Part::Processes;
-        let hosts = has_hosts.then(|| source.beside(Figures::All(Part::Hosts)));
+        let hosts = has_hosts.then(|| source.hosts_beside());
         Self {
             app: app.clone(),
             life: life.clone(),

@@ -212,7 +212,7 @@ impl Reader {
             return Ok(None);
         }
         let mut source = self.source((moment, moment), MINUTE).of_rollups();
-        let mut hosts = source.beside(Figures::All(Part::Hosts));
+        let mut hosts = source.hosts_beside();
         let (page, of_hosts) = (source.page(1).await?, hosts.page(1).await?);
         let Some(bucket) = page.and_then(|page| page.into_iter().next_back()) else {
             return Ok(None);
@@ -250,7 +250,7 @@ impl Reader {
             }));
         }
         let mut source = self.source((from, to), HOUR);
-        let mut hosts = source.beside(Figures::All(Part::Hosts));
+        let mut hosts = source.hosts_beside();
         let hours = source.hours();
         let (mut whole, mut of_hosts): (Vec<Bucket>, Vec<Bucket>) = (Vec::new(), Vec::new());
         while let Some(mut page) = source.page(hours).await? {
@@ -267,7 +267,7 @@ impl Reader {
     /// A span step by step.
     pub(super) fn steps(self, range: (Timestamp, Timestamp), step: i64) -> StepWalk {
         let source = self.source(range, step);
-        let hosts = source.beside(Figures::All(Part::Hosts));
+        let hosts = source.hosts_beside();
         StepWalk {
             reader: self,
             step,
