@@ -17,9 +17,11 @@ mod coder;
 mod heads;
 mod model;
 mod open;
+pub(crate) mod packed;
+mod reader;
 pub(crate) mod rows;
 mod seal;
-pub(crate) mod table;
+mod table;
 
 use std::time::Duration;
 
@@ -31,12 +33,13 @@ use crate::FrameId;
 use crate::sample::Sample;
 pub use open::Block;
 pub(crate) use open::unpack;
+pub use reader::Reader;
 pub use seal::Sealer;
-pub use table::{Reader, Run, Series, encode};
+pub use table::{Run, Series, encode};
 
-/// The version that this code writes. It reads the one before it too, whose tables have another form
+/// The version that this code writes. It reads those before it too, whose tables have other forms
 /// ([`table`]).
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Bytes of the checksum.
 const CHECKSUM: usize = 8;
 /// Most bytes that a list of texts, notes or readings unpacks to, and most of each: one frame of the
@@ -173,7 +176,7 @@ pub(crate) fn with_checksum(mut part: Vec<u8>) -> Vec<u8> {
 /// The sections of a part, if it is whole.
 pub(crate) fn sections<const N: usize>(part: &Bytes) -> Result<[Bytes; N], Error> {
     let (&version, rest) = part.split_first().ok_or(Error::Truncated)?;
-    if !(VERSION - 1..=VERSION).contains(&version) {
+    if !(1..=VERSION).contains(&version) {
         return Err(Error::Version(version));
     }
     let (expected, body) = rest.split_first_chunk().ok_or(Error::Truncated)?;

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::cells::restore;
+use super::reader::Reader;
 use super::rows::{Decoded, Selection};
-use super::table::Reader;
 use super::{
     Error, HEADER, Header, LISTS, OF_HOSTS, OF_ROWS, OWN, PLAIN_LIMIT, Parts, READING, SAMPLES,
     TEXTS, WITH_GROUPS, sections,

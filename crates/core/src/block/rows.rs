@@ -10,7 +10,9 @@ use hashbrown::HashMap;
 
 use super::Error;
 use super::heads::{self, count};
-use super::table::{self, COLUMNS, NUMBERS, Reader, SERIES, Series, read_number, write_number};
+use super::packed::{read_number, write_number};
+use super::reader::{Reader, Wanted};
+use super::table::{self, COLUMNS, NUMBERS, SERIES, Series};
 
 /// Rows by width and by whose they are; things that are alike have keys that stand beside each other.
 #[derive(Debug)]
@@ -38,12 +40,17 @@ impl<K: Ord + Hash> Rows<K> {
         numbers > NUMBERS || tables.any(|table| table.len() as u64 > SERIES)
     }
 
+    /// As small as can be.
     pub(crate) fn encode(self) -> Vec<u8> {
-        self.encode_in_parts(&[])
+        self.encode_with(table::encode, &[])
     }
 
-    /// Wide rows have parts of these widths first: each can be read without the others.
-    pub(crate) fn encode_in_parts(self, widths: &[usize]) -> Vec<u8> {
+    /// To be read fast; wide rows have parts of these widths first: each can be read without the others.
+    pub(crate) fn encode_packed(self, widths: &[usize]) -> Vec<u8> {
+        self.encode_with(table::encode_packed, widths)
+    }
+
+    fn encode_with(self, encode: fn(usize, &[Series]) -> Vec<u8>, widths: &[usize]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (width, series) in self.0.into_iter().filter(|(width, _)| *width > 0) {
             write_number(&mut bytes, width as u64);
@@ -51,7 +58,7 @@ impl<K: Ord + Hash> Rows<K> {
             series.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
             let series: Vec<Series> = series.into_iter().map(|(_, series)| series).collect();
             if width <= COLUMNS {
-                push(&mut bytes, &table::encode(width, &series));
+                push(&mut bytes, &encode(width, &series));
                 continue;
             }
             let mut widths = widths.iter();
@@ -69,7 +76,7 @@ impl<K: Ord + Hash> Rows<K> {
                         .collect(),
                 };
                 let parts: Vec<Series> = series.iter().map(part).collect();
-                push(&mut bytes, &table::encode(end - begin, &parts));
+                push(&mut bytes, &encode(end - begin, &parts));
                 begin = end;
             }
         }
@@ -208,18 +215,16 @@ impl Decoded {
 
 impl Table {
     fn read(&self, number: usize, samples: &Range<u32>) -> Result<Segment, Error> {
-        let is_wanted = |series: usize| {
-            let wanted = self.wanted.as_ref();
-            wanted.is_none_or(|wanted| wanted.binary_search(&series).is_ok())
-        };
+        let wanted = Wanted(self.wanted.as_deref());
         // The sample of each row, a series after the other.
         let mut of: Vec<u32> = Vec::new();
-        let runs = self.parts[0].0.runs().enumerate();
-        for (_, runs) in runs.filter(|(series, _)| is_wanted(*series)) {
-            for run in runs {
-                let end = (run.first + run.length).min(samples.end);
-                of.extend((run.first.max(samples.start)..end).map(|sample| sample - samples.start));
-            }
+        let first = &self.parts[0].0;
+        for run in wanted
+            .each(first.len())
+            .flat_map(|series| first.runs_of(series))
+        {
+            let end = (run.first + run.length).min(samples.end);
+            of.extend((run.first.max(samples.start)..end).map(|sample| sample - samples.start));
         }
         let width: usize = self.parts.iter().map(|(part, _)| part.columns()).sum();
         let mut cells = vec![
@@ -230,15 +235,17 @@ impl Table {
                 0
             }
         ];
-        if let [(only, _)] = &self.parts[..] {
+        if of.is_empty() {
+            // Of none that is wanted.
+        } else if let [(only, _)] = &self.parts[..] {
             cells.reserve_exact(of.len() * width);
-            only.read(number, is_wanted, |_, row| cells.extend(row))?;
+            only.read(number, wanted, |_, row| cells.extend(row))?;
         } else {
             let mut begin = 0;
             for (part, is_read) in &self.parts {
                 let mut rows = cells.chunks_exact_mut(width);
                 if *is_read {
-                    part.read(number, is_wanted, |_, row| {
+                    part.read(number, wanted, |_, row| {
                         if let Some(cells) = rows.next() {
                             cells[begin..begin + row.len()].copy_from_slice(row);
                         }

@@ -1,29 +1,31 @@
 //! Series of rows of numbers, in chunks that are read one by one.
 //!
-//! The coded form is `columns (u8) | shift of each column (u8) | samples of a segment | number of series |
-//! length of the index | index | length of each head | heads | number of groups | series of each | length of
-//! the prior | prior | length of each chunk | chunks`, numbers as LEB128; the highest bit of the columns is set.
-//! A shift with its highest bit set is of a column in which each series has one number all along, of which
-//! chunks say nothing. The index has of each series the runs in which it was there and its first number, by
-//! which it is found; a head has the rest of the first row of some series, which says whose it is, and of what
-//! is seen once it is all.
+//! The coded form is `form (u8) | columns (u8) | shift of each column (u8) | samples of a segment | number of
+//! series | length of the index | index` and then by the form, numbers as LEB128. The index has of each series the
+//! runs in which it was there and its first number, by which it is found (`heads.rs`).
 //!
-//! Samples are cut into segments and series into groups, and a chunk has the rows of a group in a segment, so
-//! that neither all of a moment nor one series needs all of the rest. The first row of a series in a segment is
-//! told from its very first one. What is known of each bit before a chunk is read stands before all of them.
+//! [`LEARNT`] goes on with `length of each head | heads | number of groups | series of each | length of the prior |
+//! prior | length of each chunk | chunks`. A head has the rest of the first row of some series, which says whose it
+//! is, and of what is seen once it is all. Samples are cut into segments and series into groups, and a chunk has
+//! the rows of a group in a segment, so that neither all of a moment nor one series needs all of the rest. The
+//! first row of a series in a segment is told from its very first one. What is known of each bit before a chunk is
+//! read stands before all of them. A shift with its highest bit set is of a column in which each series has one
+//! number all along, of which chunks say nothing.
 //!
-//! The form before this one, without that highest bit, has no segments: `columns | shifts | number of series |
-//! length of heads | heads`, of which each is runs and a first row, and then chunks, `number of series | length |
-//! bytes`, of all rows of some series.
+//! [`PACKED`] is one segment, and goes on with all rows column by column, each number by what it differs from the
+//! one before, as one list (`packed.rs`).
+//!
+//! The form before these has its columns, with the highest bit set, in place of both of the first bytes, and an
+//! index that is learnt too; it goes on as [`LEARNT`] does. The one before that, without that highest bit, has no
+//! segments: `columns | shifts | number of series | length of heads | heads`, of which each is runs and a first row,
+//! and then chunks, `number of series | length | bytes`, of all rows of some series.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-
-use super::coder::{Coder, Counter, Decoder, Encoder};
-use super::heads::{Heads, code_firsts, count, heads, samples};
-use super::model::{Bits, History, Model};
+use super::coder::{Coder, Counter, Encoder};
+use super::heads::{code_firsts, count, samples, write_index};
+use super::model::{History, Model};
+use super::packed::{self, Differences, write_number};
 
 /// A table with so many rows is cut, where it has more samples than a segment.
 const CUT_ROWS: usize = if cfg!(test) { 100 } else { 4000 };
@@ -32,16 +34,20 @@ const SEGMENT: u32 = if cfg!(test) { 7 } else { 30 };
 /// A chunk has about so many rows: who asks for one series reads half of them.
 const CHUNK_ROWS: usize = if cfg!(test) { 20 } else { 100 };
 /// A head has so many series: who asks for one reads about that many.
-const HEAD: usize = if cfg!(test) { 3 } else { 32 };
+pub(super) const HEAD: usize = if cfg!(test) { 3 } else { 32 };
 /// Of so many chunks one is counted for what is known of all.
 const COUNTED: usize = 4;
 /// Most columns, samples, series, and numbers in all: beyond what an hour of a host of thousands of
 /// processes has.
 pub(crate) const COLUMNS: usize = 64;
-/// Set in the columns of a table that may have segments.
-const CUT: u8 = 0x80;
+/// Form of a table that is learnt as it goes: more columns than there can be.
+pub(super) const LEARNT: u8 = 0x7e;
+/// Form of a table of packed columns.
+pub(super) const PACKED: u8 = 0x7f;
+/// Set in the columns of a table that may have segments, in the form before.
+pub(super) const CUT: u8 = 0x80;
 /// Set in the shift of a column in which each series has one number all along.
-const STILL: u8 = 0x80;
+pub(super) const STILL: u8 = 0x80;
 pub(super) const SAMPLES: u64 = 1 << 20;
 pub(crate) const SERIES: u64 = 1 << 18;
 pub(crate) const NUMBERS: u64 = 1 << 24;
@@ -108,23 +114,11 @@ pub enum Error {
 pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
     assert!((1..=COLUMNS).contains(&columns), "{columns} columns");
     let table = Table::new(columns, series);
-    let mut bytes = vec![columns as u8 | CUT];
-    bytes.extend(table.shifts.iter().enumerate().map(|(at, shift)| {
-        let still = if table.moving.contains(&at) { 0 } else { STILL };
-        *shift as u8 | still
-    }));
-    write_number(&mut bytes, table.segment.into());
-    write_number(&mut bytes, series.len() as u64);
-    let mut index = Heads::new(1, Encoder::new());
-    for series in series {
-        let count = index.runs(&series.runs).map(|runs| count(&runs));
-        let rows = series.rows.len() / columns;
-        assert_eq!(count, Ok(rows as u64), "rows of a series");
-        if let Some(first) = series.rows.first() {
-            index.first(&[first >> table.shifts[0]]);
-        }
+    let mut shifts: Vec<u8> = table.shifts.iter().map(|shift| *shift as u8).collect();
+    for (at, shift) in shifts.iter_mut().enumerate() {
+        *shift |= if table.moving.contains(&at) { 0 } else { STILL };
     }
-    write_section(&mut bytes, &index.coder.finish());
+    let mut bytes = begin(LEARNT, &shifts, table.segment, series);
     let mut heads = Vec::new();
     if columns > 1 {
         for series in series.chunks(of_head(table.segments)) {
@@ -160,6 +154,49 @@ pub fn encode(columns: usize, series: &[Series]) -> Vec<u8> {
         write_number(&mut bytes, (chunks.len() - before) as u64);
     }
     bytes.extend(chunks);
+    bytes
+}
+
+/// The same as packed columns, which are larger and read faster.
+///
+/// # Panics
+/// As [`encode`] does.
+pub(crate) fn encode_packed(columns: usize, series: &[Series]) -> Vec<u8> {
+    assert!((1..=COLUMNS).contains(&columns), "{columns} columns");
+    let shifts = shifts(columns, series);
+    let shifts: Vec<u8> = shifts.into_iter().map(|shift| shift as u8).collect();
+    let mut bytes = begin(PACKED, &shifts, SAMPLES as u32, series);
+    let mut plain = Vec::new();
+    for (column, shift) in shifts.iter().enumerate() {
+        let mut differences = Differences::default();
+        let rows = series
+            .iter()
+            .flat_map(|series| series.rows.chunks_exact(columns));
+        for row in rows {
+            differences.write(&mut plain, row[column] >> shift);
+        }
+    }
+    bytes.extend(packed::pack(&plain));
+    bytes
+}
+
+/// The begin of either form.
+fn begin(form: u8, shifts: &[u8], segment: u32, all: &[Series]) -> Vec<u8> {
+    let columns = shifts.len();
+    for series in all {
+        let rows = (series.rows.len() / columns) as u64;
+        assert_eq!(count(&series.runs), rows, "rows of a series");
+    }
+    let mut bytes = vec![form, columns as u8];
+    bytes.extend(shifts);
+    write_number(&mut bytes, segment.into());
+    write_number(&mut bytes, all.len() as u64);
+    let first = shifts[0] & !STILL;
+    let known = all.iter().map(|series| {
+        let number = series.rows.first().map(|number| number >> first);
+        (&series.runs[..], number)
+    });
+    write_section(&mut bytes, &write_index(known));
     bytes
 }
 
@@ -281,12 +318,12 @@ impl<'a> Table<'a> {
 }
 
 /// Series of a head: all where all are read anyway.
-fn of_head(segments: u32) -> usize {
+pub(super) fn of_head(segments: u32) -> usize {
     if segments < 2 { usize::MAX } else { HEAD }
 }
 
 /// How many rows there are before a segment, and how many in it.
-fn rows_within(runs: &[Run], samples: u32, segment: u32) -> (usize, usize) {
+pub(super) fn rows_within(runs: &[Run], samples: u32, segment: u32) -> (usize, usize) {
     let (begin, end) = (samples * segment, samples.saturating_mul(segment + 1));
     let (mut before, mut here) = (0, 0);
     for run in runs {
@@ -332,374 +369,16 @@ fn moving(columns: usize, series: &[Series]) -> Vec<usize> {
     (0..columns).filter(|column| moves[*column]).collect()
 }
 
-/// A coded table whose heads have been read; chunks are read on demand.
-#[derive(Debug, Clone)]
-pub struct Reader {
-    bytes: Bytes,
-    shifts: Vec<u8>,
-    /// Columns in which a series has more than one number.
-    moving: Vec<usize>,
-    runs: Vec<Vec<Run>>,
-    /// The first number of each series, as it is coded.
-    firsts: Vec<u64>,
-    heads: Vec<Head>,
-    segment: u32,
-    segments: u32,
-    groups: Vec<Range<usize>>,
-    /// Where the chunks are, those of a segment one after the other.
-    chunks: Vec<Range<usize>>,
-    prior: Range<usize>,
-    known: OnceLock<Arc<Bits>>,
-}
-
-/// First rows of some series.
-#[derive(Debug, Clone)]
-struct Head {
-    series: Range<usize>,
-    bytes: Range<usize>,
-    /// As they are coded; of a series that never was there none.
-    rows: OnceLock<Vec<Vec<u64>>>,
-}
-
-/// Goes on from a place in bytes.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    fn number(&mut self) -> Result<u64, Error> {
-        let mut rest = self.bytes.get(self.at..).ok_or(Error::Truncated)?;
-        let number = read_number(&mut rest)?;
-        self.at = self.bytes.len() - rest.len();
-        Ok(number)
-    }
-
-    fn take(&mut self, length: u64) -> Result<Range<usize>, Error> {
-        let length = usize::try_from(length).map_err(|_| Error::Damaged)?;
-        let end = self.at.checked_add(length).ok_or(Error::Damaged)?;
-        if end > self.bytes.len() {
-            return Err(Error::Truncated);
-        }
-        let taken = self.at..end;
-        self.at = end;
-        Ok(taken)
-    }
-
-    fn section(&mut self) -> Result<Range<usize>, Error> {
-        let length = self.number()?;
-        self.take(length)
-    }
-}
-
-impl Reader {
-    /// Reads the heads, and finds the chunks.
-    pub fn open(bytes: Bytes) -> Result<Self, Error> {
-        let mut cursor = Cursor {
-            bytes: &bytes,
-            at: 0,
-        };
-        let first = bytes[cursor.take(1)?][0];
-        let (is_cut, columns) = (first & CUT != 0, usize::from(first & !CUT));
-        if !(1..=COLUMNS).contains(&columns) {
-            return Err(Error::Damaged);
-        }
-        let shifts = &bytes[cursor.take(columns as u64)?];
-        let moving = (0..columns).filter(|column| shifts[*column] & STILL == 0);
-        let moving: Vec<usize> = moving.collect();
-        let shifts: Vec<u8> = shifts.iter().map(|shift| shift & !STILL).collect();
-        if shifts.iter().any(|shift| *shift > 63) {
-            return Err(Error::Damaged);
-        }
-        let segment = if is_cut { cursor.number()? } else { SAMPLES };
-        if !(1..=SAMPLES).contains(&segment) {
-            return Err(Error::Damaged);
-        }
-        let segment = segment as u32;
-        let series = cursor.number()?;
-        let coded = cursor.section()?;
-        if series > SERIES {
-            return Err(Error::Damaged);
-        }
-        let index = heads(if is_cut { 1 } else { columns }, series, &bytes[coded])?;
-        let (runs, rows): (Vec<Vec<Run>>, Vec<Vec<u64>>) = index.into_iter().unzip();
-        let numbers: u64 = runs.iter().map(|runs| count(runs)).sum();
-        if numbers.saturating_mul(columns as u64) > NUMBERS {
-            return Err(Error::Damaged);
-        }
-        let segments = samples(runs.iter().map(|runs| &runs[..])).div_ceil(segment);
-        let firsts = rows.iter().map(|row| row.first().copied().unwrap_or(0));
-        let firsts = firsts.collect();
-        let heads = if is_cut && columns > 1 {
-            let of_head = of_head(segments);
-            let count = runs.len().div_ceil(of_head);
-            let lengths = (0..count).map(|_| cursor.number());
-            let lengths: Vec<u64> = lengths.collect::<Result<_, _>>()?;
-            let head = |(number, length): (usize, u64)| {
-                let begin = number * of_head;
-                Ok(Head {
-                    series: begin..begin.saturating_add(of_head).min(runs.len()),
-                    bytes: cursor.take(length)?,
-                    rows: OnceLock::new(),
-                })
-            };
-            let heads = lengths.into_iter().enumerate().map(head);
-            heads.collect::<Result<_, Error>>()?
-        } else {
-            vec![Head {
-                series: 0..rows.len(),
-                bytes: 0..0,
-                rows: OnceLock::from(rows),
-            }]
-        };
-        let (mut groups, mut chunks, mut prior) = (Vec::new(), Vec::new(), 0..0);
-        let mut end = 0_u64;
-        let mut add_group = |count: u64| {
-            let begin = end as usize;
-            end = end.checked_add(count).filter(|end| *end <= series)?;
-            groups.push(begin..end as usize);
-            (count > 0).then_some(())
-        };
-        if is_cut {
-            for _ in 0..cursor.number()? {
-                add_group(cursor.number()?).ok_or(Error::Damaged)?;
-            }
-            prior = cursor.section()?;
-            let count = u64::from(segments) * groups.len() as u64;
-            // Each length takes a byte.
-            if count > bytes.len() as u64 {
-                return Err(Error::Truncated);
-            }
-            let lengths = (0..count).map(|_| cursor.number());
-            let lengths: Vec<u64> = lengths.collect::<Result<_, _>>()?;
-            for length in lengths {
-                chunks.push(cursor.take(length)?);
-            }
-            if cursor.at < bytes.len() {
-                return Err(Error::Damaged);
-            }
-        } else {
-            while cursor.at < bytes.len() {
-                add_group(cursor.number()?).ok_or(Error::Damaged)?;
-                chunks.push(cursor.section()?);
-            }
-        }
-        if end != series {
-            return Err(Error::Damaged);
-        }
-        Ok(Self {
-            shifts,
-            moving,
-            runs,
-            firsts,
-            heads,
-            segment,
-            segments,
-            groups,
-            chunks,
-            prior,
-            known: OnceLock::new(),
-            bytes,
-        })
-    }
-
-    /// How many series there are.
-    pub fn len(&self) -> usize {
-        self.runs.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
-    /// Numbers of a row.
-    pub fn columns(&self) -> usize {
-        self.shifts.len()
-    }
-
-    /// When each series was there.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &[Run]> {
-        self.runs.iter().map(|runs| &runs[..])
-    }
-
-    /// The samples of each segment; of the last there may be less.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = Range<u32>> {
-        let segment = self.segment;
-        (0..self.segments).map(move |number| number * segment..(number + 1).saturating_mul(segment))
-    }
-
-    /// The first number of each series; of one without rows 0.
-    pub(crate) fn firsts(&self) -> impl Iterator<Item = u64> {
-        let shift = self.shifts.first().copied().unwrap_or_default();
-        self.firsts.iter().map(move |number| number << shift)
-    }
-
-    /// The first row of a series as it is coded.
-    fn head(&self, number: usize) -> Result<&[u64], Error> {
-        let place = self.heads.partition_point(|head| head.series.end <= number);
-        let head = self.heads.get(place).ok_or(Error::Damaged)?;
-        let rows = head.rows.get_or_init(|| {
-            let columns = self.columns();
-            let none = vec![0; columns - 1];
-            let is_there = |number: &usize| !self.runs[*number].is_empty();
-            let there = head.series.clone().filter(is_there);
-            let mut coder = Decoder::new(&self.bytes[head.bytes.clone()]);
-            let rows = code_firsts(&mut coder, columns - 1, there.map(|_| &none[..]));
-            let mut rows = rows.into_iter();
-            let row = |number: usize| {
-                if !is_there(&number) {
-                    return Vec::new();
-                }
-                let mut row = vec![self.firsts[number]];
-                row.extend(rows.next().unwrap_or_default());
-                row
-            };
-            head.series.clone().map(row).collect()
-        });
-        let row = rows.get(number - head.series.start);
-        row.map(Vec::as_slice).ok_or(Error::Damaged)
-    }
-
-    /// All series.
-    pub fn all(&self) -> Result<Vec<Series>, Error> {
-        self.read_all(|_| true)
-    }
-
-    /// One series; `None` where there are not so many.
-    pub fn one(&self, number: usize) -> Result<Option<Series>, Error> {
-        if number >= self.len() {
-            return Ok(None);
-        }
-        let mut all = self.read_all(|other| other == number)?;
-        Ok(Some(all.swap_remove(number)))
-    }
-
-    fn read_all(&self, is_wanted: impl Fn(usize) -> bool) -> Result<Vec<Series>, Error> {
-        let runs = self.runs().map(|runs| Series {
-            runs: runs.to_vec(),
-            rows: Vec::new(),
-        });
-        let mut all: Vec<Series> = runs.collect();
-        for segment in 0..self.segments {
-            self.read(segment as usize, &is_wanted, |number, row| {
-                all[number].rows.extend(row);
-            })?;
-        }
-        Ok(all)
-    }
-
-    /// Gives the rows that those series have in a segment which are wanted, a series after the other.
-    pub(crate) fn read(
-        &self,
-        segment: usize,
-        is_wanted: impl Fn(usize) -> bool,
-        mut give: impl FnMut(usize, &[u64]),
-    ) -> Result<(), Error> {
-        let mut model = None;
-        let chunks = self.chunks.iter().skip(segment * self.groups.len());
-        for (group, chunk) in self.groups.iter().zip(chunks) {
-            // Behind the last that is wanted nothing is read.
-            let Some(last) = group.clone().rev().find(|number| is_wanted(*number)) else {
-                continue;
-            };
-            let mut coder = Decoder::new(&self.bytes[chunk.clone()]);
-            let model = match &mut model {
-                Some(model) => {
-                    Model::begin(model);
-                    model
-                }
-                None => model.insert(self.model()),
-            };
-            for number in group.start..=last {
-                let (before, here) = rows_within(&self.runs[number], self.segment, segment as u32);
-                if here == 0 {
-                    continue;
-                }
-                let is_coded = (before > 0 || here > 1) && !self.moving.is_empty();
-                if is_coded && chunk.is_empty() {
-                    return Err(Error::Truncated);
-                }
-                let head = self.head(number)?;
-                let keep = is_wanted(number);
-                let first: Vec<u64> = self.moving.iter().map(|column| head[*column]).collect();
-                let numbers = head.iter().zip(&self.shifts);
-                let mut row: Vec<u64> = numbers.map(|(number, shift)| number << shift).collect();
-                let mut push = |history: &History| {
-                    if keep {
-                        for (column, number) in self.moving.iter().zip(history.row()) {
-                            row[*column] = number << self.shifts[*column];
-                        }
-                        give(number, &row);
-                    }
-                };
-                let mut history = if before > 0 && is_coded {
-                    let mut history = History::distant(&first);
-                    model.code(&mut coder, &mut history, &first);
-                    history.arrive();
-                    history
-                } else {
-                    History::new(&first)
-                };
-                push(&history);
-                for _ in 1..here {
-                    if is_coded {
-                        model.code(&mut coder, &mut history, &first);
-                    }
-                    push(&history);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A model that knows what is known before a chunk is read.
-    fn model(&self) -> Model {
-        let columns = if self.chunks.iter().all(Range::is_empty) {
-            0
-        } else {
-            self.moving.len()
-        };
-        if self.prior.is_empty() {
-            return Model::new(columns);
-        }
-        let known = self.known.get_or_init(|| {
-            let mut coder = Decoder::new(&self.bytes[self.prior.clone()]);
-            Model::new(columns).code_prior(&mut coder).into()
-        });
-        Model::knowing(columns, Arc::clone(known))
-    }
-}
-
 fn write_section(bytes: &mut Vec<u8>, section: &[u8]) {
     write_number(bytes, section.len() as u64);
     bytes.extend(section);
-}
-
-pub(crate) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-pub(crate) fn read_number(bytes: &mut &[u8]) -> Result<u64, Error> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes.split_off_first().ok_or(Error::Truncated)?;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(number);
-        }
-    }
-    Err(Error::Damaged)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::reader::Reader;
     use super::*;
 
     /// Numbers as counters and gauges have them, and any.
@@ -753,19 +432,25 @@ mod tests {
             }),
         ) {
             let (columns, all) = all;
-            let bytes = encode(columns, &all);
-            let reader = Reader::open(bytes.clone().into()).expect("well formed");
-            prop_assert_eq!((reader.columns(), reader.len()), (columns, all.len()));
-            prop_assert_eq!(&reader.all().expect("well formed"), &all);
-            for (number, series) in all.iter().enumerate() {
-                let one = reader.one(number).expect("well formed");
-                prop_assert_eq!(one.as_ref(), Some(series));
+            for encode in [encode, encode_packed] {
+                let bytes = encode(columns, &all);
+                let reader = Reader::open(bytes.into()).expect("well formed");
+                prop_assert_eq!((reader.columns(), reader.len()), (columns, all.len()));
+                prop_assert_eq!(&reader.all().expect("well formed"), &all);
+                for (number, series) in all.iter().enumerate() {
+                    let one = reader.one(number).expect("well formed");
+                    prop_assert_eq!(one.as_ref(), Some(series));
+                }
+                prop_assert_eq!(reader.one(all.len()).expect("well formed"), None);
             }
-            prop_assert_eq!(reader.one(all.len()).expect("well formed"), None);
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_make_it_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 1..300),
+            form in prop::option::of(LEARNT..=PACKED),
+        ) {
+            bytes[0] = form.unwrap_or(bytes[0]);
             if let Ok(reader) = Reader::open(bytes.into()) {
                 let _ = reader.one(0);
             }
@@ -781,10 +466,12 @@ mod tests {
             }],
             rows: (0..100).collect(),
         };
-        let bytes = encode(2, &[series.clone(), series]);
-        for end in 0..bytes.len() {
-            if let Ok(reader) = Reader::open(bytes[..end].to_vec().into()) {
-                let _ = reader.all();
+        for encode in [encode, encode_packed] {
+            let bytes = encode(2, &[series.clone(), series.clone()]);
+            for end in 0..bytes.len() {
+                if let Ok(reader) = Reader::open(bytes[..end].to_vec().into()) {
+                    let _ = reader.all();
+                }
             }
         }
     }

@@ -360,20 +360,25 @@ fn what_takes_memory_has_weight() {
     assert!(note > usual + 200, "{note}");
 }
 
-/// `fixtures/block-1` has the parts of a block as version 1 wrote them, in postcard.
+/// `fixtures/block-N` has the parts of a block as version N wrote them, in postcard.
 #[test]
-fn the_version_before_reads_as_it_was_sealed() {
+fn the_versions_before_read_as_they_were_sealed() {
     let entries: Vec<Entry> = (0..150).map(|number| entry(number, &[7, 12])).collect();
-    let bytes = include_bytes!("../../fixtures/block-1");
-    let [hosts, processes, groups]: [Vec<u8>; 3] = postcard::from_bytes(bytes).expect("parts");
-    assert_eq!(hosts[0], 1);
-    let block = open(&Parts {
-        hosts: hosts.into(),
-        processes: Some(processes.into()),
-        groups: Some(groups.into()),
-    });
-    for (number, entry) in entries.iter().enumerate() {
-        let sample = block.sample(number, Wanted::All);
-        assert_eq!(sample.as_ref(), Ok(&entry.sample));
+    let versions: [(u8, &[u8]); 2] = [
+        (1, include_bytes!("../../fixtures/block-1")),
+        (2, include_bytes!("../../fixtures/block-2")),
+    ];
+    for (version, bytes) in versions {
+        let [hosts, processes, groups]: [Vec<u8>; 3] = postcard::from_bytes(bytes).expect("parts");
+        assert_eq!(hosts[0], version);
+        let block = open(&Parts {
+            hosts: hosts.into(),
+            processes: Some(processes.into()),
+            groups: Some(groups.into()),
+        });
+        for (number, entry) in entries.iter().enumerate() {
+            let sample = block.sample(number, Wanted::All);
+            assert_eq!(sample.as_ref(), Ok(&entry.sample));
+        }
     }
 }

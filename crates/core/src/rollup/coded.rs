@@ -1,5 +1,5 @@
 //! Rollups as they are kept: parts of sections as a block has them, `headers | texts | rows | sketches`, of
-//! which the rows are coded as those of blocks.
+//! which the rows are coded as those of blocks, and those of hosts so that they are read fast.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -248,15 +248,6 @@ fn known<T>(mut all: Filled<T>, is_known: &mut impl FnMut() -> bool) -> Vec<Opti
 
 /// A part of a rollup.
 pub fn encode(rollup: &Rollup, part: Part) -> Result<Bytes, Error> {
-    encode_in_parts(rollup, part, if part == Part::Hosts { &PARTS } else { &[] })
-}
-
-/// The same with wide rows in parts of these widths: those that were written before have none.
-pub(super) fn encode_in_parts(
-    rollup: &Rollup,
-    part: Part,
-    widths: &[usize],
-) -> Result<Bytes, Error> {
     let mut rows = Rows::default();
     let mut texts = Texts::default();
     let mut sketches = Vec::new();
@@ -301,7 +292,11 @@ pub(super) fn encode_in_parts(
     let sections = [
         packed(&headers)?,
         packed(&texts.into_list())?,
-        rows.encode_in_parts(widths),
+        match part {
+            // What is asked for most, and of which there is least.
+            Part::Hosts => rows.encode_packed(&PARTS),
+            Part::Groups | Part::Processes => rows.encode(),
+        },
         packed(&sketches)?,
     ];
     Ok(envelope(sections).into())
@@ -444,9 +439,9 @@ fn read_sketches(bytes: &mut &[u8], row: &mut Row) -> Result<(), Error> {
 }
 
 fn write(bytes: &mut Vec<u8>, number: u64) {
-    crate::block::table::write_number(bytes, number);
+    crate::block::packed::write_number(bytes, number);
 }
 
 fn read(bytes: &mut &[u8]) -> Result<u64, Error> {
-    Ok(crate::block::table::read_number(bytes)?)
+    Ok(crate::block::packed::read_number(bytes)?)
 }
