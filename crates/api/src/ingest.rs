@@ -14,7 +14,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use nodestats_core::frame::delta::{Key, Restored};
 use nodestats_core::frame::{self, Pushed};
 use nodestats_core::life::Life;
-use nodestats_core::{FrameId, Sample, SampleKey, event};
+use nodestats_core::sample::Note;
+use nodestats_core::{FrameId, SampleKey, event};
 use nodestats_store::{NewEvent, NewSample, Seen};
 use nodestats_wire::v1::Reading;
 use nodestats_wire::{Timestamp, routes};
@@ -256,11 +257,11 @@ fn frames(
         };
         let (pushed, own, rest) = Pushed::split_first(bytes).map_err(at)?;
         // What cannot be read later is refused now.
-        let (time, id, frame, sample) = match pushed {
+        let (time, id, frame, checked) = match pushed {
             Pushed::Whole(frame) => {
                 whole.insert(key_of(frame.time, frame.id), own);
-                let sample = frame.sample().map_err(at)?;
-                (frame.time, frame.id, Cow::Borrowed(own), sample)
+                let checked = frame.check().map_err(at)?;
+                (frame.time, frame.id, Cow::Borrowed(own), checked)
             }
             Pushed::Delta(delta) => {
                 let name = key_of(delta.key_time, delta.key);
@@ -271,19 +272,19 @@ fn frames(
                         unknown.insert(Key::unpack(frame).map_err(at)?)
                     }
                 };
-                let Restored { frame, sample } = delta.restore(key).map_err(at)?;
+                let Restored { frame, checked } = delta.restore(key).map_err(at)?;
                 if frame.len() > app.options.body_limit {
                     return Err(ApiError::too_large(
                         "a frame of the body is larger than a body may be",
                     ));
                 }
-                (delta.time, delta.id, Cow::Owned(frame), sample)
+                (delta.time, delta.id, Cow::Owned(frame), checked)
             }
         };
         let field = format!("[{}].time", samples.len());
         check_time(app, life, time, now, &field)?;
-        let new = NewSample::from_frame(time, id, &frame, sample.values());
-        let told = events(app, life, id, &sample, now);
+        let new = NewSample::from_frame(time, id, &frame, checked.values);
+        let told = events(app, life, id, &checked.notes, now);
         told_of += told.len();
         if told_of > EVENTS_LIMIT {
             return Err(ApiError::too_large(format!(
@@ -302,9 +303,9 @@ fn frames(
 }
 
 /// What an agent tells beside figures, as far as it is of a time that is kept.
-fn events(app: &App, life: &Life, id: FrameId, sample: &Sample, now: Timestamp) -> Vec<NewEvent> {
+fn events(app: &App, life: &Life, id: FrameId, notes: &[Note], now: Timestamp) -> Vec<NewEvent> {
     let kept = app.store.horizon(life, now)..=now.plus_micros(AHEAD_MICROS);
-    let happened = event::of_notes(&sample.notes, life.cluster.is_some());
+    let happened = event::of_notes(notes, life.cluster.is_some());
     // What is sent again has the same numbers.
     let numbered = happened.into_iter().enumerate();
     numbered

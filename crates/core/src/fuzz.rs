@@ -4,8 +4,8 @@
 use bytes::Bytes;
 
 use crate::block::{Block, Parts, with_checksum};
-use crate::frame::Pushed;
 use crate::frame::delta::Key;
+use crate::frame::{Frame, Pushed};
 use crate::stored::{Wanted, of_block, read};
 
 /// Samples of a block that are looked at: all others are read alike.
@@ -19,12 +19,16 @@ pub fn frames(data: &[u8]) {
         let _ = pushed.unpacked_bytes();
         match pushed {
             Pushed::Whole(frame) => {
-                let _ = frame.sample();
+                // What is let in can be read.
+                assert_eq!(frame.check().is_ok(), frame.sample().is_ok());
                 key = own;
             }
             Pushed::Delta(delta) => {
                 if let Ok(key) = Key::unpack(key) {
-                    let _ = delta.restore(&key);
+                    if let Ok(restored) = delta.restore(&key) {
+                        let frame = Frame::read(&restored.frame).and_then(|frame| frame.sample());
+                        assert!(frame.is_ok());
+                    }
                 }
             }
         }

@@ -42,20 +42,25 @@ const VALUES_OF_A_CGROUP: usize = 22;
 impl Sample {
     /// How many figures it has: what bytes are divided by to compare how densely they are kept.
     pub fn values(&self) -> u64 {
-        let host = &self.host;
-        let list = |length: Option<usize>, each: usize| length.unwrap_or_default() * each;
-        let values = list(host.load_average.map(|load| load.len()), 1)
-            + list(host.cpu_total.map(|_| 1), 8)
-            + list(Some(host.cpus.len()), 8)
-            + list(host.memory.map(|_| 1), 9)
-            + list(host.disks.as_ref().map(Vec::len), 6)
-            + list(host.interfaces.as_ref().map(Vec::len), 8)
-            + list(host.filesystems.as_ref().map(Vec::len), 5)
-            + list(host.pressure.map(|_| 3), 8)
-            + self.processes.len() * VALUES_OF_A_PROCESS
-            + self.cgroups.iter().flatten().map(values_of).sum::<usize>();
-        values as u64
+        let groups = self.cgroups.as_deref().unwrap_or_default();
+        values(&self.host, self.processes.len(), groups)
     }
+}
+
+/// Of a host, so many processes, and groups.
+pub(crate) fn values(host: &Host, processes: usize, groups: &[Cgroup]) -> u64 {
+    let list = |length: Option<usize>, each: usize| length.unwrap_or_default() * each;
+    let values = list(host.load_average.map(|load| load.len()), 1)
+        + list(host.cpu_total.map(|_| 1), 8)
+        + list(Some(host.cpus.len()), 8)
+        + list(host.memory.map(|_| 1), 9)
+        + list(host.disks.as_ref().map(Vec::len), 6)
+        + list(host.interfaces.as_ref().map(Vec::len), 8)
+        + list(host.filesystems.as_ref().map(Vec::len), 5)
+        + list(host.pressure.map(|_| 3), 8)
+        + processes * VALUES_OF_A_PROCESS
+        + groups.iter().map(values_of).sum::<usize>();
+    values as u64
 }
 
 impl Sample {
@@ -358,9 +363,10 @@ pub struct CollectorRun {
     pub duration_micros: u64,
 }
 
-/// One process. Its texts are shared, so that a process that did not change costs no copy.
+/// One process. Its texts are shared, so that a process that did not change costs no copy; who only looks
+/// whether it can be read borrows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub struct Process<T = Arc<str>> {
     /// Process id.
     pub pid: u32,
     /// Parent (`stat` field 4).
@@ -368,7 +374,7 @@ pub struct Process {
     /// Start after boot in ticks (`stat` field 22); with pid and boot the identity of a process.
     pub start_ticks: u64,
     /// Name, `stat` field 2; bytes that are no UTF-8 stand as U+FFFD.
-    pub name: Arc<str>,
+    pub name: T,
     /// State letter, `stat` field 3.
     pub state: char,
     /// User-mode ticks (`stat` field 14).
@@ -400,20 +406,20 @@ pub struct Process {
     /// Open file descriptors.
     pub open_files: Option<u64>,
     /// Owner's name, or number.
-    pub user: Option<Arc<str>>,
+    pub user: Option<T>,
     /// Arguments: where a host is read a NUL stands between two of them (`cmdline`), and what leaves
     /// the agent has a blank there. `None` for kernel threads and where it may not be read.
-    pub command_line: Option<Arc<str>>,
+    pub command_line: Option<T>,
     /// Container by its cgroup.
-    pub container_id: Option<Arc<str>>,
+    pub container_id: Option<T>,
     /// Pod by its cgroup.
-    pub pod_uid: Option<Arc<str>>,
+    pub pod_uid: Option<T>,
     /// What it asked the kernel to read and write; `None` where `io` may not be read.
     pub calls: Option<IoCalls>,
     /// Control group below the root of the hierarchy as the host sees it. In a frame it stands once
     /// for all processes of a group ([`Cgroup::members`]), and not here.
     #[serde(skip)]
-    pub cgroup: Option<Arc<str>>,
+    pub cgroup: Option<T>,
 }
 
 /// What a process asked the kernel to read and write, wherever that went (`/proc/PID/io`).
@@ -429,7 +435,7 @@ pub struct IoCalls {
     pub syscw: u64,
 }
 
-impl Process {
+impl<T> Process<T> {
     /// CPU time of the process itself, in ticks.
     pub fn cpu_ticks(&self) -> u64 {
         self.user_ticks.saturating_add(self.system_ticks)

@@ -43,8 +43,8 @@ struct Chunks {
     moving: Vec<usize>,
     heads: Vec<Head>,
     groups: Vec<Range<usize>>,
-    /// Where the chunks are, those of a segment one after the other.
-    chunks: Vec<Range<usize>>,
+    /// Where they are, those of a segment one after the other.
+    places: Vec<Range<usize>>,
     prior: Range<usize>,
     known: OnceLock<Arc<Bits>>,
 }
@@ -197,13 +197,13 @@ impl Reader {
             Rows::Learnt(Box::new(chunks))
         };
         Ok(Self {
+            bytes,
             shifts,
             runs,
             firsts,
             segment,
             segments,
             rows,
-            bytes,
         })
     }
 
@@ -327,7 +327,7 @@ impl Reader {
         mut give: impl FnMut(usize, &[u64]),
     ) -> Result<(), Error> {
         let mut model = None;
-        let chunks = all.chunks.iter().skip(segment * all.groups.len());
+        let chunks = all.places.iter().skip(segment * all.groups.len());
         for (group, chunk) in all.groups.iter().zip(chunks) {
             // Behind the last that is wanted nothing is read.
             let Some(last) = wanted.last(group) else {
@@ -442,7 +442,7 @@ impl Cursor<'_> {
         heads: Vec<Head>,
         moving: Vec<usize>,
     ) -> Result<Chunks, Error> {
-        let (mut groups, mut chunks, mut prior) = (Vec::new(), Vec::new(), 0..0);
+        let (mut groups, mut places, mut prior) = (Vec::new(), Vec::new(), 0..0);
         let mut end = 0_u64;
         let mut add_group = |count: u64| {
             let begin = end as usize;
@@ -463,7 +463,7 @@ impl Cursor<'_> {
             let lengths = (0..count).map(|_| self.number());
             let lengths: Vec<u64> = lengths.collect::<Result<_, _>>()?;
             for length in lengths {
-                chunks.push(self.take(length)?);
+                places.push(self.take(length)?);
             }
             if self.at < self.bytes.len() {
                 return Err(Error::Damaged);
@@ -471,7 +471,7 @@ impl Cursor<'_> {
         } else {
             while self.at < self.bytes.len() {
                 add_group(self.number()?).ok_or(Error::Damaged)?;
-                chunks.push(self.section()?);
+                places.push(self.section()?);
             }
         }
         if end != series {
@@ -481,7 +481,7 @@ impl Cursor<'_> {
             moving,
             heads,
             groups,
-            chunks,
+            places,
             prior,
             known: OnceLock::new(),
         })
@@ -491,7 +491,7 @@ impl Cursor<'_> {
 impl Chunks {
     /// A model that knows what is known before a chunk is read.
     fn model(&self, bytes: &[u8]) -> Model {
-        let columns = if self.chunks.iter().all(Range::is_empty) {
+        let columns = if self.places.iter().all(Range::is_empty) {
             0
         } else {
             self.moving.len()

@@ -16,8 +16,8 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound, get_error_name};
 use crate::pack::{self, LEVEL};
 
 use super::{
-    Error, Frame, FrameId, Header, Reader, Sample, Timestamp, capacity, decode_cgroups,
-    decode_host, decode_notes, decode_processes, join, plain,
+    Checked, Error, Frame, FrameId, Header, Process, Reader, Timestamp, capacity, check,
+    count_processes, join, plain,
 };
 
 /// In the place of a frame's version.
@@ -74,7 +74,7 @@ pub struct Restored {
     /// The frame's own bytes, as [`super::encode`] gives them here.
     pub frame: Vec<u8>,
     /// What is in it.
-    pub sample: Sample,
+    pub checked: Checked,
 }
 
 /// A frame's parts; `None` of versions that have fewer.
@@ -182,13 +182,8 @@ impl<'a> Delta<'a> {
             *unpacked = plain_after(before, packed)?;
         }
         let [host, processes, cgroups, notes] = &plains;
-        let mut sample = Sample {
-            host: decode_host(host)?,
-            processes: decode_processes(processes)?,
-            cgroups: decode_cgroups(cgroups)?,
-            notes: decode_notes(notes)?,
-        };
-        sample.place_processes();
+        let processes = count_processes::<Process<&str>>(processes)?;
+        let checked = check(host, processes, Some(cgroups), Some(notes))?;
         let header = Header {
             version: super::VERSION,
             time: self.time,
@@ -198,7 +193,7 @@ impl<'a> Delta<'a> {
         let packed = plains.map(|plain| pack::pack(&plain));
         Ok(Restored {
             frame: join(&header, &[], &packed),
-            sample,
+            checked,
         })
     }
 }
@@ -210,7 +205,7 @@ mod tests {
     use super::super::tests::id;
     use super::super::{HEADER, Pushed, encode as encode_frame};
     use super::*;
-    use crate::sample::{Cgroup, Note, Process, note};
+    use crate::sample::{Cgroup, Note, Sample, note};
 
     fn sample(pids: &[u32], ticks: u64) -> Sample {
         let process = |pid: &u32| Process {
@@ -266,8 +261,8 @@ mod tests {
             let frame = frame_of(9, &wanted);
             let bytes = encode(&frame, &key).expect("frames").expect("of one agent");
             let restored = read(&bytes).restore(&unpacked(&key)).expect("its key");
+            prop_assert_eq!((restored.checked.values, restored.checked.notes), (wanted.values(), wanted.notes));
             prop_assert_eq!(restored.frame, frame);
-            prop_assert_eq!(restored.sample, wanted);
         }
 
         #[test]
