@@ -24,11 +24,10 @@ pub fn frames(data: &[u8]) {
                 key = own;
             }
             Pushed::Delta(delta) => {
-                if let Ok(key) = Key::unpack(key) {
-                    if let Ok(restored) = delta.restore(&key) {
-                        let frame = Frame::read(&restored.frame).and_then(|frame| frame.sample());
-                        assert!(frame.is_ok());
-                    }
+                let restored = Key::unpack(key).and_then(|key| delta.restore(&key));
+                if let Ok(restored) = restored {
+                    let frame = Frame::read(&restored.frame).and_then(|frame| frame.sample());
+                    assert!(frame.is_ok());
                 }
             }
         }
