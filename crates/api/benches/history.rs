@@ -54,6 +54,7 @@ const QUESTIONS: usize = 200;
 
 fn main() {
     if let Ok(location) = std::env::var(SERVER) {
+        nodestats_runtime::limits::share_heaps();
         let location = with_credentials(location.parse().expect("a database"));
         match std::env::var(COPIES) {
             Ok(copies) => {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use nodestats_core::rates::{
-    Aggregate, host_reading, node_pods, node_units, pods, process_rows, process_table, rolled_cpu,
-    rolled_disk, rolled_filesystems, rolled_memory, rolled_network, rolled_pods, rolled_pressure,
-    rolled_processes, rolled_summary, rolled_units, summary,
+    Aggregate, host_reading, node_pods, node_units, pods, process_rows, process_rows_of,
+    process_table, rolled_cpu, rolled_disk, rolled_filesystems, rolled_memory, rolled_network,
+    rolled_pods, rolled_pressure, rolled_processes, rolled_summary, rolled_units, summary,
 };
 use nodestats_core::rollup::{Bucket, Figures, Part};
 use nodestats_core::sample::Sample;
@@ -315,7 +315,7 @@ pub(crate) fn answer(
         };
         return match (detail, current) {
             (Detail::Process(pid, started), Unpacked::Counters(sample)) => {
-                let mut rows = process_rows(previous, sample).into_iter();
+                let mut rows = process_rows_of(*pid, previous, sample).into_iter();
                 let row = rows.find(|row| is_meant(row, *pid, *started))?;
                 Some(Answer::Process(Box::new(row)))
             }

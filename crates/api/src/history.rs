@@ -114,7 +114,8 @@ impl Pieces for Answers {
 impl Answers {
     /// The next piece of the body; an empty one is the end.
     async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
-        let mut piece = Vec::new();
+        // With room for the entry that fills it.
+        let mut piece = Vec::with_capacity(PIECE + PIECE / 8);
         if let Some(coarse) = &mut self.coarse {
             coarse.write(&mut piece, &mut self.entries).await?;
             if coarse.is_finished() {

@@ -18,7 +18,7 @@ pub use cgroup::{node_pods, node_units, pods};
 pub(crate) use counter::percent;
 pub use host::{host_reading, summary};
 pub(crate) use process::{Pair, cpu_percent};
-pub use process::{process_rows, process_table};
+pub use process::{process_rows, process_rows_of, process_table};
 
 pub use rolled::{
     Aggregate, rolled_cpu, rolled_disk, rolled_filesystems, rolled_memory, rolled_network,

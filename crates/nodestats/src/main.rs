@@ -21,6 +21,7 @@ const STACK: usize = 8 << 20;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    limits::share_heaps();
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // More threads do not make one host's history faster; each keeps memory of its own.

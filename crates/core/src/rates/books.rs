@@ -1,8 +1,7 @@
 //! Where the CPU and the memory of a node went, so that the books close: whatever is not shown anywhere else
 //! is a line of its own.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use nodestats_wire::v1;
 
 use super::counter::{Span, round};

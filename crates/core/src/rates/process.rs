@@ -1,7 +1,6 @@
 //! The process table.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use nodestats_wire::{Timestamp, v1};
 
 use super::books::{self, Life, books_of, ended_children};
@@ -15,7 +14,14 @@ use crate::sample::{Host, Process, Sample};
 pub fn process_rows(previous: Option<&Sample>, current: &Sample) -> Vec<v1::Process> {
     let pair = Pair::new(previous, current);
     let ended = pair.as_ref().map(|pair| ended_children(pair, current));
-    rows_of(pair.as_ref(), ended.as_ref(), current)
+    rows(pair.as_ref(), ended.as_ref(), current, |_| true)
+}
+
+/// The rows of the processes that have a pid.
+pub fn process_rows_of(pid: u32, previous: Option<&Sample>, current: &Sample) -> Vec<v1::Process> {
+    let pair = Pair::new(previous, current);
+    let ended = pair.as_ref().map(|pair| ended_children(pair, current));
+    rows(pair.as_ref(), ended.as_ref(), current, |other| other == pid)
 }
 
 /// The process table of `current` with its books; the rows are those of [`process_rows`].
@@ -29,15 +35,17 @@ pub fn process_table(previous: Option<&Sample>, current: &Sample) -> v1::Process
     v1::Processes {
         cpu: books,
         memory: books::memory(current),
-        processes: Some(rows_of(pair.as_ref(), ended.as_ref(), current)),
+        processes: Some(rows(pair.as_ref(), ended.as_ref(), current, |_| true)),
         ..v1::Processes::default()
     }
 }
 
-fn rows_of(
+/// The rows of the pids that are meant.
+fn rows(
     pair: Option<&Pair<'_>>,
     ended: Option<&HashMap<Life, u64>>,
     current: &Sample,
+    is_meant: impl Fn(u32) -> bool,
 ) -> Vec<v1::Process> {
     let row = |process: &Process| {
         let before = pair.and_then(|pair| pair.before(process));
@@ -50,10 +58,10 @@ fn rows_of(
         row
     };
     let hosts = pair.map(|pair| (pair.span, &pair.previous.host));
-    idle_task(hosts, &current.host)
-        .into_iter()
-        .chain(current.processes.iter().map(row))
-        .collect()
+    let idle = is_meant(0).then(|| idle_task(hosts, &current.host));
+    let processes = current.processes.iter();
+    let meant = processes.filter(|process| is_meant(process.pid)).map(row);
+    idle.flatten().into_iter().chain(meant).collect()
 }
 
 /// Two samples of one boot.

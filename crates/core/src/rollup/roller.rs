@@ -539,7 +539,7 @@ fn of_group(before: Option<(u64, Option<&Cgroup>)>, now: &Cgroup, cpus: usize) -
 fn of_process(
     pair: Option<&Pair<'_>>,
     now: &sample::Process,
-    ended: &std::collections::HashMap<Life, u64>,
+    ended: &HashMap<Life, u64>,
     ticks: f64,
 ) -> Row {
     let cpu = pair.and_then(|pair| pair.growth(now, sample::Process::cpu_ticks));
