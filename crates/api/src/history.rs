@@ -114,8 +114,7 @@ impl Pieces for Answers {
 impl Answers {
     /// The next piece of the body; an empty one is the end.
     async fn next_piece(&mut self) -> Result<Bytes, ApiError> {
-        // With room for the entry that fills it.
-        let mut piece = Vec::with_capacity(PIECE + PIECE / 8);
+        let mut piece = Vec::new();
         if let Some(coarse) = &mut self.coarse {
             coarse.write(&mut piece, &mut self.entries).await?;
             if coarse.is_finished() {

@@ -56,7 +56,7 @@ fn cgroup_limit(mount: &Path, cgroups: &str) -> Option<u64> {
 const HEAPS: libc::c_int = 2;
 
 /// Lets threads share heaps, before there are any. glibc gives each thread one until there are eight for a
-/// processor, and keeps in each what its thread has freed: with a thousand nodes that was a seventh of all
+/// processor, and keeps in each what its thread has freed: with three hundred nodes that was a seventh of all
 /// memory. Who sets `MALLOC_ARENA_MAX` (mallopt(3)) has it otherwise.
 pub fn share_heaps() {
     #[cfg(target_env = "gnu")]

@@ -12,16 +12,23 @@ use crate::sample::{Host, Process, Sample};
 /// A process is the same one only with the same pid, start and boot; one that started after
 /// `previous` was taken has counted from zero since.
 pub fn process_rows(previous: Option<&Sample>, current: &Sample) -> Vec<v1::Process> {
-    let pair = Pair::new(previous, current);
-    let ended = pair.as_ref().map(|pair| ended_children(pair, current));
-    rows(pair.as_ref(), ended.as_ref(), current, |_| true)
+    rows_of(|_| true, previous, current)
 }
 
 /// The rows of the processes that have a pid.
 pub fn process_rows_of(pid: u32, previous: Option<&Sample>, current: &Sample) -> Vec<v1::Process> {
+    rows_of(|other| other == pid, previous, current)
+}
+
+/// The rows of the pids that are meant.
+fn rows_of(
+    is_meant: impl Fn(u32) -> bool,
+    previous: Option<&Sample>,
+    current: &Sample,
+) -> Vec<v1::Process> {
     let pair = Pair::new(previous, current);
     let ended = pair.as_ref().map(|pair| ended_children(pair, current));
-    rows(pair.as_ref(), ended.as_ref(), current, |other| other == pid)
+    rows(pair.as_ref(), ended.as_ref(), current, is_meant)
 }
 
 /// The process table of `current` with its books; the rows are those of [`process_rows`].
@@ -40,7 +47,7 @@ pub fn process_table(previous: Option<&Sample>, current: &Sample) -> v1::Process
     }
 }
 
-/// The rows of the pids that are meant.
+/// The same, of a pair whose ended children are known.
 fn rows(
     pair: Option<&Pair<'_>>,
     ended: Option<&HashMap<Life, u64>>,
